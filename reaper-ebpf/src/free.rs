@@ -1,0 +1,29 @@
+//! `sched_process_free(task)`: gives the entry back, and says so where the zombie had been reported. It comes
+//! from RCU, up to tens of milliseconds after the wait, when the pid may long be somebody else's. Always attached.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use reaper_ebpf::{WORD_FLAGS, counter, flag, id, notice, state};
+
+use crate::{kernel::Task, ledger, maps::FORKERS, notice::send};
+
+#[btf_tracepoint(function = "sched_process_free")]
+fn free(ctx: BtfTracePointContext) {
+    let task = Task(ctx.arg(0));
+    let tgid = task.tgid();
+    if task.pid() != tgid {
+        return; // a thread, or the old leader after another thread's exec
+    }
+    let id = id(tgid, task.start());
+    ledger::release(id, |entry| {
+        if (entry.get(WORD_FLAGS) >> 32) as u32 & flag::FORKER != 0 {
+            let _gone: Result<(), i32> = FORKERS.remove(id);
+        }
+        if entry.state() == state::STANDING {
+            // SAFETY: a helper without arguments.
+            let now = unsafe { bpf_ktime_get_boot_ns() };
+            send(notice::RELEASED, tgid, id, now, counter::RELEASE_LOST);
+        }
+    });
+}

@@ -1,0 +1,58 @@
+//! The maps. Sizes marked "set at load" are replaced by userspace before the object is loaded.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use reaper_ebpf::{Cmdline, Forker, Slot, WaitProfile, counter};
+
+/// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
+#[map]
+pub(crate) static LEDGER: Array<Slot> = Array::with_max_entries(131_072, BPF_F_MMAPABLE);
+
+/// Processes whose set was full, by identity bits. Set at load.
+#[map]
+pub(crate) static OVERFLOW: HashMap<u64, Slot> = HashMap::with_max_entries(16_384, 0);
+
+/// Forkers that are not the parent (CLONE_PARENT), by the child's identity bits.
+#[map]
+pub(crate) static FORKERS: LruHashMap<u64, Forker> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Holders on probation, by tgid. Userspace adds and removes.
+#[map]
+pub(crate) static WATCHED: HashMap<u32, WaitProfile> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+
+/// Command lines taken at exec, by identity bits.
+#[map]
+pub(crate) static CMDLINES: LruHashMap<u64, Cmdline> = LruHashMap::with_max_entries(2_048, 0);
+
+/// Where a command line is put together: it is larger than the stack.
+#[map]
+pub(crate) static CMDLINE_SCRATCH: PerCpuArray<Cmdline> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a tracepoint's argument is laid down to be tested as a number. See `wait`.
+#[map]
+pub(crate) static ARGUMENT_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The census enters only what started before this moment: whatever is younger has the fork hook.
+#[map]
+pub(crate) static SEED_BEFORE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Releases of reported zombies, new cgroups.
+#[map]
+pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+
+/// What was lost, and what userspace must know to skip work: the places are `reaper_ebpf::counter`.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Adds one to a counter.
+#[inline(always)]
+pub(crate) fn count(counter: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: the pointer was checked, and a per-CPU value has one writer unless an interrupt's program
+        // counts the same thing, which costs one count.
+        unsafe { *value += 1 };
+    }
+}

@@ -1,0 +1,25 @@
+//! Notices to userspace. Rare by design: a healthy child never causes one.
+
+use reaper_ebpf::Notice;
+
+use crate::maps::{NOTICES, count};
+
+/// Sends a notice, or counts it as lost where the ring buffer is full. True where it was sent.
+#[inline(always)]
+pub(crate) fn send(kind: u32, number: u32, id: u64, time: u64, lost: u32) -> bool {
+    let Some(mut room) = NOTICES.reserve::<Notice>(0) else {
+        count(lost);
+        return false;
+    };
+    let notice = room.as_mut_ptr();
+    // SAFETY: the reservation is exactly one notice. Field by field: a ring buffer's memory is not cleared, and
+    // an assignment of the whole may become a loop over bytes.
+    unsafe {
+        (&raw mut (*notice).kind).write_volatile(kind);
+        (&raw mut (*notice).number).write_volatile(number);
+        (&raw mut (*notice).id).write_volatile(id);
+        (&raw mut (*notice).time).write_volatile(time);
+    }
+    room.submit(0);
+    true
+}

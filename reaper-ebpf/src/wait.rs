@@ -1,0 +1,52 @@
+//! `sched_process_wait(pid)`: fires at the entry of every wait4 and waitid, in the caller's context. Attached
+//! only while a holder is on probation, and records only those holders.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+
+use crate::{
+    kernel::pid_number,
+    maps::{ARGUMENT_SCRATCH, WATCHED},
+};
+
+#[btf_tracepoint(function = "sched_process_wait")]
+fn wait(ctx: BtfTracePointContext) {
+    let Some(profile) = WATCHED.get_ptr_mut(ctx.tgid()) else { return };
+    let number = awaited(&ctx);
+    // SAFETY: a map's value, and a helper without arguments. Two threads of one holder may lose a count between
+    // them; that there was a wait, and when, is never lost.
+    unsafe {
+        let profile = &mut *profile;
+        profile.last = bpf_ktime_get_boot_ns();
+        if number == 0 {
+            profile.any += 1;
+        } else {
+            profile.one += 1;
+            profile.last_number = number;
+        }
+    }
+}
+
+/// The pid or process group that is waited for; 0 for any child.
+///
+/// The argument is NULL for any child. Some kernels' verifiers take a tracepoint's argument for never NULL and
+/// delete a test for it (6.17, 6.18), others refuse a read without one (6.8, 6.12, 7.x). So it is tested twice:
+/// as a pointer for those that insist, and as a number that went through memory, which no verifier can delete.
+#[inline(always)]
+fn awaited(ctx: &BtfTracePointContext) -> u32 {
+    let pid: *const c_void = ctx.arg(0);
+    let Some(scratch) = ARGUMENT_SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a per-CPU value. Volatile, so that what is read back is not known to be what was written.
+    let seen = unsafe {
+        scratch.write_volatile(pid.addr() as u64);
+        scratch.read_volatile()
+    };
+    if seen == 0 || pid.is_null() {
+        return 0;
+    }
+    pid_number(pid)
+}

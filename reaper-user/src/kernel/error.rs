@@ -1,0 +1,138 @@
+//! What can be missing, and what to do about it.
+
+use std::io;
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
+use thiserror::Error;
+
+use super::btf::BtfError;
+
+/// Why the kernel side could not be set up or asked.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// This process lacks a privilege.
+    #[error("missing {what}: run as root, or grant {grant}")]
+    Privilege {
+        /// What is missing.
+        what: String,
+        /// How to grant it.
+        grant: &'static str,
+    },
+    /// The kernel lacks something.
+    #[error("this kernel cannot be used: {what}; {remedy}")]
+    Unavailable {
+        /// What is missing.
+        what: String,
+        /// What would help.
+        remedy: String,
+    },
+    /// The kernel's structures are not what the object was written for.
+    #[error("this kernel cannot be used: {0}; please report it with the kernel's version")]
+    Btf(#[from] BtfError),
+    /// The object could not be loaded.
+    #[error("loading the BPF object: {}", chain(.0))]
+    Load(#[source] Box<EbpfError>),
+    /// A program was refused.
+    #[error("the kernel refused the BPF program `{program}`: {}", chain(.source))]
+    Program {
+        /// The program's name.
+        program: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("the BPF map `{map}`: {}", chain(.source))]
+    Map {
+        /// The map's name.
+        map: &'static str,
+        /// What the kernel said.
+        source: Box<MapError>,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was attempted.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    /// True where a privilege is what is missing (exit code 77), false where it is the kernel (69).
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Privilege { .. })
+    }
+
+    pub(super) fn load(error: EbpfError) -> Self {
+        if is_denied(&error) {
+            return Self::denied("the kernel refused to create BPF maps or programs (EPERM)");
+        }
+        Self::Load(Box::new(error))
+    }
+
+    pub(super) fn program(program: &'static str, error: ProgramError) -> Self {
+        if is_denied(&error) {
+            return Self::denied(&format!("the kernel refused to load the BPF program `{program}` (EPERM)"));
+        }
+        Self::Program { program, source: Box::new(error) }
+    }
+
+    pub(super) fn map(map: &'static str, error: MapError) -> Self {
+        Self::Map { map, source: Box::new(error) }
+    }
+
+    pub(super) fn system(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::System { what: what.into(), source: source.into() }
+    }
+
+    fn denied(what: &str) -> Self {
+        let mut what = what.to_owned();
+        if let Some(mode) = lockdown().filter(|mode| mode != "none") {
+            what.push_str(&format!("; kernel lockdown is `{mode}`"));
+        }
+        Self::Privilege {
+            what: format!("the permission to use BPF: {what}"),
+            grant: "CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, and let no seccomp filter deny bpf(2)",
+        }
+    }
+}
+
+/// The kernel's lockdown mode, where it can be seen.
+#[must_use]
+pub fn lockdown() -> Option<String> {
+    let text = std::fs::read_to_string("/sys/kernel/security/lockdown").ok()?;
+    let (_, rest) = text.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>().or_else(|| match error.downcast_ref::<SyscallError>() {
+            Some(SyscallError { io_error, .. }) => Some(io_error),
+            None => None,
+        });
+        if io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// An error and what caused it, in one line, without the repetition of transparent wrappers.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = cause.source();
+    }
+    text.replace('\n', " | ")
+}

@@ -1,0 +1,269 @@
+//! The kernel side seen from userspace, and the only module that knows aya: loads and attaches the object, reads
+//! the ledger, runs the census.
+
+mod attach;
+mod btf;
+mod census;
+mod clock;
+mod error;
+mod offsets;
+mod requirements;
+mod table;
+
+use std::{os::fd::AsFd, time::Duration};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+};
+use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state, state_of};
+
+pub use self::{
+    clock::{Clock, Moment, boot_now},
+    error::{KernelError, lockdown},
+    requirements::{Requirement, Standing, requirements},
+};
+use self::{btf::Btf, table::Table};
+
+/// The object, as `cargo xtask build-ebpf` made it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/reaper.bpf.o");
+
+/// `bpf(2)`'s flag for an update that must find the key.
+const BPF_EXIST: u64 = 2;
+
+/// How large the kernel side is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Slots of the table, a power of two, at least 4.
+    pub entries: u32,
+    /// Entries of the overflow map.
+    pub overflow: u32,
+}
+
+impl Sizes {
+    /// Bytes of kernel memory that the ledger takes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        // A preallocated hash element is its value, its key and a header of 48 bytes.
+        self.entries as u64 * 64 + self.overflow as u64 * (64 + 8 + 48)
+    }
+}
+
+/// What to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How large.
+    pub sizes: Sizes,
+    /// The number of the v1 hierarchy with the pids controller, 0 where there is none.
+    pub pids_hierarchy: u32,
+    /// Command lines of every process are taken at exec, not only those of a watched holder's children.
+    pub all_cmdlines: bool,
+}
+
+/// The loaded object.
+pub struct Kernel {
+    ebpf: Ebpf,
+    table: Table,
+    overflow: HashMap<MapData, u64, [u64; WORDS]>,
+    forkers: HashMap<MapData, u64, [u64; 2]>,
+    watched: HashMap<MapData, u32, [u64; 5]>,
+    cmdlines: HashMap<MapData, u64, [u64; 33]>,
+    counters: PerCpuArray<MapData, u64>,
+    on_demand: attach::OnDemand,
+}
+
+impl Kernel {
+    /// Loads the object. Nothing is attached yet.
+    pub fn load(options: Options) -> Result<Self, KernelError> {
+        requirements::demand()?;
+        let (mut ebpf, kernel_btf) = {
+            let bytes = requirements::btf_bytes()?;
+            let globals = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy)?;
+            let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
+                .map_err(|error| KernelError::load(error.into()))?;
+            drop(bytes);
+            let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
+            let all_cmdlines = u32::from(options.all_cmdlines);
+            let mut loader = EbpfLoader::new();
+            loader.btf(Some(&kernel_btf));
+            for (name, value) in &globals {
+                loader.override_global(name, value, true);
+            }
+            loader
+                .override_global("SET_MASK", &mask, true)
+                .override_global("ALL_CMDLINES", &all_cmdlines, true)
+                .map_max_entries("LEDGER", options.sizes.entries)
+                .map_max_entries("OVERFLOW", options.sizes.overflow);
+            (loader.load(OBJECT).map_err(KernelError::load)?, kernel_btf)
+        };
+        attach::load(&mut ebpf, &kernel_btf)?;
+        drop(kernel_btf);
+
+        let ledger = take(&mut ebpf, "LEDGER")?;
+        let Map::Array(ledger) = ledger else {
+            return Err(KernelError::Unavailable {
+                what: "the object's ledger is not an array".to_owned(),
+                remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
+            });
+        };
+        let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
+            .map_err(|error| KernelError::system("mapping the ledger", error))?;
+        let on_demand = attach::OnDemand::new(options.all_cmdlines);
+        Ok(Self {
+            table,
+            overflow: map(&mut ebpf, "OVERFLOW")?,
+            forkers: map(&mut ebpf, "FORKERS")?,
+            watched: map(&mut ebpf, "WATCHED")?,
+            cmdlines: map(&mut ebpf, "CMDLINES")?,
+            counters: map(&mut ebpf, "COUNTERS")?,
+            on_demand,
+            ebpf,
+        })
+    }
+
+    /// Attaches what is always attached, then enters every process that was there before.
+    pub fn attach(&mut self) -> Result<(), KernelError> {
+        attach::always(&mut self.ebpf)?;
+        self.on_demand.settle(&mut self.ebpf, false)?;
+        census::seed(&mut self.ebpf)
+    }
+
+    /// The ring buffer with the kernel's notices. Once.
+    pub fn notices(&mut self) -> Result<RingBuf<MapData>, KernelError> {
+        map(&mut self.ebpf, "NOTICES")
+    }
+
+    /// The reader of the object's own log lines. Once.
+    pub fn log(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+        aya_log::EbpfLogger::init(&mut self.ebpf)
+            .inspect_err(|error| tracing::debug!(%error, "the kernel side's own log is not available"))
+            .ok()
+    }
+
+    /// Ties the kernel's stamps to the boot clock. Takes a few ticks.
+    pub fn clock(&mut self) -> Result<Clock, KernelError> {
+        census::clock(&mut self.ebpf)
+    }
+
+    /// Shows every dead process in the ledger to `visit`.
+    pub fn each_dead(&self, mut visit: impl FnMut(Record)) -> Result<(), KernelError> {
+        self.table.each_dead(&mut visit);
+        if self.count(counter::OVERFLOW_IN)? != self.count(counter::OVERFLOW_OUT)? {
+            for item in self.overflow.iter() {
+                // An entry that is removed while the map is walked ends the walk early or is seen twice; the
+                // next sweep sees the rest.
+                let Ok((_, words)) = item else { break };
+                if state_of(words[0]) >= state::DEAD {
+                    visit(Record::from_words(words));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a process by its identity bits, in any state.
+    #[must_use]
+    pub fn record(&self, id: u64) -> Option<Record> {
+        self.table.get(id).or_else(|| self.overflow.get(&id, 0).ok().map(Record::from_words))
+    }
+
+    /// The living process with this tgid, where the table has it.
+    #[must_use]
+    pub fn living(&self, tgid: u32) -> Option<Record> {
+        self.table.living(tgid)
+    }
+
+    /// Marks a dead entry as reported, so that its release is announced. False where it is gone.
+    pub fn stand(&mut self, id: u64) -> bool {
+        self.transit(id, state::STANDING)
+    }
+
+    /// Gives back a dead entry that has no process any more.
+    pub fn forget(&mut self, id: u64) -> bool {
+        self.table.transit(id, state::DEAD, state::FREE) || self.overflow.remove(&id).is_ok()
+    }
+
+    fn transit(&mut self, id: u64, to: u64) -> bool {
+        if self.table.transit(id, state::DEAD, to) {
+            return true;
+        }
+        let Ok(mut words) = self.overflow.get(&id, 0) else { return false };
+        words[0] = reaper_ebpf::key(to, id);
+        self.overflow.insert(id, words, BPF_EXIST).is_ok()
+    }
+
+    /// The forker of a process that was forked with CLONE_PARENT.
+    #[must_use]
+    pub fn forker(&self, id: u64) -> Option<Forker> {
+        let [tgid, start] = self.forkers.get(&id, 0).ok()?;
+        Some(Forker { tgid: low(tgid), zero: 0, start })
+    }
+
+    /// The command line that was taken at exec: its bytes and whether it was longer.
+    #[must_use]
+    pub fn cmdline(&self, id: u64) -> Option<(Vec<u8>, bool)> {
+        let words = self.cmdlines.get(&id, 0).ok()?;
+        let (length, cut) = (low(words[0]) as usize, words[0] >> 32 != 0);
+        let mut bytes: Vec<u8> = words[1..].iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(length.min(CMDLINE_BYTES));
+        Some((bytes, cut))
+    }
+
+    /// Puts a holder on probation: its wait calls are recorded from now on. False where there is no room.
+    pub fn watch(&mut self, tgid: u32, start: u64) -> bool {
+        self.watched.insert(tgid, [start, 0, 0, 0, 0], 0).is_ok()
+    }
+
+    /// Ends a holder's probation.
+    pub fn unwatch(&mut self, tgid: u32) {
+        if let Err(error) = self.watched.remove(&tgid) {
+            tracing::debug!(tgid, %error, "a holder was not on probation");
+        }
+    }
+
+    /// Attaches the hooks that only serve holders on probation while `wanted`, and detaches them later.
+    pub fn settle(&mut self, wanted: bool) -> Result<(), KernelError> {
+        self.on_demand.settle(&mut self.ebpf, wanted)
+    }
+
+    /// What a holder on probation was seen waiting for.
+    #[must_use]
+    pub fn waits(&self, tgid: u32) -> Option<WaitProfile> {
+        let [start, any, one, last, number] = self.watched.get(&tgid, 0).ok()?;
+        Some(WaitProfile { start, any, one, last, last_number: low(number), zero: 0 })
+    }
+
+    /// A counter's sum over all CPUs.
+    pub fn count(&self, counter: u32) -> Result<u64, KernelError> {
+        let values: PerCpuValues<u64> =
+            self.counters.get(&counter, 0).map_err(|error| KernelError::map("COUNTERS", error))?;
+        Ok(values.iter().sum())
+    }
+
+    /// Every process that is dead now, without a ledger: one walk over the kernel's tasks.
+    pub fn zombies(&mut self) -> Result<Vec<Record>, KernelError> {
+        census::zombies(&mut self.ebpf)
+    }
+}
+
+/// How long the on-demand hooks stay attached after the last holder left probation: attaching again right after
+/// a detach waits for a grace period of the kernel (15 ms).
+const LINGER: Duration = Duration::from_secs(5);
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or_else(|| KernelError::Unavailable {
+        what: format!("the object has no map `{name}`"),
+        remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
+    })
+}
+
+fn map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    T::try_from(take(ebpf, name)?).map_err(|error| KernelError::map(name, error))
+}
+
+const fn low(word: u64) -> u32 {
+    (word & 0xffff_ffff) as u32
+}

@@ -1,0 +1,122 @@
+//! What the kernel side needs, looked at before anything is loaded, so that a refusal names its reason.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _};
+
+use procfs::process::Process;
+
+use super::{KernelError, btf, lockdown};
+
+/// Inode number of the initial pid namespace:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/proc_ns.h#L42>
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
+const CAP_SYS_PTRACE: u32 = 19;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_PERFMON: u32 = 38;
+const CAP_BPF: u32 = 39;
+
+/// How a requirement stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Met.
+    Met(String),
+    /// Not met, and something works less well without it.
+    Reduced(String),
+    /// Not met, and nothing works without it.
+    Missing(String),
+}
+
+/// One line of `reaper check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// What is needed.
+    pub name: &'static str,
+    /// What for.
+    pub purpose: &'static str,
+    /// How it stands.
+    pub standing: Standing,
+    /// True where a privilege is missing rather than a feature of the kernel.
+    pub privilege: bool,
+}
+
+/// The whole table, without loading anything.
+#[must_use]
+pub fn requirements() -> Vec<Requirement> {
+    let effective = Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff);
+    let capability = |number: u32| effective & (1 << number) != 0 || effective & (1 << CAP_SYS_ADMIN) != 0;
+    let held = |name, purpose, number: u32, needed: bool| Requirement {
+        name,
+        purpose,
+        standing: match (capability(number), needed) {
+            (true, _) => Standing::Met("held".to_owned()),
+            (false, true) => Standing::Missing("not held".to_owned()),
+            (false, false) => Standing::Reduced("not held".to_owned()),
+        },
+        privilege: true,
+    };
+    vec![
+        held("CAP_BPF", "loading the BPF object", CAP_BPF, true),
+        held("CAP_PERFMON", "attaching to tracepoints", CAP_PERFMON, true),
+        held("CAP_SYS_PTRACE", "reading a holder's command line in /proc", CAP_SYS_PTRACE, false),
+        held("CAP_DAC_READ_SEARCH", "resolving cgroup ids", CAP_DAC_READ_SEARCH, false),
+        Requirement {
+            name: "kernel BTF",
+            purpose: "finding the kernel's structures",
+            standing: match fs::metadata(btf::VMLINUX) {
+                Ok(_) => Standing::Met(btf::VMLINUX.to_owned()),
+                Err(error) => Standing::Missing(format!("{}: {error}", btf::VMLINUX)),
+            },
+            privilege: false,
+        },
+        Requirement {
+            name: "initial pid namespace",
+            purpose: "kernel pids and /proc must agree",
+            standing: match fs::metadata("/proc/self/ns/pid") {
+                Ok(found) if found.ino() == INITIAL_PID_NAMESPACE => Standing::Met("yes".to_owned()),
+                Ok(_) => Standing::Missing("no: in a pod, set `hostPID: true`".to_owned()),
+                Err(error) => Standing::Missing(format!("/proc/self/ns/pid: {error}")),
+            },
+            privilege: false,
+        },
+        Requirement {
+            name: "lockdown",
+            purpose: "no mode of it stands in the way",
+            standing: Standing::Met(lockdown().unwrap_or_else(|| "cannot be seen".to_owned())),
+            privilege: false,
+        },
+    ]
+}
+
+/// The first requirement that is missing, as an error.
+pub(super) fn demand() -> Result<(), KernelError> {
+    let all = requirements();
+    let missing: Vec<_> =
+        all.iter().filter(|requirement| matches!(requirement.standing, Standing::Missing(_))).collect();
+    let privileges: Vec<_> =
+        missing.iter().filter(|requirement| requirement.privilege).map(|requirement| requirement.name).collect();
+    if !privileges.is_empty() {
+        return Err(KernelError::Privilege {
+            what: privileges.join(" and "),
+            grant: "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+        });
+    }
+    match missing.first().map(|requirement| (requirement.name, &requirement.standing)) {
+        Some((name, Standing::Missing(why))) => Err(KernelError::Unavailable {
+            what: format!("{name}: {why}"),
+            remedy: "`reaper check` prints everything that is needed".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel's BTF.
+pub(super) fn btf_bytes() -> Result<Vec<u8>, KernelError> {
+    fs::read(btf::VMLINUX).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KernelError::Unavailable {
+            what: format!("it has no BTF ({} is missing)", btf::VMLINUX),
+            remedy: "use a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        },
+        _ => KernelError::system(format!("reading {}", btf::VMLINUX), error),
+    })
+}
