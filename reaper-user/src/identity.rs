@@ -32,6 +32,14 @@ pub struct Identity {
     pub start: BootTime,
 }
 
+impl Identity {
+    /// Whose ledger entry it is.
+    #[must_use]
+    pub const fn of(record: &reaper_ebpf::Record) -> Self {
+        Self { pid: record.tgid(), start: BootTime(record.start) }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pid, start } = self;

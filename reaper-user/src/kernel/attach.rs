@@ -7,7 +7,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, Program, tp_btf::BtfTracePointLinkId},
 };
 
-use super::{KernelError, LINGER};
+use super::{Cmdlines, KernelError, LINGER};
 
 /// Programs that are always attached, in the order that leaves no gap: what removes an entry is there before
 /// what makes one.
@@ -69,7 +69,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program
 /// The hooks that somebody has to ask for.
 pub(super) struct OnDemand {
     wait: Hook,
-    cmdline: Hook,
+    cmdline: Option<Hook>,
 }
 
 struct Hook {
@@ -82,16 +82,21 @@ struct Hook {
 }
 
 impl OnDemand {
-    pub(super) fn new(all_cmdlines: bool) -> Self {
+    pub(super) fn new(cmdlines: Cmdlines) -> Self {
         let hook = |name, pinned| Hook { name, pinned, link: None, wanted: None };
-        Self { wait: hook(WAIT.0, false), cmdline: hook(CMDLINE.0, all_cmdlines) }
+        let cmdline = match cmdlines {
+            Cmdlines::Off => None,
+            Cmdlines::Watched => Some(hook(CMDLINE.0, false)),
+            Cmdlines::All => Some(hook(CMDLINE.0, true)),
+        };
+        Self { wait: hook(WAIT.0, false), cmdline }
     }
 
     /// Attaches what is wanted, detaches what has not been for a while.
     pub(super) fn settle(&mut self, ebpf: &mut Ebpf, wanted: bool) -> Result<(), KernelError> {
         let Self { wait, cmdline } = self;
         wait.settle(ebpf, wanted)?;
-        cmdline.settle(ebpf, wanted)
+        cmdline.as_mut().map_or(Ok(()), |hook| hook.settle(ebpf, wanted))
     }
 }
 

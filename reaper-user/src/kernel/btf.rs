@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 /// Where the kernel shows its BTF.
-pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Why a member could not be found.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -58,7 +58,7 @@ const KIND_ENUM64: u32 = 19;
 
 /// What the object reads at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expect {
+pub(super) enum Expect {
     /// Four bytes: an integer, an enum or a structure around one (`atomic_t`).
     U32,
     /// Eight bytes of integer.
@@ -78,7 +78,7 @@ impl Expect {
 }
 
 /// A kernel's BTF, indexed.
-pub struct Btf<'a> {
+pub(super) struct Btf<'a> {
     bytes: &'a [u8],
     strings: usize,
     /// Byte offset of each type; id 0 is void.
@@ -101,7 +101,7 @@ struct Header {
 
 impl<'a> Btf<'a> {
     /// Indexes `bytes`.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
         let word = |at: usize| -> Result<usize, BtfError> {
             u32_at(bytes, at).map(|word| word as usize).ok_or(BtfError::Malformed("the header is cut off"))
         };
@@ -130,7 +130,7 @@ impl<'a> Btf<'a> {
     }
 
     /// The type of a tracepoint's argument, where it is a pointer to a structure. 0 is the first argument.
-    pub fn argument(&self, tracepoint: &str, index: u32) -> Result<u32, BtfError> {
+    pub(super) fn argument(&self, tracepoint: &str, index: u32) -> Result<u32, BtfError> {
         let missing = || BtfError::NoTracepoint(tracepoint.to_owned());
         let typedef = self.tracepoints.get(format!("btf_trace_{tracepoint}").as_bytes()).ok_or_else(missing)?;
         let (_, pointer) = self.resolve(*typedef).ok_or_else(missing)?;
@@ -145,18 +145,9 @@ impl<'a> Btf<'a> {
         if argument.kind == KIND_PTR { Ok(argument.size_or_type) } else { Err(missing()) }
     }
 
-    /// How many arguments a tracepoint has.
-    pub fn arguments(&self, tracepoint: &str) -> Result<u32, BtfError> {
-        let missing = || BtfError::NoTracepoint(tracepoint.to_owned());
-        let typedef = self.tracepoints.get(format!("btf_trace_{tracepoint}").as_bytes()).ok_or_else(missing)?;
-        let (_, pointer) = self.resolve(*typedef).ok_or_else(missing)?;
-        let (_, proto) = self.resolve(pointer.size_or_type).ok_or_else(missing)?;
-        Ok(proto.vlen.saturating_sub(1))
-    }
-
     /// The byte offset of `path` in the structure `root` and the type that a pointer there points to (itself
     /// where it is none). A path is members by dots, `[n]` for an element; anonymous members are looked through.
-    pub fn member(&self, root: u32, path: &str, expect: Expect) -> Result<(u32, u32), BtfError> {
+    pub(super) fn member(&self, root: u32, path: &str, expect: Expect) -> Result<(u32, u32), BtfError> {
         let (mut offset, mut id) = (0, root);
         for part in path.split('.') {
             let (name, element) = match part.split_once('[') {
@@ -195,7 +186,7 @@ impl<'a> Btf<'a> {
 
     /// The value of an enumerator, wherever it is defined.
     #[must_use]
-    pub fn enumerator(&self, name: &str) -> Option<u32> {
+    pub(super) fn enumerator(&self, name: &str) -> Option<u32> {
         for &at in self.types.get(1..)? {
             let header = self.header_at(at)?;
             let step = match header.kind {

@@ -6,21 +6,24 @@ mod btf;
 mod census;
 mod clock;
 mod error;
+mod notices;
 mod offsets;
 mod requirements;
 mod table;
+mod trim;
 
 use std::{os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
 use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state, state_of};
 
 pub use self::{
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
+    notices::{LogLines, Notices},
     requirements::{Requirement, Standing, requirements},
 };
 use self::{btf::Btf, table::Table};
@@ -49,6 +52,17 @@ impl Sizes {
     }
 }
 
+/// Whose command lines are taken at exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cmdlines {
+    /// Nobody's.
+    Off,
+    /// Those of the children of holders on probation.
+    Watched,
+    /// Everybody's.
+    All,
+}
+
 /// What to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -56,8 +70,8 @@ pub struct Options {
     pub sizes: Sizes,
     /// The number of the v1 hierarchy with the pids controller, 0 where there is none.
     pub pids_hierarchy: u32,
-    /// Command lines of every process are taken at exec, not only those of a watched holder's children.
-    pub all_cmdlines: bool,
+    /// Whose command lines are taken at exec.
+    pub cmdlines: Cmdlines,
 }
 
 /// The loaded object.
@@ -83,7 +97,7 @@ impl Kernel {
                 .map_err(|error| KernelError::load(error.into()))?;
             drop(bytes);
             let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
-            let all_cmdlines = u32::from(options.all_cmdlines);
+            let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
             let mut loader = EbpfLoader::new();
             loader.btf(Some(&kernel_btf));
             for (name, value) in &globals {
@@ -108,7 +122,7 @@ impl Kernel {
         };
         let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
             .map_err(|error| KernelError::system("mapping the ledger", error))?;
-        let on_demand = attach::OnDemand::new(options.all_cmdlines);
+        let on_demand = attach::OnDemand::new(options.cmdlines);
         Ok(Self {
             table,
             overflow: map(&mut ebpf, "OVERFLOW")?,
@@ -128,16 +142,22 @@ impl Kernel {
         census::seed(&mut self.ebpf)
     }
 
-    /// The ring buffer with the kernel's notices. Once.
-    pub fn notices(&mut self) -> Result<RingBuf<MapData>, KernelError> {
-        map(&mut self.ebpf, "NOTICES")
+    /// The ring buffer with the kernel's notices. Once, and inside a runtime.
+    pub fn notices(&mut self) -> Result<Notices, KernelError> {
+        Notices::new(map(&mut self.ebpf, "NOTICES")?)
     }
 
-    /// The reader of the object's own log lines. Once.
-    pub fn log(&mut self) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
-        aya_log::EbpfLogger::init(&mut self.ebpf)
+    /// Gives memory back to the system that loading needed and nothing else does.
+    pub fn trim() {
+        trim::trim();
+    }
+
+    /// The reader of the object's own log lines. Once, and inside a runtime.
+    pub fn log(&mut self) -> Option<LogLines> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)
             .inspect_err(|error| tracing::debug!(%error, "the kernel side's own log is not available"))
-            .ok()
+            .ok()?;
+        LogLines::new(logger).ok()
     }
 
     /// Ties the kernel's stamps to the boot clock. Takes a few ticks.
@@ -145,7 +165,7 @@ impl Kernel {
         census::clock(&mut self.ebpf)
     }
 
-    /// Shows every dead process in the ledger to `visit`.
+    /// Shows every dead process that was not reported to `visit`.
     pub fn each_dead(&self, mut visit: impl FnMut(Record)) -> Result<(), KernelError> {
         self.table.each_dead(&mut visit);
         if self.count(counter::OVERFLOW_IN)? != self.count(counter::OVERFLOW_OUT)? {
@@ -153,7 +173,7 @@ impl Kernel {
                 // An entry that is removed while the map is walked ends the walk early or is seen twice; the
                 // next sweep sees the rest.
                 let Ok((_, words)) = item else { break };
-                if state_of(words[0]) >= state::DEAD {
+                if state_of(words[0]) == state::DEAD {
                     visit(Record::from_words(words));
                 }
             }

@@ -48,11 +48,11 @@ impl Table {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.slots) }
     }
 
-    /// Shows every dead process to `visit`.
+    /// Shows every dead process that was not reported to `visit`.
     pub(super) fn each_dead(&self, mut visit: impl FnMut(Record)) {
         for words in self.words() {
             let key = words[WORD_KEY].load(Ordering::Acquire);
-            if state_of(key) >= state::DEAD
+            if state_of(key) == state::DEAD
                 && let Some(record) = read(words)
             {
                 visit(record);

@@ -1,0 +1,264 @@
+//! The command line: what can be typed, and what `--help` says about it.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Age, Output, Overrides, Span},
+    exit_code,
+    report::Filter,
+};
+
+/// Sees every child process that exits and is never waited on, the moment it happens, and says whose it is and
+/// why it is still there.
+#[derive(Debug, Parser)]
+#[command(name = "reaper", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 100)]
+pub struct CommandLine {
+    /// How to write what is found: aligned columns (human) or one JSON object a line (json)
+    #[arg(long, global = true, value_name = "human|json")]
+    pub output: Option<Output>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  reaper trace                        watch: a line for each zombie that is 5 s old
+  reaper ls                           the zombies that stand now
+  reaper check                        what this machine has and lacks for it
+  reaper config default > reaper.toml
+  reaper run --config reaper.toml     the daemon
+
+Exit codes: 0 done, 64 wrong usage, 69 something needed is not there, 77 a privilege is missing,
+78 wrong configuration.";
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch and report, as a daemon: zombies, their release, and what was lost
+    Run(RunArgs),
+    /// Watch in the foreground; nothing to configure
+    Trace(TraceArgs),
+    /// List the zombies that stand now
+    Ls(LsArgs),
+    /// Say what this kernel and these privileges allow
+    Check,
+    /// Check or print a configuration file
+    Config(ConfigArgs),
+}
+
+/// `reaper run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs root, or the capabilities that `reaper check` names. It reports and changes nothing.
+
+Examples:
+  reaper run
+  reaper run --config /etc/reaper.toml
+  reaper run --age 1m --output json
+  reaper run --capture-cmdline all --log-level debug")]
+pub struct RunArgs {
+    /// The configuration; it must be root's and nobody else's to write [default: built-in]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The keys of the file as flags.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+/// `reaper trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Several values of one filter: any of them. Several filters: all of them.
+Ctrl-C ends it with exit code 0.
+
+Examples:
+  reaper trace
+  reaper trace --age 500ms --container 3f2a9c
+  reaper trace --comm chromedriver --comm chrome --duration 10m
+  reaper trace --cgroup /system.slice/nginx.service --output json | jq .exit")]
+pub struct TraceArgs {
+    /// Report a zombie when it has stood this long, between 100ms and 24h
+    #[arg(long, value_name = "DURATION", default_value_t = Age::TRACE)]
+    pub age: Age,
+    /// End after this long [default: at Ctrl-C]
+    #[arg(long, value_name = "DURATION")]
+    pub duration: Option<Span>,
+    /// Which zombies to report.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// `reaper ls`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The answer is the running daemon's, with ages, where there is one. Else a census of the kernel's processes is taken,
+which cannot tell how old a zombie is. The output says which.
+
+Examples:
+  reaper ls
+  reaper ls --container 3f2a9c
+  reaper ls --output json | jq -r 'select(.event == \"zombie\") | .holder.comm' | sort | uniq -c")]
+pub struct LsArgs {
+    /// Which zombies to list.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+}
+
+/// Which zombies are meant. Several values of one kind: any; several kinds: all.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// The zombie, its holder or its forker has this pid
+    #[arg(long, value_name = "PID", num_args = 1..)]
+    pub pid: Vec<u32>,
+    /// The zombie, its holder or its forker has this name (the first 15 bytes count)
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    pub comm: Vec<OsString>,
+    /// The zombie is of the container whose id starts so
+    #[arg(long, value_name = "ID-PREFIX", num_args = 1..)]
+    pub container: Vec<OsString>,
+    /// The zombie is of this cgroup or one below it; as /proc/PID/cgroup shows it
+    #[arg(long, value_name = "PATH-PREFIX", num_args = 1..)]
+    pub cgroup: Vec<OsString>,
+}
+
+impl From<&FilterArgs> for Filter {
+    fn from(args: &FilterArgs) -> Self {
+        let FilterArgs { pid, comm, container, cgroup } = args;
+        Self::new(pid, comm, container, cgroup)
+    }
+}
+
+/// `reaper config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// The subcommands of `reaper config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether a file is a configuration; exit code 78 where it is not
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print a configuration with every key at its default, and what it means
+    Default,
+}
+
+impl CommandLine {
+    /// Reads the process's arguments. Where there is nothing to do but to answer (`--help`, `--version`, an error),
+    /// that is printed, to standard output or to standard error as clap decides, and the exit code is returned.
+    pub fn from_process() -> Result<Self, u8> {
+        Self::try_parse().map_err(|answer| {
+            // Nobody is left to tell when the terminal is gone.
+            let _ = answer.print();
+            exit_code_of(&answer)
+        })
+    }
+}
+
+/// The exit code of what clap has to say: help and version were asked for, everything else is an error.
+fn exit_code_of(answer: &clap::Error) -> u8 {
+    if answer.use_stderr() { exit_code::USAGE } else { exit_code::OK }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> CommandLine {
+        CommandLine::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    fn refusal(line: &str) -> (u8, String) {
+        let error = CommandLine::try_parse_from(line.split(' ')).unwrap_err();
+        (exit_code_of(&error), error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn trace_needs_nothing_and_takes_filters_of_every_kind() {
+        let Command::Trace(args) = parse("reaper trace").command else { panic!() };
+        assert_eq!((args.age.get(), args.duration), (Duration::from_secs(5), None));
+        let Command::Trace(args) = parse(
+            "reaper trace --age 250ms --pid 1 2 --pid 3 --comm sh --container 3f --cgroup /a /b --duration 1m30s",
+        )
+        .command
+        else {
+            panic!()
+        };
+        assert_eq!(args.age.get(), Duration::from_millis(250));
+        assert_eq!(args.duration, Some(Span(Duration::from_secs(90))));
+        assert_eq!((args.filter.pid, args.filter.cgroup.len()), (vec![1, 2, 3], 2));
+    }
+
+    #[test]
+    fn output_is_taken_before_and_behind_every_command() {
+        for line in
+            ["reaper --output json ls", "reaper ls --output json", "reaper config default --output json"]
+        {
+            assert_eq!(parse(line).output, Some(Output::Json), "{line}");
+        }
+        assert_eq!(parse("reaper check").output, None);
+    }
+
+    #[test]
+    fn every_scalar_key_is_a_flag_of_run() {
+        let Command::Run(args) = parse(
+            "reaper run --config f --age 1s --cgroup-cache 64 --ledger-entries 512 --ledger-overflow 512 \
+             --capture-cmdline off --log-level warn",
+        )
+        .command
+        else {
+            panic!()
+        };
+        let config = crate::config::Config::default().with(&args.overrides, None);
+        let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
+                    log.level = 'warn'";
+        assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
+    }
+
+    #[test]
+    fn wrong_usage_exits_64_and_says_what_can_be_written() {
+        for (line, part) in [
+            ("reaper", "Usage"),
+            ("reaper trance", "trace"),
+            ("reaper trace --agee 5s", "--age"),
+            ("reaper trace --age 5", "\"30s\""),
+            ("reaper trace --age 50ms", "between 100ms and 24h"),
+            ("reaper trace --pid x", "--pid"),
+            ("reaper ls --output xml", "\"human\" and \"json\""),
+            ("reaper config check", "<FILE>"),
+            ("reaper run --ledger-entries 1000", "power of two"),
+        ] {
+            let (code, text) = refusal(line);
+            assert_eq!(code, exit_code::USAGE, "{line}");
+            assert!(text.contains(part), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors_and_help_has_examples() {
+        assert_eq!(refusal("reaper --version").0, exit_code::OK);
+        for line in ["reaper --help", "reaper run --help", "reaper trace --help", "reaper ls -h"] {
+            let (code, text) = refusal(line);
+            assert_eq!(code, exit_code::OK, "{line}");
+            assert!(text.contains("Examples:"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `reaper check`: what this kernel and these privileges allow.
+
+use std::io::{self, Write as _};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use super::{Failure, pid_max, written};
+use crate::{
+    config::{Config, Output},
+    exit_code,
+    kernel::{Cmdlines, Kernel, KernelError, Options, Requirement, Sizes, Standing, requirements},
+    report::SCHEMA,
+};
+
+/// One line of JSON.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    schema: u32,
+    event: &'static str,
+    name: &'a str,
+    purpose: &'a str,
+    standing: &'static str,
+    detail: &'a str,
+}
+
+/// Prints the whole table. The exit code says whether `run` would start.
+pub(super) fn run(output: Output) -> Result<u8, Failure> {
+    let mut all = requirements();
+    let mut code = exit_code::OK;
+    for requirement in &all {
+        if matches!(requirement.standing, Standing::Missing(_)) && code != exit_code::PERMISSION {
+            code = if requirement.privilege { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
+        }
+    }
+    if code == exit_code::OK {
+        let (loaded, refused) = load();
+        all.push(loaded);
+        code = refused;
+    }
+    let mut text = String::new();
+    match output {
+        Output::Json => {
+            for requirement in &all {
+                let (standing, detail) = parts(&requirement.standing);
+                let Requirement { name, purpose, .. } = requirement;
+                let line = Line { schema: SCHEMA, event: "check", name, purpose, standing, detail };
+                text.push_str(&serde_json::to_string(&line).map_err(|error| written(error.into()))?);
+                text.push('\n');
+            }
+        }
+        Output::Human => {
+            let mut table = Table::new();
+            table.load_style(presets::NOTHING).set_header(["NEEDED", "FOR", "", "FOUND"]);
+            for requirement in &all {
+                let (standing, detail) = parts(&requirement.standing);
+                table.add_row([requirement.name, requirement.purpose, standing, detail]);
+            }
+            text = table.trim_fmt();
+            text.push('\n');
+        }
+    }
+    io::stdout().write_all(text.as_bytes()).map_err(written)?;
+    Ok(code)
+}
+
+const fn parts(standing: &Standing) -> (&'static str, &str) {
+    match standing {
+        Standing::Met(detail) => ("ok", detail.as_str()),
+        Standing::Reduced(detail) => ("reduced", detail.as_str()),
+        Standing::Missing(detail) => ("missing", detail.as_str()),
+    }
+}
+
+/// Loads the object without attaching it: the kernel's own verdict on every program.
+fn load() -> (Requirement, u8) {
+    let Config { ledger, .. } = Config::default();
+    let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
+    let kernel: Result<Kernel, KernelError> =
+        Kernel::load(Options { sizes, pids_hierarchy: 0, cmdlines: Cmdlines::Off });
+    let requirement = |standing, privilege| Requirement {
+        name: "BPF object",
+        purpose: "the kernel accepts every program",
+        standing,
+        privilege,
+    };
+    match kernel {
+        Ok(_) => (
+            requirement(Standing::Met(format!("loaded; {} KiB of ledger", sizes.bytes() / 1024)), false),
+            exit_code::OK,
+        ),
+        Err(error) => {
+            let failure = Failure::from(error);
+            let privilege = failure.code == exit_code::PERMISSION;
+            (requirement(Standing::Missing(failure.message), privilege), failure.code)
+        }
+    }
+}

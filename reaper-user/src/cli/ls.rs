@@ -1,0 +1,77 @@
+//! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
+
+use std::{io, path::Path};
+
+use jiff::Timestamp;
+
+use super::{Failure, args::LsArgs, pid_max, start_log, written};
+use crate::{
+    config::{Config, LogLevel, Output},
+    control::{self, ControlError},
+    exit_code,
+    identity::Identity,
+    kernel::{Cmdlines, Kernel, Options, Sizes, boot_now},
+    observe,
+    proc::Proc,
+    report::{Filter, Reporter, Source, ZombieEvent},
+    watch::Describer,
+    workload::{Cgroups, Limits, RuntimeStates, Workloads},
+};
+
+/// Lists them.
+pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
+    start_log(LogLevel::Warn);
+    let filter = Filter::from(&args.filter);
+    let (source, mut zombies) = match ask() {
+        Ok(zombies) => (Source::Daemon, zombies),
+        Err(ControlError::NoDaemon(_)) => (Source::Census, census()?),
+        Err(error) => {
+            tracing::warn!("{error}; taking a census instead");
+            (Source::Census, census()?)
+        }
+    };
+    zombies.retain(|zombie| filter.matches_event(zombie));
+    Reporter::stdout(output).list(source, &zombies, Timestamp::now()).map_err(written)?;
+    io::Write::flush(&mut io::stdout()).map_err(written)?;
+    Ok(exit_code::OK)
+}
+
+fn ask() -> Result<Vec<ZombieEvent>, ControlError> {
+    let path = Path::new(control::SOCKET);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ControlError::Socket { path: path.to_owned(), source })?
+        .block_on(control::zombies(path))
+}
+
+/// One walk over the kernel's tasks; nothing is attached.
+fn census() -> Result<Vec<ZombieEvent>, Failure> {
+    let proc = Proc::at("/proc");
+    let limits = Limits::default();
+    let mut cgroups = Cgroups::open(proc.root(), limits);
+    for trouble in cgroups.troubles() {
+        tracing::warn!("{trouble}");
+    }
+    cgroups.walk();
+    let Config { ledger, .. } = Config::default();
+    // The ledger stays empty: as small as it can be.
+    let sizes = Sizes { entries: 64.min(pid_max()), overflow: ledger.overflow.get() };
+    let mut kernel = Kernel::load(Options {
+        sizes,
+        pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0),
+        cmdlines: Cmdlines::Off,
+    })?;
+    let clock = kernel.clock()?;
+    let records = kernel.zombies()?;
+    let workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
+    let mut describer = Describer::new(kernel, clock, workloads, proc);
+    let mut zombies = Vec::new();
+    for record in records {
+        if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
+            let zombie = describer.describe(&record, &scene, boot_now());
+            zombies.push(ZombieEvent::new(&zombie, boot_now(), Timestamp::now()));
+        }
+    }
+    Ok(zombies)
+}

@@ -1,0 +1,79 @@
+//! The command line, one file a subcommand.
+
+pub mod args;
+mod check;
+pub mod config;
+mod log;
+mod ls;
+mod run;
+mod session;
+mod trace;
+
+use std::{io, io::Write as _, process::ExitCode};
+
+use self::args::{Command, CommandLine};
+use crate::{config::LogLevel, exit_code};
+
+/// Why a command ended badly: an exit code and one line that says what to do.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: String) -> Self {
+        Self { code, message }
+    }
+}
+
+/// Does what the process's arguments say.
+#[must_use]
+pub fn main() -> ExitCode {
+    let line = match CommandLine::from_process() {
+        Ok(line) => line,
+        Err(code) => return code.into(),
+    };
+    let CommandLine { output, command } = line;
+    let done = match command {
+        Command::Run(args) => run::run(&args, output),
+        Command::Trace(args) => trace::run(&args, output.unwrap_or_default()),
+        Command::Ls(args) => ls::run(&args, output.unwrap_or_default()),
+        Command::Check => check::run(output.unwrap_or_default()),
+        Command::Config(args) => {
+            config::run(&args.command, output.unwrap_or_default(), &mut io::stdout(), &mut io::stderr())
+                .map_err(written)
+        }
+    };
+    match done {
+        Ok(code) => code.into(),
+        Err(Failure { code, message }) => {
+            if !message.is_empty() {
+                // Nobody is left to tell where standard error is gone.
+                let _unheard = writeln!(io::stderr(), "reaper: {message}");
+            }
+            code.into()
+        }
+    }
+}
+
+/// A reader that left is a clean end; anything else is said.
+fn written(error: io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::new(exit_code::OK, String::new()),
+        _ => Failure::new(exit_code::UNAVAILABLE, format!("writing to standard output: {error}")),
+    }
+}
+
+/// Slots for every pid there can be, up to a bound.
+fn pid_max() -> u32 {
+    // Where it cannot be read, the largest that the kernel allows is assumed.
+    std::fs::read_to_string("/proc/sys/kernel/pid_max")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(4_194_304)
+}
+
+fn start_log(level: LogLevel) {
+    log::start(level);
+}

@@ -1,0 +1,148 @@
+//! What `run` and `trace` share: a runtime, a thread that writes, and everything that can end it.
+
+use std::{
+    io::{self, Write as _},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+
+use super::Failure;
+use crate::{
+    config::Output,
+    control::Control,
+    exit_code,
+    kernel::KernelError,
+    report::{Event, Reporter},
+    watch::{Settings, Watch, WatchError},
+};
+
+/// Events that may wait to be written. When that many do, whoever reads has stopped.
+const WAITING: usize = 16_384;
+
+/// How a session is run.
+pub(super) struct Session {
+    pub(super) settings: Settings,
+    pub(super) output: Output,
+    /// End after this long.
+    pub(super) duration: Option<Duration>,
+    /// Answer `reaper ls` while it runs.
+    pub(super) control: bool,
+}
+
+impl Session {
+    /// Runs until a signal, the end of the duration, or until nobody reads the output any more.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(exit_code::UNAVAILABLE, format!("starting the runtime: {error}")))?;
+        runtime.block_on(self.watch())
+    }
+
+    async fn watch(self) -> Result<(), Failure> {
+        let Self { settings, output, duration, control } = self;
+        let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt()).map_err(unavailable)?,
+            signal(SignalKind::terminate()).map_err(unavailable)?,
+        );
+        let (query, queries) = mpsc::channel(8);
+        let control = match control {
+            true => Some(
+                Control::listen(crate::control::SOCKET.as_ref())
+                    .map_err(|error| Failure::new(exit_code::UNAVAILABLE, error.to_string()))?,
+            ),
+            false => None,
+        };
+        let (events, waiting) = sync_channel(WAITING);
+        let watch = Watch::start(settings, Box::new(move |event| send(&events, event)))?;
+        let (left, writer_left) = oneshot::channel();
+        let writer = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || write(output, &waiting, left))
+            .map_err(unavailable)?;
+        let server = control.map(|control| tokio::spawn(control.serve(query)));
+        let stop = async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                () = end(duration) => {}
+                _ = writer_left => {}
+            }
+        };
+        let result = watch.run(queries, stop).await;
+        if let Some(server) = server {
+            server.abort();
+            // Its end removes the socket's file; that it was cancelled is what was asked for.
+            let _cancelled = server.await;
+        }
+        // The channel is closed with the watch, so the writer ends when it has written what waited. One that
+        // hangs on a full pipe is left behind.
+        for _ in 0..10 {
+            if writer.is_finished() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(result?)
+    }
+}
+
+async fn end(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Hands an event to the writer; never waits for it.
+fn send(events: &SyncSender<Event>, event: Event) {
+    if let Err(TrySendError::Full(_)) = events.try_send(event) {
+        tracing::error!(waiting = WAITING, "an event was dropped: nobody reads the output");
+    }
+}
+
+/// Writes events as they come. `left` is dropped when there is nobody to write to.
+fn write(output: Output, waiting: &Receiver<Event>, left: oneshot::Sender<()>) {
+    let mut reporter = Reporter::stdout(output);
+    let mut result = reporter.start();
+    while result.is_ok() {
+        result = match waiting.recv_timeout(Duration::from_secs(3600)) {
+            Ok(event) => reporter.report(&event),
+            Err(RecvTimeoutError::Timeout) => io::stdout().flush(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+    }
+    if let Err(error) = result
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        tracing::error!(%error, "writing to standard output");
+    }
+    drop(left);
+}
+
+impl From<WatchError> for Failure {
+    fn from(error: WatchError) -> Self {
+        let code = match &error {
+            WatchError::Kernel(error) => code_of(error),
+            WatchError::SelfCheck(_) | WatchError::System(..) => exit_code::UNAVAILABLE,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Self {
+        Self::new(code_of(&error), error.to_string())
+    }
+}
+
+fn code_of(error: &KernelError) -> u8 {
+    if error.is_permission() { exit_code::PERMISSION } else { exit_code::UNAVAILABLE }
+}

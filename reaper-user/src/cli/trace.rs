@@ -1,0 +1,31 @@
+//! `reaper trace`: watch in the foreground.
+
+use super::{Failure, args::TraceArgs, pid_max, session::Session, start_log};
+use crate::{
+    config::{Config, LogLevel, Output},
+    exit_code,
+    kernel::{Cmdlines, Options, Sizes},
+    report::Filter,
+    watch::Settings,
+    workload::Limits,
+};
+
+/// Watches until it is told to stop.
+pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
+    start_log(LogLevel::default());
+    let Config { ledger, .. } = Config::default();
+    let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
+    Session {
+        settings: Settings {
+            age: args.age.get(),
+            kernel: Options { sizes, pids_hierarchy: 0, cmdlines: Cmdlines::Watched },
+            cgroups: Limits::default(),
+            filter: Filter::from(&args.filter),
+        },
+        output,
+        duration: args.duration.map(|duration| duration.0),
+        control: false,
+    }
+    .run()?;
+    Ok(exit_code::OK)
+}

@@ -1,0 +1,167 @@
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/reaper.toml"), text)
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_printed_default_is_the_default() {
+    assert_eq!(parse(Config::default_toml()).unwrap(), Config::default());
+    assert_eq!(parse("").unwrap(), Config::default());
+}
+
+#[test]
+fn the_printed_default_names_every_key() {
+    let text = Config::default_toml();
+    for key in ["age", "output", "cgroup_cache", "entries", "overflow", "cmdline", "level"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
+    }
+}
+
+#[test]
+fn values_are_read_with_their_types() {
+    let config = parse(
+        r#"
+        age = "1m30s"
+        output = "json"
+        cgroup_cache = "64"
+        ledger = { entries = 512, overflow = 512 }
+        capture.cmdline = "all"
+        log.level = "debug"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.age.get(), Duration::from_secs(90));
+    assert_eq!(config.output, Output::Json);
+    assert_eq!(config.cgroup_cache.get(), 64);
+    assert_eq!((config.ledger.entries, config.ledger.overflow.get()), (Slots::Count(512), 512));
+    assert_eq!(config.capture.cmdline, Cmdlines::All);
+    assert_eq!(config.log.level, LogLevel::Debug);
+}
+
+#[test]
+fn a_bad_duration_names_file_line_column_key_value_and_an_example() {
+    let message = refusal("# first\nage = \"5\"\n");
+    assert!(message.starts_with(r#"/etc/reaper.toml:2:7: age: "5" is not a duration"#), "{message}");
+    assert!(message.contains("30s"), "{message}");
+}
+
+#[test]
+fn a_key_in_a_table_is_named_with_its_table() {
+    let message = refusal("[ledger]\noverflow = 20\nentries = 1000\n");
+    assert!(
+        message.starts_with(r#"/etc/reaper.toml:3:11: ledger.entries: "1000" is not a number of slots"#),
+        "{message}"
+    );
+    assert!(message.contains("power of two"), "{message}");
+    assert!(refusal("ledger = { entries = 1000 }").contains("1:22: ledger.entries:"));
+    assert!(refusal("ledger.entries = 1000").contains("1:18: ledger.entries:"));
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_lists_the_known_ones() {
+    let message = refusal("agee = \"5s\"");
+    assert!(
+        message.starts_with("/etc/reaper.toml:1:1: agee: unknown key `agee`, expected one of `age`"),
+        "{message}"
+    );
+    let message = refusal("\n[ledger]\nslots = 3");
+    assert!(message.starts_with("/etc/reaper.toml:3:1: ledger.slots: unknown key `slots`"), "{message}");
+}
+
+#[test]
+fn values_out_of_range_say_the_range() {
+    for (text, part) in [
+        ("age = '99ms'", "99ms is out of range: write a duration between 100ms and 24h"),
+        ("age = '24h1ms'", "1d1ms is out of range"),
+        ("ledger.entries = 32", "between 64 and 4194304"),
+        ("ledger.overflow = 15", "\"15\" is out of range: write a whole number between 16 and 4194304"),
+        ("ledger.overflow = -1", "\"-1\" is out of range"),
+        ("cgroup_cache = 99999999999", "between 64 and 1048576"),
+        ("output = 'xml'", "\"xml\" is not known here: write one of \"human\" and \"json\""),
+        ("log.level = 'loud'", "\"trace\""),
+        ("capture.cmdline = true", "expected a string or a whole number"),
+        ("age = 1.5", "expected a string or a whole number"),
+        ("ledger = 3", "ledger: invalid type"),
+    ] {
+        assert!(refusal(text).contains(part), "{}", refusal(text));
+    }
+}
+
+#[test]
+fn text_that_is_not_toml_says_where() {
+    let message = refusal("age = \"30s\"\noutput = \n");
+    assert!(message.starts_with("/etc/reaper.toml:2:"), "{message}");
+    assert!(refusal("age = '5s'\nage = '6s'").starts_with("/etc/reaper.toml:2:1: duplicate key"));
+}
+
+#[test]
+fn an_error_is_one_line_without_control_characters() {
+    for text in ["age = \"\\u001b[2J\\n\"", "\"a\\u001b\\n\" = 3", "x = [\n1,\n2"] {
+        let message = refusal(text);
+        assert!(!message.chars().any(char::is_control), "{message:?}");
+    }
+}
+
+#[test]
+fn auto_slots_follow_pid_max_up_to_a_bound() {
+    assert_eq!(Slots::Auto.resolve(32_768), 32_768);
+    assert_eq!(Slots::Auto.resolve(32_769), 65_536);
+    assert_eq!(Slots::Auto.resolve(4_194_304), 131_072);
+    assert_eq!(Slots::Auto.resolve(1), 64);
+    assert_eq!(Slots::Count(256).resolve(4_194_304), 256);
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_only_where_it_is_given() {
+    let file = parse("age = '10s'\nledger.overflow = 32").unwrap();
+    let flags = Overrides { age: Some("1s".parse().unwrap()), ..Overrides::default() };
+    let config = file.with(&flags, Some(Output::Json));
+    assert_eq!((config.age.get(), config.ledger.overflow.get()), (Duration::from_secs(1), 32));
+    assert_eq!(config.output, Output::Json);
+    assert_eq!(config.clone().with(&Overrides::default(), None), config);
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused_with_the_command_that_mends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("reaper.toml");
+    fs::write(&path, "age = '10s'").unwrap();
+    let me = fs::metadata(&path).unwrap().uid();
+    for (mode, fine) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let verdict = check_owner(&path, &fs::metadata(&path).unwrap(), me);
+        assert_eq!(verdict.is_ok(), fine, "{mode:o}");
+        if let Err(error) = verdict {
+            let told = error.to_string();
+            assert!(told.contains(&format!("{mode:04o}")) && told.contains("chmod go-w /"), "{told}");
+        }
+    }
+    let told = check_owner(&path, &fs::metadata(&path).unwrap(), me + 1).unwrap_err().to_string();
+    assert!(told.contains(&format!("belongs to user {me}")) && told.contains("chown root:root /"), "{told}");
+}
+
+#[test]
+fn what_cannot_be_a_configuration_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("none.toml");
+    assert!(matches!(Config::load(&missing), Err(ConfigError::Read { .. })));
+    assert!(matches!(Config::load(directory.path()), Err(ConfigError::NotAFile { .. })));
+    let large = directory.path().join("large.toml");
+    fs::write(&large, vec![b'#'; 1_048_577]).unwrap();
+    assert!(matches!(Config::load(&large), Err(ConfigError::TooLarge { .. })));
+    let binary = directory.path().join("binary.toml");
+    fs::write(&binary, b"age = '\xff'").unwrap();
+    assert!(Config::load(&binary).unwrap_err().to_string().contains("cannot be read"));
+}

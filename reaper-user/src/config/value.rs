@@ -1,0 +1,301 @@
+//! The types of values. Each reads itself from text, so that the file and the flags accept the same and say
+//! the same when they do not.
+
+use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Deserializer, de};
+use thiserror::Error;
+
+use super::span::{Span, SpanError};
+use crate::text::Untrusted;
+
+/// Text that is not a value of the key it stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ValueError {
+    /// It is no duration.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+    /// It is a duration, but too short or too long.
+    #[error("{0} is out of range: write a duration between 100ms and 24h")]
+    Age(Span),
+    /// It is no number of slots.
+    #[error("\"{0}\" is not a number of slots: write \"auto\" or a power of two between {min} and {max}, such as 131072", min = Slots::MIN, max = Slots::MAX)]
+    Slots(Untrusted),
+    /// It is no number, or too small or too large.
+    #[error("\"{value}\" is out of range: write a whole number between {min} and {max}")]
+    Count {
+        /// What was written.
+        value: Untrusted,
+        /// The least.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
+    /// It is none of the words.
+    #[error("\"{value}\" is not known here: write one of {words}")]
+    Word {
+        /// What was written.
+        value: Untrusted,
+        /// What can be written.
+        words: &'static str,
+    },
+}
+
+/// How long a zombie stands before it is reported: 100 ms to 24 h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(Duration);
+
+impl Age {
+    /// The least. Below it, half of it (when a holder goes on probation) nears the kernel's clock tick.
+    pub const MIN: Span = Span(Duration::from_millis(100));
+    /// The most.
+    pub const MAX: Span = Span(Duration::from_secs(24 * 60 * 60));
+    /// What `reaper trace` takes when it is not told.
+    pub const TRACE: Self = Self(Duration::from_secs(5));
+
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for Age {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
+}
+
+impl FromStr for Age {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let span: Span = text.parse()?;
+        if (Self::MIN..=Self::MAX).contains(&span) { Ok(Self(span.0)) } else { Err(ValueError::Age(span)) }
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Span(self.0).fmt(f)
+    }
+}
+
+/// The slots of the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slots {
+    /// As many as the machine can have processes, rounded up to a power of two, at most 131,072.
+    #[default]
+    Auto,
+    /// This many: a power of two between [`Slots::MIN`] and [`Slots::MAX`].
+    Count(u32),
+}
+
+impl Slots {
+    /// The least that can be asked for.
+    pub const MIN: u32 = 64;
+    /// The most: the largest `pid_max` there is.
+    pub const MAX: u32 = 4_194_304;
+    /// The most that is taken without being asked: 8 MiB.
+    pub const AUTO_MAX: u32 = 131_072;
+
+    /// How many slots to make on a machine with this `kernel.pid_max`.
+    #[must_use]
+    pub fn resolve(self, pid_max: u32) -> u32 {
+        match self {
+            Self::Auto => pid_max.clamp(Self::MIN, Self::AUTO_MAX).next_power_of_two(),
+            Self::Count(count) => count,
+        }
+    }
+}
+
+impl FromStr for Slots {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match text.parse::<u32>() {
+            Ok(count) if count.is_power_of_two() && (Self::MIN..=Self::MAX).contains(&count) => {
+                Ok(Self::Count(count))
+            }
+            _ => Err(ValueError::Slots(text.into())),
+        }
+    }
+}
+
+fn count(text: &str, min: u32, max: u32) -> Result<u32, ValueError> {
+    text.parse().ok().filter(|count| (min..=max).contains(count)).ok_or_else(|| ValueError::Count {
+        value: text.into(),
+        min,
+        max,
+    })
+}
+
+/// The entries of the map behind the ledger: 16 to 4,194,304.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow(u32);
+
+impl Overflow {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for Overflow {
+    fn default() -> Self {
+        Self(16_384)
+    }
+}
+
+impl FromStr for Overflow {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        count(text, 16, Slots::MAX).map(Self)
+    }
+}
+
+/// How many cgroups' paths are kept: 64 to 1,048,576.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheEntries(u32);
+
+impl CacheEntries {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for CacheEntries {
+    fn default() -> Self {
+        Self(16_384)
+    }
+}
+
+impl FromStr for CacheEntries {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        count(text, 64, 1_048_576).map(Self)
+    }
+}
+
+/// A closed set of words, read and written by name.
+macro_rules! words {
+    ($(#[$docs:meta])* $name:ident { $($(#[$variant_docs:meta])* $variant:ident = $word:literal,)+ } $words:literal) => {
+        $(#[$docs])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_docs])* $variant,)+ }
+
+        impl $name {
+            /// The word for it, in the file and as a flag's value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ValueError;
+
+            fn from_str(text: &str) -> Result<Self, ValueError> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(ValueError::Word { value: text.into(), words: $words }),
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// How events are written.
+    Output {
+        /// Aligned columns for people.
+        #[default]
+        Human = "human",
+        /// One JSON object a line; `reaper-user/schema/event.schema.json` describes them.
+        Json = "json",
+    }
+    "\"human\" and \"json\""
+}
+
+words! {
+    /// Whose command lines are taken at exec.
+    Cmdlines {
+        /// Those of the children of holders on probation; nobody else pays for it.
+        #[default]
+        Probation = "probation",
+        /// Everybody's.
+        All = "all",
+        /// Nobody's.
+        Off = "off",
+    }
+    "\"probation\", \"all\" and \"off\""
+}
+
+words! {
+    /// Levels of the log.
+    LogLevel {
+        /// What stopped working.
+        Error = "error",
+        /// What an operator should look at: losses, refusals.
+        Warn = "warn",
+        /// Starts, stops, reloads.
+        #[default]
+        Info = "info",
+        /// What was decided and why.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+    "\"error\", \"warn\", \"info\", \"debug\" and \"trace\""
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// Reads a value from a TOML string or whole number, by its [`FromStr`].
+struct FromText<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a whole number")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+}
+
+macro_rules! deserialize_from_text {
+    ($($name:ident)+) => {
+        $(impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(FromText(PhantomData))
+            }
+        })+
+    };
+}
+
+deserialize_from_text!(Age Slots Overflow CacheEntries Output Cmdlines LogLevel);

@@ -1,0 +1,263 @@
+//! Aging: which dead processes are due, and when to look next.
+//!
+//! The ledger is swept when the oldest dead entry can have reached half the threshold (its holder goes on
+//! probation) or the threshold (it is confirmed and reported), not on a timer. A process that dies after a sweep
+//! cannot be due before half a threshold has passed, so an idle node is swept that often.
+
+use std::{
+    collections::HashMap,
+    time::Duration,
+};
+
+use crate::identity::BootTime;
+
+/// Sweeps are not closer together than this, so that many zombies of slightly different age share one.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+/// How long to wait before an entry that is dead but no zombie is looked at again: it is still in its exit, or
+/// was waited for and not freed yet.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long such an entry may stay without a process before it is given back: its free event was lost.
+const STALE: Duration = Duration::from_secs(10);
+
+/// What a dead entry is due for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Its holder's probation.
+    Probation,
+    /// Confirmation and report.
+    Report,
+}
+
+/// An entry that is older than half the threshold and not reported.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    next: Due,
+    /// Not before this.
+    not_before: BootTime,
+    /// Handed out and not answered yet.
+    asked: bool,
+    /// When it was first found to have no process.
+    absent_since: Option<BootTime>,
+    sweep: u64,
+}
+
+/// The age of everything that is dead.
+#[derive(Debug)]
+pub struct Aging {
+    threshold: Duration,
+    pending: HashMap<u64, Pending>,
+    sweep: u64,
+}
+
+/// One pass over the dead entries.
+pub struct Sweep<'a> {
+    aging: &'a mut Aging,
+    now: BootTime,
+    next: BootTime,
+}
+
+impl Aging {
+    /// Nothing is dead yet; zombies are reported from `threshold` on.
+    #[must_use]
+    pub fn new(threshold: Duration) -> Self {
+        Self { threshold, pending: HashMap::new(), sweep: 0 }
+    }
+
+    /// The age from which a zombie is reported.
+    #[must_use]
+    pub const fn threshold(&self) -> Duration {
+        self.threshold
+    }
+
+    fn half(&self) -> Duration {
+        self.threshold / 2
+    }
+
+    /// Begins a sweep at `now`.
+    pub fn sweep(&mut self, now: BootTime) -> Sweep<'_> {
+        self.sweep += 1;
+        let next = now.plus(self.half());
+        Sweep { aging: self, now, next }
+    }
+
+    /// The entry was reported, or is none of ours: it is not looked at again.
+    pub fn settle(&mut self, id: u64) {
+        self.pending.remove(&id);
+    }
+
+    /// What was asked could not be handed on, or is to be asked again at the next sweep.
+    pub fn ask_again(&mut self, id: u64) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.asked = false;
+        }
+    }
+
+    /// The holder's probation has been taken care of: the report is next.
+    pub fn on_probation(&mut self, id: u64) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.asked = false;
+            pending.next = Due::Report;
+        }
+    }
+
+    /// It is dead and not a zombie at `now`. True where it has been without a process for so long that its entry
+    /// should be given back.
+    pub fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) -> bool {
+        let Some(pending) = self.pending.get_mut(&id) else { return false };
+        pending.asked = false;
+        pending.not_before = now.plus(AGAIN);
+        pending.absent_since = if absent { pending.absent_since.or(Some(now)) } else { None };
+        pending.absent_since.is_some_and(|since| now.since(since) >= STALE)
+    }
+
+    /// Entries that are older than half the threshold and not reported.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+impl Sweep<'_> {
+    /// Looks at a dead entry that died at `died`. Says what it is due for, if anything.
+    pub fn look(&mut self, id: u64, died: BootTime) -> Option<Due> {
+        let (probation, report) = (died.plus(self.aging.half()), died.plus(self.aging.threshold));
+        if self.now < probation {
+            self.at(probation);
+            return None;
+        }
+        let sweep = self.aging.sweep;
+        let pending = self.aging.pending.entry(id).or_insert(Pending {
+            next: Due::Probation,
+            not_before: BootTime(0),
+            asked: false,
+            absent_since: None,
+            sweep,
+        });
+        pending.sweep = sweep;
+        if pending.asked {
+            return None;
+        }
+        let due = match pending.next {
+            Due::Probation if self.now >= report => Due::Report,
+            due => due,
+        };
+        let when = match due {
+            Due::Probation => pending.not_before.max(probation),
+            Due::Report => pending.not_before.max(report),
+        };
+        if self.now < when {
+            self.at(when);
+            return None;
+        }
+        pending.asked = true;
+        // The probation's answer does not end the wait for the report.
+        if due == Due::Probation {
+            self.at(report);
+        }
+        Some(due)
+    }
+
+    fn at(&mut self, moment: BootTime) {
+        self.next = self.next.min(moment);
+    }
+
+    /// Ends the sweep: what was pending and is no longer dead has been waited for. Returns when to sweep next.
+    pub fn end(self) -> BootTime {
+        let Self { aging, now, next } = self;
+        let sweep = aging.sweep;
+        aging.pending.retain(|_, pending| pending.sweep == sweep);
+        next.max(now.plus(SHORTEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> BootTime {
+        BootTime(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn an_idle_node_is_looked_at_once_per_half_threshold() {
+        let mut aging = Aging::new(10 * SECOND);
+        assert_eq!(aging.sweep(at(100)).end(), at(105));
+    }
+
+    #[test]
+    fn a_child_that_is_waited_for_in_time_leaves_no_trace() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(100));
+        assert_eq!(sweep.look(1, at(98)), None);
+        assert_eq!(sweep.end(), at(103));
+        assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn a_zombie_is_due_twice_and_each_time_once() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(105));
+        assert_eq!(sweep.look(1, at(100)), Some(Due::Probation));
+        assert_eq!(sweep.look(1, at(100)), None);
+        assert_eq!(sweep.end(), at(110));
+        aging.on_probation(1);
+        let mut sweep = aging.sweep(at(109));
+        assert_eq!(sweep.look(1, at(100)), None);
+        assert_eq!(sweep.end(), at(110));
+        let mut sweep = aging.sweep(at(110));
+        assert_eq!(sweep.look(1, at(100)), Some(Due::Report));
+        assert_eq!(sweep.look(1, at(100)), None);
+        sweep.end();
+        aging.settle(1);
+        assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn a_late_sweep_reports_at_once() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(200));
+        assert_eq!(sweep.look(1, at(100)), Some(Due::Report));
+    }
+
+    #[test]
+    fn what_is_waited_for_between_two_sweeps_is_dropped() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(106));
+        assert_eq!(sweep.look(1, at(100)), Some(Due::Probation));
+        sweep.end();
+        aging.sweep(at(107)).end();
+        assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn a_process_stuck_in_its_exit_is_looked_at_again_and_never_given_back() {
+        let mut aging = Aging::new(SECOND);
+        for second in 110..140 {
+            let mut sweep = aging.sweep(at(second));
+            assert_eq!(sweep.look(1, at(100)), Some(Due::Report), "second {second}");
+            sweep.end();
+            assert!(!aging.not_a_zombie(1, at(second), false));
+        }
+    }
+
+    #[test]
+    fn an_entry_without_a_process_is_given_back_in_the_end() {
+        let mut aging = Aging::new(SECOND);
+        aging.sweep(at(110)).look(1, at(100));
+        assert!(!aging.not_a_zombie(1, at(110), true));
+        assert!(!aging.not_a_zombie(1, at(119), true));
+        assert!(aging.not_a_zombie(1, at(120), true));
+    }
+
+    #[test]
+    fn many_zombies_share_a_sweep() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(110));
+        sweep.look(1, BootTime(100_001_000_000));
+        assert_eq!(sweep.end(), at(110).plus(SHORTEST));
+    }
+}

@@ -1,0 +1,20 @@
+//! `reaper`: sees every child process that exits and is never waited on, the moment it happens, says whose it
+//! is and why it is still there. The binary is this library's command line.
+//!
+//! Data flows one way: [`kernel`] → [`ledger`] → [`zombie`] → [`workload`] and [`cause`] → [`report`].
+
+pub mod cause;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod exit_code;
+pub mod identity;
+pub mod kernel;
+pub mod ledger;
+pub mod observe;
+pub mod proc;
+pub mod report;
+pub mod text;
+pub mod watch;
+pub mod workload;
+pub mod zombie;

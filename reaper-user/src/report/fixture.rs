@@ -1,0 +1,206 @@
+//! Zombies to report in tests: one for each cause, and some that are difficult.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::event::{Event, ZombieEvent};
+use crate::{
+    identity::{BootTime, Identity},
+    text::Untrusted,
+    workload::{Kind, Runtime, Workload},
+    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Relation, Sigchld, Waits, Zombie},
+};
+
+const DIED: BootTime = BootTime(1_000_000_000_000);
+const NOW: BootTime = BootTime(1_005_042_000_000);
+const RELEASED: BootTime = BootTime(1_012_100_000_000);
+
+pub(super) fn time() -> Timestamp {
+    "2026-02-03T14:03:07.25Z".parse().unwrap()
+}
+
+pub(super) fn event(zombie: &Zombie) -> Event {
+    Event::zombie(zombie, NOW, time())
+}
+
+pub(super) fn shown(zombie: &Zombie) -> ZombieEvent {
+    ZombieEvent::new(zombie, NOW, time())
+}
+
+pub(super) fn released(zombie: &Zombie) -> Event {
+    Event::released(zombie, RELEASED, time())
+}
+
+fn party(pid: u32, comm: &str) -> Party {
+    Party {
+        pid,
+        start: Some(BootTime(u64::from(pid) * 1_000)),
+        comm: Some(comm.into()),
+        cmdline: Some(format!("/usr/bin/{comm} --flag").as_str().into()),
+        state: Some('S'),
+    }
+}
+
+pub(super) fn never_waited() -> Zombie {
+    let holder = party(4700, "app");
+    Zombie {
+        identity: Identity { pid: 4712, start: BootTime(999_000_000_123) },
+        ns_pid: Some(7),
+        comm: "sh".into(),
+        cmdline: Some("sh -c exit".into()),
+        died: Died::At(DIED),
+        exit: ExitStatus::Code(0),
+        forker: Some(Forker { party: holder.clone(), relation: Relation::Holder }),
+        cause: Cause::NeverWaited,
+        evidence: Evidence {
+            parent_at_fork: Some(Identity { pid: 4700, start: BootTime(4_700_000) }),
+            sigchld: Some(Sigchld::Delivered),
+            holder_state_at_probation: Some('S'),
+            holder_exec_since_fork: Some(false),
+            pid_ns: Some(4_026_532_000),
+            waits: Some(Waits {
+                watched: Duration::from_millis(2_500),
+                any: 0,
+                one: 0,
+                last_ago: None,
+                last_number: None,
+            }),
+            ..Evidence::default()
+        },
+        holder,
+        workload: Workload {
+            kind: Kind::Pod,
+            id: Some("3f2a9c0d1e4b5a6978877665544332211000ffeeddccbbaa9988776655443322".into()),
+            runtime: Some(Runtime::Containerd),
+            pod_uid: Some("5f1c3d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f".into()),
+            unit: Some("cri-containerd-3f2a.scope".into()),
+            cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
+        },
+    }
+}
+
+pub(super) fn adopted() -> Zombie {
+    let dead = Party { start: None, cmdline: None, state: None, ..party(4600, "chromedriver") };
+    Zombie {
+        comm: "chrome".into(),
+        cmdline: None,
+        exit: ExitStatus::Signal { number: 11, core: true },
+        holder: party(4700, "tini"),
+        forker: Some(Forker { party: dead, relation: Relation::Gone }),
+        cause: Cause::Adopted,
+        evidence: Evidence {
+            parent_at_fork: Some(Identity { pid: 4600, start: BootTime(4_600_000) }),
+            ..Evidence::default()
+        },
+        ..never_waited()
+    }
+}
+
+pub(super) fn traced() -> Zombie {
+    let evidence = Evidence { tracer: Some(party(4712, "gdb")), ..never_waited().evidence };
+    Zombie { cause: Cause::HeldByTracer, evidence, ..never_waited() }
+}
+
+pub(super) fn inherited() -> Zombie {
+    let evidence = Evidence { holder_exec_since_fork: Some(true), ..never_waited().evidence };
+    Zombie { cause: Cause::Inherited, evidence, ..never_waited() }
+}
+
+pub(super) fn coalesced() -> Zombie {
+    let waits = Waits {
+        watched: Duration::from_secs(2),
+        any: 3,
+        one: 4,
+        last_ago: Some(Duration::from_millis(1_500)),
+        last_number: Some(4800),
+    };
+    let evidence =
+        Evidence { sigchld: Some(Sigchld::Coalesced), waits: Some(waits), ..never_waited().evidence };
+    Zombie { cause: Cause::NotificationCoalesced, evidence, ..never_waited() }
+}
+
+pub(super) fn stopped(state: char) -> Zombie {
+    let holder = Party { state: Some(state), ..party(4700, "app") };
+    let evidence = Evidence { holder_state_at_probation: Some(state), ..never_waited().evidence };
+    Zombie { holder, cause: Cause::HolderStopped, evidence, ..never_waited() }
+}
+
+pub(super) fn namespace_dying() -> Zombie {
+    let init = Identity { pid: 4700, start: BootTime(4_700_000) };
+    let evidence = Evidence { namespace_init: Some(init), ..never_waited().evidence };
+    Zombie { cause: Cause::NamespaceDying, evidence, ..never_waited() }
+}
+
+/// Older than the daemon, and its holder vanished while it was looked at.
+pub(super) fn predating() -> Zombie {
+    Zombie {
+        ns_pid: None,
+        died: Died::Before(BootTime(NOW.0 - 252_000_000_000)),
+        holder: Party { pid: 4700, start: None, comm: None, cmdline: None, state: None },
+        forker: None,
+        cause: Cause::Unknown,
+        evidence: Evidence::default(),
+        workload: Workload {
+            kind: Kind::Host,
+            id: None,
+            runtime: None,
+            pod_uid: None,
+            unit: None,
+            cgroup: None,
+        },
+        ..never_waited()
+    }
+}
+
+pub(super) fn suspended() -> Zombie {
+    Zombie { died: Died::About(DIED), ..never_waited() }
+}
+
+/// Forked by a runtime with CLONE_PARENT.
+pub(super) fn forked_by_another() -> Zombie {
+    Zombie {
+        forker: Some(Forker { party: party(4650, "runc"), relation: Relation::Other }),
+        ..never_waited()
+    }
+}
+
+/// Every text is as bad as a container can make it.
+pub(super) fn hostile() -> Zombie {
+    let bad = || Untrusted::new("\x1b[2J\u{202e}\n".as_bytes());
+    let long = Untrusted::new("进程\u{9b}\r\"\\'".repeat(40).as_bytes());
+    let party = |pid| Party { comm: Some(bad()), cmdline: Some(long.clone()), ..party(pid, "") };
+    Zombie {
+        comm: bad(),
+        cmdline: Some(long.clone()),
+        holder: party(4_194_303),
+        forker: Some(Forker { party: party(4_194_302), relation: Relation::Gone }),
+        cause: Cause::HeldByTracer,
+        evidence: Evidence { tracer: Some(party(4_194_301)), ..coalesced().evidence },
+        workload: Workload {
+            kind: Kind::Container,
+            id: Some(long.clone()),
+            runtime: None,
+            pod_uid: None,
+            unit: Some(bad()),
+            cgroup: Some(long.clone()),
+        },
+        ..never_waited()
+    }
+}
+
+pub(super) fn all() -> Vec<Zombie> {
+    vec![
+        never_waited(),
+        adopted(),
+        traced(),
+        inherited(),
+        coalesced(),
+        stopped('T'),
+        namespace_dying(),
+        predating(),
+        suspended(),
+        forked_by_another(),
+        hostile(),
+    ]
+}

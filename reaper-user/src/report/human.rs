@@ -1,0 +1,230 @@
+//! Events as lines for people.
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+
+use super::{
+    columns::{Column, Columns, wrap},
+    event::{
+        Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
+        ZombieEvent,
+    },
+    evidence,
+    span::shown,
+};
+use crate::{
+    text::Untrusted,
+    workload::Kind,
+    zombie::{ExitStatus, Relation},
+};
+
+const HEAD: Style = Style::new().bold();
+const CAUSE: Style = AnsiColor::Yellow.on_default();
+const EVIDENCE: Style = Style::new().dimmed();
+const RELEASED: Style = AnsiColor::Green.on_default();
+const LOST: Style = AnsiColor::Red.on_default();
+
+/// Digits of a container's id that are shown, as its runtime does.
+const ID_DIGITS: usize = 12;
+
+/// Makes lines of events, for one width, with colour or without.
+#[derive(Clone, Debug)]
+pub(super) struct Human {
+    columns: Columns,
+    width: usize,
+    colour: bool,
+}
+
+impl Human {
+    pub(super) fn new(width: usize, colour: bool) -> Self {
+        Self { columns: Columns::for_width(width), width, colour }
+    }
+
+    /// The heads of the columns.
+    pub(super) fn header(&self) -> String {
+        self.painted(HEAD, &self.columns.row(|column, _| column.head().to_owned(), |_, text| text))
+    }
+
+    /// The event's lines.
+    pub(super) fn lines(&self, event: &Event) -> Vec<String> {
+        match event {
+            Event::Zombie(zombie) => self.zombie(zombie),
+            Event::Released(released) => vec![self.released(released)],
+            Event::Lost(lost) => self.lost(lost),
+            Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
+        }
+    }
+
+    fn zombie(&self, zombie: &ZombieEvent) -> Vec<String> {
+        let row = self.columns.row(
+            |column, width| cell(zombie, column, width),
+            |column, text| if column == Column::Cause { self.painted(CAUSE, &text) } else { text },
+        );
+        let mut lines = vec![row];
+        let said = evidence::sentences(zombie).join("; ");
+        if !said.is_empty() {
+            lines.extend(wrap("  ", &said, 2, self.width).iter().map(|line| self.painted(EVIDENCE, line)));
+        }
+        lines
+    }
+
+    fn released(&self, released: &ReleasedEvent) -> String {
+        let (span, more) = match (released.stood_seconds, released.stood_at_least) {
+            (Some(stood), _) if released.stood_approximate => (stood, "about "),
+            (Some(stood), _) => (stood, ""),
+            (None, at_least) => (at_least.unwrap_or(Seconds(std::time::Duration::ZERO)), "at least "),
+        };
+        let text = format!("released after {more}{}", shown(span.0));
+        let row = format!(
+            "{} {:>7} {text}, {} of {}",
+            utc(released.time),
+            released.pid,
+            released.comm,
+            process(&released.holder, usize::MAX),
+        );
+        self.painted(RELEASED, &super::columns::cut(&row, self.width))
+    }
+
+    fn lost(&self, lost: &LostEvent) -> Vec<String> {
+        let LostEvent { time, what, count, total, message } = lost;
+        let text = format!("lost: {} {count} ({total} in all): {message}", what.as_str());
+        wrap(&format!("{} ", utc(*time)), &text, 9, self.width)
+            .iter()
+            .map(|line| self.painted(LOST, line))
+            .collect()
+    }
+
+    fn painted(&self, style: Style, text: &str) -> String {
+        if self.colour { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+}
+
+/// What a zombie has to show in a column of so many places.
+pub(super) fn cell(zombie: &ZombieEvent, column: Column, width: usize) -> String {
+    match column {
+        Column::Utc => utc(zombie.time),
+        Column::Pid => zombie.pid.to_string(),
+        Column::Holder => process(&zombie.holder, width),
+        Column::Forker => forker(zombie.forker.as_ref(), width),
+        Column::Age => age(zombie),
+        Column::Exit => exit(zombie.exit),
+        Column::Cause => zombie.cause.as_str().to_owned(),
+        Column::Workload => workload(&zombie.workload),
+        Column::Comm => zombie.comm.to_string(),
+    }
+}
+
+fn utc(time: Timestamp) -> String {
+    time.strftime("%H:%M:%S").to_string()
+}
+
+/// `~` where a suspend makes it inexact, `+` where it is at least so much.
+fn age(zombie: &ZombieEvent) -> String {
+    match (zombie.age_seconds, zombie.age_at_least) {
+        (Some(age), _) if zombie.age_approximate => format!("~{}", shown(age.0)),
+        (Some(age), _) => shown(age.0),
+        (None, Some(at_least)) => format!("{}+", shown(at_least.0)),
+        (None, None) => "-".to_owned(),
+    }
+}
+
+/// `name(pid)`. Where that is too long the name is cut, the pid never.
+fn process(process: &Process, width: usize) -> String {
+    let Some(comm) = &process.comm else { return process.pid.to_string() };
+    let pid = format!("({})", process.pid);
+    match width.saturating_sub(pid.len()) {
+        0 | 1 => process.pid.to_string(),
+        left => format!("{}{pid}", super::columns::cut(comm.as_str(), left)),
+    }
+}
+
+fn forker(forker: Option<&ForkerProcess>, width: usize) -> String {
+    match forker {
+        None => "?".to_owned(),
+        Some(ForkerProcess { relation: Relation::Holder, .. }) => "holder".to_owned(),
+        Some(ForkerProcess { relation: Relation::Other, process: other }) => process(other, width),
+        Some(ForkerProcess { relation: Relation::Gone, process: dead }) => match &dead.comm {
+            Some(_) => format!("{} gone", process(dead, width.saturating_sub(5))),
+            None => format!("{} gone", dead.pid),
+        },
+    }
+}
+
+fn workload(workload: &ShownWorkload) -> String {
+    let named = |name: &Option<Untrusted>| name.as_ref().map(|name| name.as_str().to_owned());
+    let name = match workload.kind {
+        Kind::Pod | Kind::Container => {
+            named(&workload.id).map(|id| short(&id)).or_else(|| named(&workload.pod_uid))
+        }
+        Kind::Machine | Kind::Unit | Kind::Session => named(&workload.id).or_else(|| named(&workload.unit)),
+        Kind::Host => None,
+    };
+    name.unwrap_or_else(|| {
+        match workload.kind {
+            Kind::Pod => "pod",
+            Kind::Container => "container",
+            Kind::Machine => "machine",
+            Kind::Unit => "unit",
+            Kind::Session => "session",
+            Kind::Host => "host",
+        }
+        .to_owned()
+    })
+}
+
+/// A hash by its first digits; a name that somebody chose (LXC, runc used directly) in full.
+fn short(id: &str) -> String {
+    if id.len() > ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        id.chars().take(ID_DIGITS).collect()
+    } else {
+        id.to_owned()
+    }
+}
+
+/// Names of the signals 1 to 31, as every Linux but MIPS, SPARC and Alpha numbers them.
+const SIGNALS: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
+
+fn exit(exit: ExitStatus) -> String {
+    match exit {
+        ExitStatus::Code(code) => code.to_string(),
+        ExitStatus::Signal { number, .. } => {
+            let name = usize::from(number).checked_sub(1).and_then(|place| SIGNALS.get(place));
+            name.map_or_else(|| format!("SIG{number}"), |name| (*name).to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,34 @@
+//! What leaves the program: events, as JSON for programs and as aligned columns for people.
+//!
+//! [`Event`] is built from the domain's types and is what JSON shows, field by field; `schema/event.schema.json`
+//! describes it. Everything a container could have written is [`Untrusted`](crate::text::Untrusted), so no sink
+//! receives a byte that acts on it.
+
+mod columns;
+mod event;
+mod evidence;
+mod filter;
+mod human;
+mod json;
+mod listing;
+mod loss;
+mod reporter;
+mod span;
+
+pub use self::{
+    event::{
+        Event, ForkerProcess, ListingEvent, LostEvent, Process, ProcessId, ReleasedEvent, Seconds,
+        ShownEvidence, ShownWaits, ShownWorkload, ZombieEvent,
+    },
+    filter::Filter,
+    json::{ParseError, SCHEMA, parse, to_line},
+    listing::{Source, table},
+    loss::Loss,
+    reporter::{Page, Reporter},
+    span::shown,
+};
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod schema_tests;

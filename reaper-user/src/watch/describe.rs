@@ -1,0 +1,107 @@
+//! From a ledger entry and what stands around it to a zombie with its workload, cause and evidence.
+
+use std::collections::HashMap;
+
+use reaper_ebpf::{Record, flag};
+
+use super::holders::{Holder, Holders};
+use crate::{
+    cause::{self, Facts},
+    identity::{BootTime, Identity},
+    kernel::{Clock, Kernel, boot_now},
+    observe::Scene,
+    proc::{Proc, shown_cmdline, ticks},
+    workload::Workloads,
+    zombie::{Died, ExitStatus, Forker, Relation, Zombie},
+};
+
+/// What a zombie is described from.
+pub(crate) struct Describer {
+    pub(crate) kernel: Kernel,
+    pub(crate) clock: Clock,
+    pub(crate) workloads: Workloads,
+    pub(crate) proc: Proc,
+    pub(super) holders: Holders,
+    /// First processes of pid namespaces that are dead, by the namespace's inode number.
+    pub(super) dead_inits: HashMap<u32, Identity>,
+    started: BootTime,
+}
+
+impl Describer {
+    /// Nothing is known yet.
+    pub(crate) fn new(kernel: Kernel, clock: Clock, workloads: Workloads, proc: Proc) -> Self {
+        Self {
+            kernel,
+            clock,
+            workloads,
+            proc,
+            holders: Holders::default(),
+            dead_inits: HashMap::new(),
+            started: boot_now(),
+        }
+    }
+
+    /// Everything that is known about a zombie.
+    pub(crate) fn describe(&mut self, record: &Record, scene: &Scene, now: BootTime) -> Zombie {
+        let Scene { zombie: seen, holder, forker, tracer: _ } = scene;
+        let identity = Identity::of(record);
+        let holder_seen = holder.seen.as_ref().map(|(seen, _)| seen);
+        let same = |start: u64| holder_seen.is_none_or(|seen| seen.start_ticks == ticks(BootTime(start)));
+        let living = self.kernel.living(holder.pid).filter(|holder| same(holder.start));
+        let watched = self.holders.get(holder.pid, holder_seen);
+        let facts = Facts {
+            holder: living,
+            state_at_probation: watched.map(Holder::state),
+            waits: watched.and_then(|watched| watched.waits(holder.pid, now, &self.kernel)),
+            namespace_init: self.dead_inits.get(&record.pid_ns).copied(),
+        };
+        let (cause, evidence) = cause::judge(record, scene, &facts);
+        let start = living.map(|holder| BootTime(holder.start));
+        let holder_party = cause::party(holder.pid, holder.seen.as_ref(), start);
+        let forker = self.forker(record).map(|identity| match forker {
+            None => Forker { party: holder_party.clone(), relation: Relation::Holder },
+            Some(forker) => Forker {
+                party: cause::party(forker.pid, forker.seen.as_ref(), Some(identity.start)),
+                relation: if forker.seen.is_some() { Relation::Other } else { Relation::Gone },
+            },
+        });
+        let moment = self.clock.moment(record.exit_stamp);
+        let died = match (record.flags & flag::PREDATES_EXIT != 0, moment.exact) {
+            (true, _) => Died::Before(self.started),
+            (false, true) => Died::At(moment.at),
+            (false, false) => Died::About(moment.at),
+        };
+        let ns_pid = holder_seen
+            .and_then(|holder| holder.ns_pids.len().checked_sub(1))
+            .and_then(|level| seen.ns_pids.get(level).copied());
+        let mut workload = self.workloads.of(record.cgroup_v2, record.cgroup_v1);
+        if workload.cgroup.is_none()
+            && let Ok(text) = std::fs::read(self.proc.root().join(format!("{}/cgroup", identity.pid)))
+        {
+            workload = self.workloads.from_proc(&text, false);
+        }
+        Zombie {
+            identity,
+            ns_pid,
+            comm: seen.comm.clone(),
+            cmdline: self.kernel.cmdline(record.id()).map(|(line, cut)| shown_cmdline(&line, cut)),
+            died,
+            exit: ExitStatus::from_wait(record.status),
+            holder: holder_party,
+            forker,
+            cause,
+            evidence,
+            workload,
+        }
+    }
+
+    /// Who called fork, where that was seen.
+    pub(super) fn forker(&self, record: &Record) -> Option<Identity> {
+        let parent = cause::parent_at_fork(record)?;
+        if record.flags & flag::FORKER == 0 {
+            return Some(parent);
+        }
+        let forker = self.kernel.forker(record.id())?;
+        Some(Identity { pid: forker.tgid, start: BootTime(forker.start) })
+    }
+}

@@ -1,0 +1,81 @@
+//! Holders on probation: observed from half the threshold on, so that the report can say what they waited for.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{identity::BootTime, kernel::Kernel, proc::Seen, zombie::Waits};
+
+/// Those that are watched, by tgid.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    watched: HashMap<u32, Holder>,
+}
+
+/// A holder on probation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Holder {
+    start_ticks: u64,
+    since: BootTime,
+    /// When a child of it was last found unwaited at half the threshold.
+    needed: BootTime,
+    state: char,
+}
+
+impl Holder {
+    /// Its state when it was last looked at on probation.
+    pub(super) const fn state(&self) -> char {
+        self.state
+    }
+
+    /// What it was seen waiting for.
+    pub(super) fn waits(&self, tgid: u32, now: BootTime, kernel: &Kernel) -> Option<Waits> {
+        let profile = kernel.waits(tgid)?;
+        let called = profile.any + profile.one > 0;
+        Some(Waits {
+            watched: now.since(self.since),
+            any: profile.any,
+            one: profile.one,
+            last_ago: called.then(|| now.since(BootTime(profile.last))),
+            last_number: (profile.one > 0).then_some(profile.last_number),
+        })
+    }
+}
+
+impl Holders {
+    /// Puts a holder on probation, or keeps it there.
+    pub(super) fn put(&mut self, seen: &Seen, now: BootTime, kernel: &mut Kernel) {
+        let Seen { tgid, state, start_ticks, .. } = *seen;
+        if let Some(holder) = self.watched.get_mut(&tgid).filter(|holder| holder.start_ticks == start_ticks) {
+            holder.needed = now;
+            holder.state = state;
+            return;
+        }
+        let start = kernel.living(tgid).map_or(0, |record| record.start);
+        if kernel.watch(tgid, start) {
+            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, state });
+        } else {
+            tracing::debug!(tgid, "no room to watch another holder's wait calls");
+        }
+    }
+
+    /// The holder with this pid, if it is the one that was seen.
+    pub(super) fn get(&self, tgid: u32, seen: Option<&Seen>) -> Option<&Holder> {
+        self.watched
+            .get(&tgid)
+            .filter(|holder| seen.is_none_or(|seen| seen.start_ticks == holder.start_ticks))
+    }
+
+    /// Ends the probation of those that had no unwaited child for `keep`.
+    pub(super) fn expire(&mut self, now: BootTime, keep: Duration, kernel: &mut Kernel) {
+        self.watched.retain(|tgid, holder| {
+            let wanted = now.since(holder.needed) <= keep;
+            if !wanted {
+                kernel.unwatch(*tgid);
+            }
+            wanted
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.watched.is_empty()
+    }
+}

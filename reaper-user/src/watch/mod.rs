@@ -1,0 +1,363 @@
+//! The pipeline: ledger → zombie → workload and cause → event. One task owns all of it; what blocks is elsewhere
+//! (`observe` reads /proc, `report` writes).
+
+mod describe;
+mod holders;
+mod losses;
+mod standing;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use reaper_ebpf::{Notice, Record, flag, notice};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::describe::Describer;
+use self::{losses::Losses, standing::Standings};
+use crate::{
+    identity::{BootTime, Identity},
+    kernel::{Kernel, KernelError, LogLines, Notices, Options},
+    ledger::{Aging, Due},
+    observe::{self, Answer, Observer, Request, Scene},
+    proc::{Proc, ticks},
+    report::{Event, Filter, ZombieEvent},
+    workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
+};
+
+/// What to watch for.
+#[derive(Debug)]
+pub struct Settings {
+    /// The age from which a zombie is reported.
+    pub age: Duration,
+    /// The kernel side.
+    pub kernel: Options,
+    /// How many cgroups are kept.
+    pub cgroups: Limits,
+    /// Which zombies are reported.
+    pub filter: Filter,
+}
+
+/// Why watching could not begin or go on.
+#[derive(Debug, Error)]
+pub enum WatchError {
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The ledger does not say of this process what /proc says.
+    #[error(
+        "the ledger and /proc disagree about this very process ({0}): nothing that is recorded can be trusted; \
+         please report it with the kernel's version"
+    )]
+    SelfCheck(String),
+    /// A thread or a descriptor could not be had.
+    #[error("{0}: {1}")]
+    System(&'static str, #[source] std::io::Error),
+}
+
+/// A question from outside.
+#[derive(Debug)]
+pub enum Query {
+    /// Every zombie that stands now, of any age.
+    Zombies(oneshot::Sender<Vec<ZombieEvent>>),
+}
+
+/// Where events go. Must not block.
+pub type Sink = Box<dyn FnMut(Event)>;
+
+/// The state of the pipeline.
+pub struct Watch {
+    describer: Describer,
+    aging: Aging,
+    standing: Standings,
+    losses: Losses,
+    /// New cgroups that the kernel did not show yet.
+    unborn: Vec<(Instant, CgroupId, usize)>,
+    observer: Observer,
+    answers: mpsc::UnboundedReceiver<Vec<Answer>>,
+    notices: Notices,
+    log: Option<LogLines>,
+    filter: Filter,
+    sink: Sink,
+}
+
+impl Watch {
+    /// Loads, attaches, enters what is there already. Must be called inside a runtime.
+    pub fn start(settings: Settings, sink: Sink) -> Result<Self, WatchError> {
+        let Settings { age, kernel: options, cgroups: limits, filter } = settings;
+        let proc = Proc::at("/proc");
+        let cgroups = Cgroups::open(proc.root(), limits);
+        for trouble in cgroups.troubles() {
+            tracing::warn!("{trouble}");
+        }
+        let options = Options { pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0), ..options };
+        let mut kernel = Kernel::load(options)?;
+        let notices = kernel.notices()?;
+        let log = kernel.log();
+        let clock = kernel.clock()?;
+        kernel.attach()?;
+        self_check(&kernel, &proc)?;
+        // New cgroups are announced from here on: what the walk misses is not missed.
+        let mut workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
+        let walked = workloads.cgroups().walk();
+        if walked.cut {
+            tracing::warn!(known = walked.known, "not every cgroup could be kept; raise cgroup_cache");
+        }
+        let (send, answers) = mpsc::unbounded_channel();
+        let observer = Observer::start(proc.clone(), send)
+            .map_err(|error| WatchError::System("starting the observer thread", error))?;
+        Kernel::trim();
+        tracing::info!(
+            age = %crate::config::Span(age),
+            ledger_kib = options.sizes.bytes() / 1024,
+            cgroups = walked.known,
+            "watching"
+        );
+        Ok(Self {
+            describer: Describer::new(kernel, clock, workloads, proc),
+            aging: Aging::new(age),
+            standing: Standings::default(),
+            losses: Losses::default(),
+            unborn: Vec::new(),
+            observer,
+            answers,
+            notices,
+            log,
+            filter,
+            sink,
+        })
+    }
+
+    /// Runs until `stop`, then says what was lost since it was last said.
+    pub async fn run(
+        mut self,
+        mut queries: mpsc::Receiver<Query>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), WatchError> {
+        tokio::pin!(stop);
+        let mut next = self.sweep()?;
+        loop {
+            let wait = next.since(self.describer.clock.refresh());
+            let retry = self.unborn.iter().map(|(when, ..)| *when).min();
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(wait) => next = self.sweep()?,
+                () = until(retry) => self.retry_cgroups(),
+                notices = self.notices.next() => self.heed(&notices?),
+                Some(answers) = self.answers.recv() => self.take(answers)?,
+                Some(query) = queries.recv() => self.answer(query)?,
+                () = log_line(&mut self.log) => {}
+            }
+        }
+        let now = self.describer.clock.refresh();
+        self.losses.report(&self.describer.kernel, now, true, &mut self.sink)?;
+        Ok(())
+    }
+
+    /// Looks through the ledger and asks about what is due. Returns when to look next.
+    fn sweep(&mut self) -> Result<BootTime, WatchError> {
+        let now = self.describer.clock.refresh();
+        let mut requests = Vec::new();
+        self.describer.dead_inits.clear();
+        let Self { describer: Describer { kernel, clock, dead_inits, .. }, aging, .. } = self;
+        let mut sweep = aging.sweep(now);
+        kernel.each_dead(|record| {
+            if record.flags & flag::NAMESPACE_INIT != 0 {
+                dead_inits.insert(record.pid_ns, Identity::of(&record));
+            }
+            if let Some(due) = sweep.look(record.id(), clock.moment(record.exit_stamp).at) {
+                requests.push((due, record));
+            }
+        })?;
+        let next = sweep.end();
+        let requests: Vec<Request> =
+            requests.into_iter().map(|(due, record)| self.request(due, &record)).collect();
+        if !requests.is_empty()
+            && let Err(refused) = self.observer.ask(requests)
+        {
+            // It is far behind; nothing is lost, the next sweep asks again.
+            for request in refused {
+                self.aging.ask_again(request.id());
+            }
+        }
+        let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
+        let Describer { holders, kernel, .. } = &mut self.describer;
+        holders.expire(now, keep, kernel);
+        kernel.settle(!holders.is_empty())?;
+        if self.losses.report(&self.describer.kernel, now, false, &mut self.sink)? {
+            self.find_unannounced(now);
+        }
+        if self.describer.workloads.cgroups().is_crowded() {
+            let standing = &self.standing;
+            self.describer.workloads.prune(Instant::now(), |id| standing.uses(id));
+        }
+        Ok(next)
+    }
+
+    fn request(&self, due: Due, record: &Record) -> Request {
+        let (id, zombie) = (record.id(), Identity::of(record));
+        match due {
+            Due::Probation => {
+                // The parent at fork is still the holder if it lives: no need to read the zombie for that.
+                let holder = self
+                    .describer
+                    .kernel
+                    .living(record.parent_tgid)
+                    .filter(|holder| holder.start == record.parent_start)
+                    .map(|holder| holder.tgid());
+                Request::Probation { id, zombie, holder }
+            }
+            Due::Report => Request::Report { id, zombie, forker: self.describer.forker(record) },
+        }
+    }
+
+    fn take(&mut self, answers: Vec<Answer>) -> Result<(), WatchError> {
+        let now = self.describer.clock.refresh();
+        let mut watched = false;
+        for answer in answers {
+            match answer {
+                Answer::Probation { id, holder } => {
+                    self.aging.on_probation(id);
+                    if let Some(holder) = holder {
+                        watched = true;
+                        let Describer { holders, kernel, .. } = &mut self.describer;
+                        holders.put(&holder, now, kernel);
+                    }
+                }
+                Answer::NotAZombie { id, absent } => {
+                    if self.aging.not_a_zombie(id, now, absent) {
+                        tracing::debug!(id, "gave back an entry whose process was gone");
+                        self.describer.kernel.forget(id);
+                        self.aging.settle(id);
+                    }
+                }
+                Answer::Zombie { id, scene } => self.report(id, &scene, now),
+            }
+        }
+        if watched {
+            self.describer.kernel.settle(true)?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, id: u64, scene: &Scene, now: BootTime) {
+        self.aging.settle(id);
+        // Reported only if its release will be announced: else it has been released already.
+        let Some(record) = self.describer.kernel.record(id) else { return };
+        if !self.describer.kernel.stand(id) {
+            return;
+        }
+        let zombie = self.describer.describe(&record, scene, now);
+        if !self.filter.matches(&zombie) {
+            return;
+        }
+        (self.sink)(Event::zombie(&zombie, now, Timestamp::now()));
+        self.standing.add(id, [record.cgroup_v2, record.cgroup_v1], zombie);
+    }
+
+    fn heed(&mut self, notices: &[Notice]) {
+        for Notice { kind, number, id, time } in notices {
+            match *kind {
+                notice::RELEASED => self.release(*id, BootTime(*time)),
+                notice::CGROUP_MADE => {
+                    let hierarchy = if *number == 0 { Hierarchy::V2 } else { Hierarchy::V1Pids };
+                    self.meet(CgroupId { hierarchy, id: *id }, 0);
+                }
+                other => tracing::warn!(kind = other, "an unknown notice from the kernel side"),
+            }
+        }
+    }
+
+    fn release(&mut self, id: u64, at: BootTime) {
+        if let Some(zombie) = self.standing.remove(id) {
+            (self.sink)(Event::released(&zombie, at, Timestamp::now()));
+        }
+    }
+
+    /// Releases that the ring buffer had no room for.
+    fn find_unannounced(&mut self, now: BootTime) {
+        let gone: Vec<u64> =
+            self.standing.ids().filter(|id| self.describer.kernel.record(*id).is_none()).collect();
+        for id in gone {
+            self.release(id, now);
+        }
+    }
+
+    fn meet(&mut self, id: CgroupId, attempt: usize) {
+        if let Made::Again(after) = self.describer.workloads.cgroups().made(id, attempt) {
+            self.unborn.push((Instant::now() + after, id, attempt + 1));
+        }
+    }
+
+    fn retry_cgroups(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.unborn).into_iter().partition(|(when, ..)| *when <= now);
+        self.unborn = later;
+        let due: Vec<_> = due;
+        for (_, id, attempt) in due {
+            self.meet(id, attempt);
+        }
+    }
+
+    fn answer(&mut self, query: Query) -> Result<(), WatchError> {
+        let now = self.describer.clock.refresh();
+        let time = Timestamp::now();
+        match query {
+            Query::Zombies(reply) => {
+                let mut zombies: Vec<ZombieEvent> =
+                    self.standing.zombies().map(|zombie| ZombieEvent::new(zombie, now, time)).collect();
+                let mut young = Vec::new();
+                self.describer.kernel.each_dead(|record| young.push(record))?;
+                for record in young {
+                    if let Some(scene) = observe::scene(&self.describer.proc, Identity::of(&record)) {
+                        let zombie = self.describer.describe(&record, &scene, now);
+                        zombies.push(ZombieEvent::new(&zombie, now, time));
+                    }
+                }
+                // Nobody waits for the answer any more: nothing to do.
+                let _left = reply.send(zombies);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a moment, or for ever.
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Passes the kernel side's own log lines on.
+async fn log_line(log: &mut Option<LogLines>) {
+    match log {
+        Some(log) => log.pass_on().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The offsets were checked by type and size, not by meaning: the ledger must say of this process what /proc says.
+fn self_check(kernel: &Kernel, proc: &Proc) -> Result<(), WatchError> {
+    let pid = std::process::id();
+    let failed = |what: String| Err(WatchError::SelfCheck(what));
+    let seen = match proc.see(pid) {
+        Ok(seen) => seen,
+        Err(error) => return failed(error.to_string()),
+    };
+    let Some(record) = kernel.living(pid) else {
+        return failed(format!("pid {pid} is not in the ledger"));
+    };
+    let said = (record.parent_tgid, ticks(BootTime(record.start)));
+    if said != (seen.parent, seen.start_ticks) {
+        return failed(format!(
+            "parent and start {said:?}, /proc says {:?}",
+            (seen.parent, seen.start_ticks)
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Zombies that were reported and stand.
+
+use std::collections::HashMap;
+
+use crate::{
+    workload::{CgroupId, Hierarchy},
+    zombie::Zombie,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Standings {
+    by_id: HashMap<u64, Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    cgroups: [u64; 2],
+    zombie: Box<Zombie>,
+}
+
+impl Standings {
+    /// Adds one; `cgroups` are its ids in v2 and in v1's pids hierarchy.
+    pub(super) fn add(&mut self, id: u64, cgroups: [u64; 2], zombie: Zombie) {
+        self.by_id.insert(id, Standing { cgroups, zombie: Box::new(zombie) });
+    }
+
+    pub(super) fn remove(&mut self, id: u64) -> Option<Box<Zombie>> {
+        self.by_id.remove(&id).map(|standing| standing.zombie)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
+        self.by_id.keys().copied()
+    }
+
+    pub(super) fn zombies(&self) -> impl Iterator<Item = &Zombie> {
+        self.by_id.values().map(|standing| &*standing.zombie)
+    }
+
+    /// Whether one of them died in this cgroup.
+    pub(super) fn uses(&self, cgroup: CgroupId) -> bool {
+        let place = match cgroup.hierarchy {
+            Hierarchy::V2 => 0,
+            Hierarchy::V1Pids => 1,
+        };
+        self.by_id.values().any(|standing| standing.cgroups[place] == cgroup.id)
+    }
+}
