@@ -10,6 +10,7 @@ use reaper_ebpf::{
 };
 
 use crate::{
+    atomic::{Keys, Store, Swap},
     exit,
     kernel::Task,
     ledger,
@@ -44,6 +45,17 @@ fn leader(iteration: *mut Iteration) -> Option<Task> {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 extern "C" fn seed(iteration: *mut Iteration) -> i32 {
+    enter::<Swap>(iteration)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+extern "C" fn seed_plain(iteration: *mut Iteration) -> i32 {
+    enter::<Store>(iteration)
+}
+
+#[inline(always)]
+fn enter<K: Keys>(iteration: *mut Iteration) -> i32 {
     let Some(task) = leader(iteration) else { return 0 };
     let Some(before) = SEED_BEFORE.get(0) else { return 0 };
     let start = task.start();
@@ -55,7 +67,7 @@ extern "C" fn seed(iteration: *mut Iteration) -> i32 {
     if ledger::find(id).is_some() {
         return 0;
     }
-    let Some(entry) = ledger::claim(id) else {
+    let Some(entry) = ledger::claim::<K>(id) else {
         count(if dead { counter::DEATH_LOST } else { counter::FORK_UNRECORDED });
         return 0;
     };
@@ -66,7 +78,7 @@ extern "C" fn seed(iteration: *mut Iteration) -> i32 {
     entry.set(WORD_FLAGS, pack(flag::PREDATES_FORK, 0));
     if dead {
         exit::fill(entry, task, flag::PREDATES_EXIT);
-        entry.publish(key(state::DEAD, id));
+        entry.publish::<K>(key(state::DEAD, id));
     }
     0
 }

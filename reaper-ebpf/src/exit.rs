@@ -8,6 +8,7 @@ use reaper_ebpf::{
 };
 
 use crate::{
+    atomic::{Keys, Store, Swap},
     kernel::Task,
     ledger::{self, Entry},
     maps::count,
@@ -15,6 +16,16 @@ use crate::{
 
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit(ctx: BtfTracePointContext) {
+    mark::<Swap>(&ctx);
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+fn exit_plain(ctx: BtfTracePointContext) {
+    mark::<Store>(&ctx);
+}
+
+#[inline(always)]
+fn mark<K: Keys>(ctx: &BtfTracePointContext) {
     let task = Task(ctx.arg(0));
     // The tracepoint's second argument says the same, but old kernels have none. Two last threads can both read
     // zero here: the second finds the entry dead.
@@ -23,20 +34,20 @@ fn exit(ctx: BtfTracePointContext) {
     }
     let start = task.leader().start();
     let id = id(task.tgid(), start);
-    let Some(entry) = ledger::find(id).or_else(|| enter(task, id, start)) else {
+    let Some(entry) = ledger::find(id).or_else(|| enter::<K>(task, id, start)) else {
         return count(counter::DEATH_LOST);
     };
     if entry.state() != state::ALIVE {
         return;
     }
     fill(entry, task, 0);
-    entry.publish(key(state::DEAD, id));
+    entry.publish::<K>(key(state::DEAD, id));
 }
 
 /// Enters a process whose fork was not recorded.
 #[inline(always)]
-fn enter(task: Task, id: u64, start: u64) -> Option<Entry> {
-    let entry = ledger::claim(id)?;
+fn enter<K: Keys>(task: Task, id: u64, start: u64) -> Option<Entry> {
+    let entry = ledger::claim::<K>(id)?;
     entry.set(WORD_PARENT_START, 0);
     entry.set(WORD_PARENT, pack(start_high(start), 0));
     entry.set(WORD_EXEC, pack(task.parent_exec_id(), task.exec_id()));

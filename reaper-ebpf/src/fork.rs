@@ -7,6 +7,7 @@ use reaper_ebpf::{
 };
 
 use crate::{
+    atomic::{Keys, Store, Swap},
     kernel::Task,
     ledger,
     maps::{FORKERS, count},
@@ -14,6 +15,16 @@ use crate::{
 
 #[btf_tracepoint(function = "sched_process_fork")]
 fn fork(ctx: BtfTracePointContext) {
+    enter::<Swap>(&ctx);
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+fn fork_plain(ctx: BtfTracePointContext) {
+    enter::<Store>(&ctx);
+}
+
+#[inline(always)]
+fn enter<K: Keys>(ctx: &BtfTracePointContext) {
     let child = Task(ctx.arg(1));
     let tgid = child.tgid();
     if child.pid() != tgid {
@@ -21,7 +32,7 @@ fn fork(ctx: BtfTracePointContext) {
     }
     let start = child.start();
     let id = id(tgid, start);
-    let Some(entry) = ledger::claim(id) else {
+    let Some(entry) = ledger::claim::<K>(id) else {
         return count(counter::FORK_UNRECORDED);
     };
     // With CLONE_PARENT the parent is not the one that called clone. A child's start is stamped before it is

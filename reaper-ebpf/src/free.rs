@@ -6,17 +6,33 @@ use aya_ebpf::{
 };
 use reaper_ebpf::{WORD_FLAGS, counter, flag, id, notice, state};
 
-use crate::{kernel::Task, ledger, maps::FORKERS, notice::send};
+use crate::{
+    atomic::{Keys, Store, Swap},
+    kernel::Task,
+    ledger,
+    maps::FORKERS,
+    notice::send,
+};
 
 #[btf_tracepoint(function = "sched_process_free")]
 fn free(ctx: BtfTracePointContext) {
+    give_back::<Swap>(&ctx);
+}
+
+#[btf_tracepoint(function = "sched_process_free")]
+fn free_plain(ctx: BtfTracePointContext) {
+    give_back::<Store>(&ctx);
+}
+
+#[inline(always)]
+fn give_back<K: Keys>(ctx: &BtfTracePointContext) {
     let task = Task(ctx.arg(0));
     let tgid = task.tgid();
     if task.pid() != tgid {
         return; // a thread, or the old leader after another thread's exec
     }
     let id = id(tgid, task.start());
-    ledger::release(id, |entry| {
+    ledger::release::<K>(id, |entry| {
         if (entry.get(WORD_FLAGS) >> 32) as u32 & flag::FORKER != 0 {
             let _gone: Result<(), i32> = FORKERS.remove(id);
         }

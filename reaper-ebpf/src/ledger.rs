@@ -8,7 +8,7 @@ use aya_ebpf::{Global, bindings::BPF_NOEXIST};
 use reaper_ebpf::{ID_MASK, Slot, WAYS, WORD_KEY, WORDS, counter, key, state, state_of, tgid_of};
 
 use crate::{
-    atomic,
+    atomic::Keys,
     maps::{LEDGER, OVERFLOW, count},
 };
 
@@ -55,8 +55,8 @@ impl Entry {
 
     /// Publishes what was written, under `key`.
     #[inline(always)]
-    pub(crate) fn publish(self, key: u64) {
-        atomic::exchange(self.word(WORD_KEY), key);
+    pub(crate) fn publish<K: Keys>(self, key: u64) {
+        K::exchange(self.word(WORD_KEY), key);
     }
 }
 
@@ -101,12 +101,12 @@ pub(crate) fn find_dying(tgid: u32) -> Option<Entry> {
 
 /// Claims an entry, in state alive. The caller writes its words.
 #[inline(always)]
-pub(crate) fn claim(id: u64) -> Option<Entry> {
+pub(crate) fn claim<K: Keys>(id: u64) -> Option<Entry> {
     let tgid = tgid_of(id);
     let alive = key(state::ALIVE, id);
     for way in 0..WAYS {
         let entry = place(tgid, way)?;
-        if entry.get(WORD_KEY) == 0 && atomic::replace(entry.word(WORD_KEY), 0, alive) {
+        if entry.get(WORD_KEY) == 0 && K::replace(entry.word(WORD_KEY), 0, alive) {
             return Some(entry);
         }
     }
@@ -127,11 +127,11 @@ fn claim_in_overflow(id: u64, alive: u64) -> Option<Entry> {
 
 /// Gives the entry of `id` back; its key and body as they were are handed to `last` first.
 #[inline(always)]
-pub(crate) fn release(id: u64, last: impl Fn(Entry)) {
+pub(crate) fn release<K: Keys>(id: u64, last: impl Fn(Entry)) {
     if let Some(entry) = find_in_table(id) {
         last(entry);
         // Every word is written again before its next owner publishes it, so the body need not be cleared.
-        entry.publish(0);
+        entry.publish::<K>(0);
     } else if let Some(entry) = OVERFLOW.get_ptr_mut(id).map(Entry) {
         last(entry);
         if OVERFLOW.remove(id).is_ok() {

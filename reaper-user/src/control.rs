@@ -143,6 +143,10 @@ impl Drop for Control {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "the control socket was gone already");
         }
+        if let Some(directory) = self.path.parent() {
+            // Stays where something else is in it, or where a service manager owns it.
+            let _not_empty = fs::remove_dir(directory);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Cmdlines, KernelError, LINGER};
 
 /// Programs that are always attached, in the order that leaves no gap: what removes an entry is there before
 /// what makes one.
-const ALWAYS: &[(&str, &str)] = &[
+const ALWAYS: &[(&str, &str); 6] = &[
     ("free", "sched_process_free"),
     ("exit", "sched_process_exit"),
     ("signal", "signal_generate"),
@@ -20,29 +20,75 @@ const ALWAYS: &[(&str, &str)] = &[
     ("cgroup_mkdir", "cgroup_mkdir"),
 ];
 
+/// Programs that are there a second time without compare-and-swap, which kernels before 5.12 refuse.
+const PLAIN: &[(&str, &str)] =
+    &[("free", "free_plain"), ("exit", "exit_plain"), ("fork", "fork_plain"), ("seed", "seed_plain")];
+
+/// Which of the two is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavour {
+    /// With compare-and-swap.
+    Swap,
+    /// Without.
+    Plain,
+}
+
+impl Flavour {
+    /// The name of a program in this flavour.
+    pub(super) fn name(self, name: &'static str) -> &'static str {
+        match self {
+            Self::Swap => name,
+            Self::Plain => {
+                PLAIN.iter().find(|(swap, _)| *swap == name).map_or(name, |(_, plain)| *plain)
+            }
+        }
+    }
+
+    /// Asks the kernel, with the first program that differs.
+    fn probe(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, KernelError> {
+        let (name, tracepoint) = ALWAYS[0];
+        let refusal = match tracing_program(ebpf, name)?.load(tracepoint, btf) {
+            Ok(()) => return Ok(Self::Swap),
+            Err(error) => KernelError::program(name, error),
+        };
+        if refusal.is_permission() {
+            return Err(refusal);
+        }
+        // What both are refused for is not the compare-and-swap: the first refusal says more.
+        match tracing_program(ebpf, Self::Plain.name(name))?.load(tracepoint, btf) {
+            Ok(()) => Ok(Self::Plain),
+            Err(_) => Err(refusal),
+        }
+    }
+}
+
 /// Attached while a holder is on probation.
 const WAIT: (&str, &str) = ("wait", "sched_process_wait");
 /// Attached while a holder is on probation, or always where every command line is wanted.
 const CMDLINE: (&str, &str) = ("exec_cmdline", "sched_process_exec");
 
 /// The census's iterators.
-pub(super) const ITERATORS: &[&str] = &["seed", "zombies", "anchor"];
+const ITERATORS: &[&str] = &["seed", "zombies", "anchor"];
 
 /// Loads every program. The kernel verifies them here.
-pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
-    for (name, tracepoint) in ALWAYS.iter().chain([&WAIT, &CMDLINE]) {
+pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Flavour, KernelError> {
+    let flavour = Flavour::probe(ebpf, btf)?;
+    for (name, tracepoint) in ALWAYS[1..].iter().chain([&WAIT, &CMDLINE]) {
+        let name = flavour.name(name);
         let program = tracing_program(ebpf, name)?;
         program.load(tracepoint, btf).map_err(|error| KernelError::program(name, error))?;
     }
     for name in ITERATORS {
+        let name = flavour.name(name);
         iterator(ebpf, name)?.load("task", btf).map_err(|error| KernelError::program(name, error))?;
     }
-    Ok(())
+    Ok(flavour)
 }
 
 /// Attaches what is always attached.
-pub(super) fn always(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+pub(super) fn always(ebpf: &mut Ebpf, flavour: Flavour) -> Result<(), KernelError> {
     for (name, _) in ALWAYS {
+        let name = flavour.name(name);
         tracing_program(ebpf, name)?.attach().map_err(|error| KernelError::program(name, error))?;
     }
     Ok(())

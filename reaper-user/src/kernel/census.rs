@@ -9,13 +9,17 @@ use std::{
 use aya::{Ebpf, maps::Array};
 use reaper_ebpf::{Record, WORDS};
 
-use super::{Clock, KernelError, attach, boot_now, map};
+use super::{
+    Clock, KernelError,
+    attach::{self, Flavour},
+    boot_now, map,
+};
 
 /// Enters every process that started before now.
-pub(super) fn seed(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+pub(super) fn seed(ebpf: &mut Ebpf, flavour: Flavour) -> Result<(), KernelError> {
     let mut before: Array<_, u64> = map(ebpf, "SEED_BEFORE")?;
     before.set(0, boot_now().0, 0).map_err(|error| KernelError::map("SEED_BEFORE", error))?;
-    let mut iteration = open(ebpf, "seed")?;
+    let mut iteration = open(ebpf, flavour.name("seed"))?;
     // It writes nothing: one read runs it over all tasks.
     let mut none = [0; 4096];
     while iteration.read(&mut none).map_err(|error| KernelError::system("taking the census", error))? != 0 {}

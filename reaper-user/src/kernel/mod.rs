@@ -84,6 +84,7 @@ pub struct Kernel {
     cmdlines: HashMap<MapData, u64, [u64; 33]>,
     counters: PerCpuArray<MapData, u64>,
     on_demand: attach::OnDemand,
+    flavour: attach::Flavour,
 }
 
 impl Kernel {
@@ -110,7 +111,7 @@ impl Kernel {
                 .map_max_entries("OVERFLOW", options.sizes.overflow);
             (loader.load(OBJECT).map_err(KernelError::load)?, kernel_btf)
         };
-        attach::load(&mut ebpf, &kernel_btf)?;
+        let flavour = attach::load(&mut ebpf, &kernel_btf)?;
         drop(kernel_btf);
 
         let ledger = take(&mut ebpf, "LEDGER")?;
@@ -131,15 +132,16 @@ impl Kernel {
             cmdlines: map(&mut ebpf, "CMDLINES")?,
             counters: map(&mut ebpf, "COUNTERS")?,
             on_demand,
+            flavour,
             ebpf,
         })
     }
 
     /// Attaches what is always attached, then enters every process that was there before.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        attach::always(&mut self.ebpf)?;
+        attach::always(&mut self.ebpf, self.flavour)?;
         self.on_demand.settle(&mut self.ebpf, false)?;
-        census::seed(&mut self.ebpf)
+        census::seed(&mut self.ebpf, self.flavour)
     }
 
     /// The ring buffer with the kernel's notices. Once, and inside a runtime.
