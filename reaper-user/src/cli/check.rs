@@ -85,10 +85,14 @@ fn load() -> (Requirement, u8) {
         privilege,
     };
     match kernel {
-        Ok(_) => (
-            requirement(Standing::Met(format!("loaded; {} KiB of ledger", sizes.bytes() / 1024)), false),
-            exit_code::OK,
-        ),
+        Ok(kernel) => {
+            let found = format!("loaded; {} KiB of ledger", sizes.bytes() / 1024);
+            let standing = match kernel.no_cmdlines() {
+                None => Standing::Met(found),
+                Some(reason) => Standing::Reduced(format!("{found}; no command lines: {reason}")),
+            };
+            (requirement(standing, false), exit_code::OK)
+        }
         Err(error) => {
             let failure = Failure::from(error);
             let privilege = failure.code == exit_code::PERMISSION;

@@ -70,10 +70,17 @@ const CMDLINE: (&str, &str) = ("exec_cmdline", "sched_process_exec");
 /// The census's iterators.
 const ITERATORS: &[&str] = &["seed", "zombies", "anchor"];
 
+/// What was loaded.
+pub(super) struct Loaded {
+    pub(super) flavour: Flavour,
+    /// Why command lines cannot be taken, where they cannot.
+    pub(super) no_cmdlines: Option<KernelError>,
+}
+
 /// Loads every program. The kernel verifies them here.
-pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Flavour, KernelError> {
+pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Loaded, KernelError> {
     let flavour = Flavour::probe(ebpf, btf)?;
-    for (name, tracepoint) in ALWAYS[1..].iter().chain([&WAIT, &CMDLINE]) {
+    for (name, tracepoint) in ALWAYS[1..].iter().chain([&WAIT]) {
         let name = flavour.name(name);
         let program = tracing_program(ebpf, name)?;
         program.load(tracepoint, btf).map_err(|error| KernelError::program(name, error))?;
@@ -82,7 +89,13 @@ pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Flavour, KernelError> {
         let name = flavour.name(name);
         iterator(ebpf, name)?.load("task", btf).map_err(|error| KernelError::program(name, error))?;
     }
-    Ok(flavour)
+    // It reads user memory, which lockdown=confidentiality is in the way of: everything else works without it.
+    let (name, tracepoint) = CMDLINE;
+    let no_cmdlines = tracing_program(ebpf, name)?
+        .load(tracepoint, btf)
+        .err()
+        .map(|error| KernelError::program(name, error));
+    Ok(Loaded { flavour, no_cmdlines })
 }
 
 /// Attaches what is always attached.

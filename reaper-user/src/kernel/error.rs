@@ -33,7 +33,7 @@ pub enum KernelError {
     #[error("loading the BPF object: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),
     /// A program was refused.
-    #[error("the kernel refused the BPF program `{program}`: {}", chain(.source))]
+    #[error("the kernel refused the BPF program `{program}`: {}", verdict(.source))]
     Program {
         /// The program's name.
         program: &'static str,
@@ -122,6 +122,23 @@ fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
+/// What the kernel said of a program: of the verifier's log, which may be thousands of lines, the one that says why.
+fn verdict(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    tracing::debug!(%log, "the verifier's log");
+    format!("{io_error}; the verifier says: {}", reason(&log))
+}
+
+fn reason(log: &str) -> &str {
+    const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "insns processed"];
+    log.lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
+        .unwrap_or("nothing")
+}
+
 /// An error and what caused it, in one line, without the repetition of transparent wrappers.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -135,4 +152,17 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text.replace('\n', " | ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_verifier_log_the_line_that_says_why_is_kept() {
+        let log = "0: (79) r7 = *(u64 *)(r1 +0)\n60: (85) call bpf_probe_read#4\nunknown func bpf_probe_read#4\n\
+                   verification time 2899 usec\nstack depth 8\nprocessed 38 insns (limit 1000000)\n\n";
+        assert_eq!(reason(log), "unknown func bpf_probe_read#4");
+        assert_eq!(reason(""), "nothing");
+    }
 }

@@ -85,6 +85,7 @@ pub struct Kernel {
     counters: PerCpuArray<MapData, u64>,
     on_demand: attach::OnDemand,
     flavour: attach::Flavour,
+    no_cmdlines: Option<KernelError>,
 }
 
 impl Kernel {
@@ -111,7 +112,7 @@ impl Kernel {
                 .map_max_entries("OVERFLOW", options.sizes.overflow);
             (loader.load(OBJECT).map_err(KernelError::load)?, kernel_btf)
         };
-        let flavour = attach::load(&mut ebpf, &kernel_btf)?;
+        let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, &kernel_btf)?;
         drop(kernel_btf);
 
         let ledger = take(&mut ebpf, "LEDGER")?;
@@ -123,7 +124,8 @@ impl Kernel {
         };
         let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
             .map_err(|error| KernelError::system("mapping the ledger", error))?;
-        let on_demand = attach::OnDemand::new(options.cmdlines);
+        let cmdlines = if no_cmdlines.is_some() { Cmdlines::Off } else { options.cmdlines };
+        let on_demand = attach::OnDemand::new(cmdlines);
         Ok(Self {
             table,
             overflow: map(&mut ebpf, "OVERFLOW")?,
@@ -133,6 +135,7 @@ impl Kernel {
             counters: map(&mut ebpf, "COUNTERS")?,
             on_demand,
             flavour,
+            no_cmdlines,
             ebpf,
         })
     }
@@ -142,6 +145,12 @@ impl Kernel {
         attach::always(&mut self.ebpf, self.flavour)?;
         self.on_demand.settle(&mut self.ebpf, false)?;
         census::seed(&mut self.ebpf, self.flavour)
+    }
+
+    /// Why command lines cannot be taken at exec, where they cannot.
+    #[must_use]
+    pub const fn no_cmdlines(&self) -> Option<&KernelError> {
+        self.no_cmdlines.as_ref()
     }
 
     /// The ring buffer with the kernel's notices. Once, and inside a runtime.

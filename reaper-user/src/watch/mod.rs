@@ -20,7 +20,7 @@ pub(crate) use self::describe::Describer;
 use self::{losses::Losses, standing::Standings};
 use crate::{
     identity::{BootTime, Identity},
-    kernel::{Kernel, KernelError, LogLines, Notices, Options},
+    kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options},
     ledger::{Aging, Due},
     observe::{self, Answer, Observer, Request, Scene},
     proc::{Proc, ticks},
@@ -95,6 +95,9 @@ impl Watch {
         }
         let options = Options { pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0), ..options };
         let mut kernel = Kernel::load(options)?;
+        if let Some(reason) = kernel.no_cmdlines().filter(|_| options.cmdlines != Cmdlines::Off) {
+            tracing::warn!("command lines of zombies cannot be taken: {reason}");
+        }
         let notices = kernel.notices()?;
         let log = kernel.log();
         let clock = kernel.clock()?;
