@@ -5,7 +5,7 @@ use reaper_ebpf::{Record, flag};
 use crate::{
     identity::{BootTime, Identity},
     observe::Scene,
-    proc::ticks,
+    proc::{Seen, ticks},
     zombie::{Cause, Evidence, Party, Sigchld, Waits},
 };
 
@@ -14,12 +14,29 @@ use crate::{
 pub struct Facts {
     /// The holder, where the ledger has it alive.
     pub holder: Option<Record>,
-    /// The holder's state at half the threshold.
-    pub state_at_probation: Option<char>,
+    /// The holder at half the threshold.
+    pub at_probation: Option<Look>,
     /// The holder's wait calls while it was watched.
     pub waits: Option<Waits>,
     /// The first process of the zombie's pid namespace, where that is dead.
     pub namespace_init: Option<Identity>,
+}
+
+/// What tells a holder that is stuck from one that is busy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// The kernel's letter for its state.
+    pub state: char,
+    /// How often it has been scheduled away.
+    pub switches: u64,
+}
+
+impl Look {
+    /// From what was seen of it.
+    #[must_use]
+    pub const fn at(seen: &Seen) -> Self {
+        Self { state: seen.state, switches: seen.switches }
+    }
 }
 
 /// Names the cause: the first that holds, in the order of [`Cause`].
@@ -34,19 +51,19 @@ pub fn judge(record: &Record, scene: &Scene, facts: &Facts) -> (Cause, Evidence)
         parent_at_fork: parent,
         sigchld: sigchld(record),
         tracer: tracer.map(|tracer| party(tracer.pid, tracer.seen.as_ref(), None)),
-        holder_state_at_probation: facts.state_at_probation,
+        holder_state_at_probation: facts.at_probation.map(|look| look.state),
         // An orphan's counter compares with another process's and says nothing.
         holder_exec_since_fork: exec_since.filter(|_| parent.is_some_and(|parent| is_holder(parent, scene))),
         namespace_init,
         pid_ns: Some(record.pid_ns).filter(|pid_ns| *pid_ns != 0),
         waits: facts.waits,
     };
-    let state = scene.holder.seen.as_ref().map(|(seen, _)| seen.state);
+    let now = scene.holder.seen.as_ref().map(|(seen, _)| Look::at(seen));
     let cause = if tracer.is_some() {
         Cause::HeldByTracer
     } else if namespace_init.is_some() {
         Cause::NamespaceDying
-    } else if is_stopped(state, facts.state_at_probation) {
+    } else if is_stopped(now, facts.at_probation) {
         Cause::HolderStopped
     } else if is_adopted(record, scene, parent) {
         Cause::Adopted
@@ -75,7 +92,7 @@ pub fn parent_at_fork(record: &Record) -> Option<Identity> {
 #[must_use]
 pub fn party(
     pid: u32,
-    seen: Option<&(crate::proc::Seen, Option<crate::text::Untrusted>)>,
+    seen: Option<&(Seen, Option<crate::text::Untrusted>)>,
     start: Option<BootTime>,
 ) -> Party {
     let (seen, cmdline) = seen.map_or((None, None), |(seen, cmdline)| (Some(seen), cmdline.clone()));
@@ -93,8 +110,10 @@ fn is_holder(parent: Identity, scene: &Scene) -> bool {
         && scene.holder.seen.as_ref().is_none_or(|(seen, _)| seen.start_ticks == ticks(parent.start))
 }
 
-fn is_stopped(now: Option<char>, at_probation: Option<char>) -> bool {
-    matches!(now, Some('T' | 't')) || (now == Some('D') && at_probation == Some('D'))
+/// Stopped, or in the same uninterruptible sleep as at probation: a holder that is merely busy with a disk is found
+/// in D twice as well, but has run in between.
+fn is_stopped(now: Option<Look>, at_probation: Option<Look>) -> bool {
+    now.is_some_and(|look| matches!(look.state, 'T' | 't') || (look.state == 'D' && at_probation == now))
 }
 
 /// An orphan: its holder is not the parent it was forked under, or is younger than it.

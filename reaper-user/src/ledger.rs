@@ -4,10 +4,7 @@
 //! probation) or the threshold (it is confirmed and reported), not on a timer. A process that dies after a sweep
 //! cannot be due before half a threshold has passed, so an idle node is swept that often.
 
-use std::{
-    collections::HashMap,
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use crate::identity::BootTime;
 

@@ -62,6 +62,8 @@ pub struct Seen {
     pub ns_pids: Vec<u32>,
     /// Whether SIGCHLD is of any use to it: it has a handler, or blocks the signal to fetch it.
     pub heeds_sigchld: bool,
+    /// How often its first thread has been scheduled away.
+    pub switches: u64,
 }
 
 impl Proc {
@@ -137,6 +139,8 @@ fn read(process: &Process) -> Result<Seen, ProcError> {
         tracer: Some(unsigned(status.tracerpid)).filter(|tracer| *tracer != 0),
         ns_pids: status.nspid.unwrap_or_default().into_iter().map(unsigned).collect(),
         heeds_sigchld: (status.sigcgt | status.sigblk) & SIGCHLD_BIT != 0,
+        switches: status.voluntary_ctxt_switches.unwrap_or(0)
+            + status.nonvoluntary_ctxt_switches.unwrap_or(0),
     })
 }
 
@@ -185,7 +189,8 @@ mod tests {
             Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t0\nGroups:\t \nNStgid:\t42\t3\nNSpid:\t42\t3\n\
             NSpgid:\t1\t0\nNSsid:\t1\t0\nThreads:\t1\nSigQ:\t0/96\nSigPnd:\t0\nShdPnd:\t0\n\
             SigBlk:\t0000000000010000\nSigIgn:\t0\nSigCgt:\t0000000000000000\nCapInh:\t0\nCapPrm:\t0\nCapEff:\t0\n\
-            CapBnd:\t0\nCapAmb:\t0\n",
+            CapBnd:\t0\nCapAmb:\t0\n\
+            voluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t7\n",
         );
         fs::write(directory.join("status"), status).unwrap();
         fs::write(directory.join("cmdline"), b"python3\0-c\0import x\0").unwrap();
@@ -208,6 +213,7 @@ mod tests {
                 tracer: Some(9),
                 ns_pids: vec![42, 3],
                 heeds_sigchld: true,
+                switches: 12,
             }
         );
         assert_eq!(cmdline.unwrap().as_str(), "python3 -c import x");

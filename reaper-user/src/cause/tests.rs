@@ -1,7 +1,7 @@
 use reaper_ebpf::{WORDS, exit_word, id, key, pack, state};
 
 use super::*;
-use crate::{observe::Neighbour, proc::Seen};
+use crate::observe::Neighbour;
 
 const CHILD: (u32, u64) = (100, 5_000_000_000);
 const HOLDER: (u32, u64) = (10, 1_000_000_000);
@@ -27,6 +27,7 @@ fn seen(who: (u32, u64), parent: u32, state: char) -> Seen {
         tracer: None,
         ns_pids: vec![who.0],
         heeds_sigchld: false,
+        switches: 9,
     }
 }
 
@@ -86,8 +87,9 @@ fn a_stopped_holder_comes_before_what_it_would_otherwise_be() {
 fn uninterruptible_sleep_must_be_seen_twice() {
     let record = record(HOLDER, 3, 0);
     assert_eq!(cause(&record, &scene(HOLDER, 'D'), &facts(3)), Cause::NeverWaited);
-    let twice = Facts { state_at_probation: Some('D'), ..facts(3) };
-    assert_eq!(cause(&record, &scene(HOLDER, 'D'), &twice), Cause::HolderStopped);
+    let twice = |switches| Facts { at_probation: Some(Look { state: 'D', switches }), ..facts(3) };
+    assert_eq!(cause(&record, &scene(HOLDER, 'D'), &twice(9)), Cause::HolderStopped);
+    assert_eq!(cause(&record, &scene(HOLDER, 'D'), &twice(8)), Cause::NeverWaited, "it has run in between");
 }
 
 #[test]

@@ -58,6 +58,7 @@ pub fn main() -> ExitCode {
 }
 
 /// A reader that left is a clean end; anything else is said.
+#[expect(clippy::needless_pass_by_value, reason = "made to be handed to map_err")]
 fn written(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::new(exit_code::OK, String::new()),

@@ -13,8 +13,9 @@ use crate::{
 /// Runs until it is told to stop.
 pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure> {
     let config = match &args.config {
-        Some(path) => Config::load_trusted(path)
-            .map_err(|error| Failure::new(exit_code::CONFIG, error.to_string()))?,
+        Some(path) => {
+            Config::load_trusted(path).map_err(|error| Failure::new(exit_code::CONFIG, error.to_string()))?
+        }
         None => Config::default(),
     };
     let Config { age, output, cgroup_cache, ledger, capture, log } = config.with(&args.overrides, output);

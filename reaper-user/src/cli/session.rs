@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, poll};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot},
@@ -17,7 +18,7 @@ use crate::{
     config::Output,
     control::Control,
     exit_code,
-    kernel::KernelError,
+    kernel::{KernelError, demand},
     report::{Event, Reporter},
     watch::{Settings, Watch, WatchError},
 };
@@ -38,10 +39,10 @@ pub(super) struct Session {
 impl Session {
     /// Runs until a signal, the end of the duration, or until nobody reads the output any more.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(exit_code::UNAVAILABLE, format!("starting the runtime: {error}")))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+                Failure::new(exit_code::UNAVAILABLE, format!("starting the runtime: {error}"))
+            })?;
         runtime.block_on(self.watch())
     }
 
@@ -52,6 +53,8 @@ impl Session {
             signal(SignalKind::interrupt()).map_err(unavailable)?,
             signal(SignalKind::terminate()).map_err(unavailable)?,
         );
+        // Before anything is made: what is missing is the first thing that is said.
+        demand()?;
         let (query, queries) = mpsc::channel(8);
         let control = match control {
             true => Some(
@@ -63,6 +66,11 @@ impl Session {
         let (events, waiting) = sync_channel(WAITING);
         let watch = Watch::start(settings, Box::new(move |event| send(&events, event)))?;
         let (left, writer_left) = oneshot::channel();
+        let (hung_up, reader_left) = oneshot::channel();
+        thread::Builder::new()
+            .name("reader-watch".to_owned())
+            .spawn(move || wait_for_reader_to_leave(hung_up))
+            .map_err(unavailable)?;
         let writer = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || write(output, &waiting, left))
@@ -74,6 +82,7 @@ impl Session {
                 _ = terminate.recv() => {}
                 () = end(duration) => {}
                 _ = writer_left => {}
+                Ok(()) = reader_left => {}
             }
         };
         let result = watch.run(queries, stop).await;
@@ -98,6 +107,25 @@ async fn end(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Says when whoever reads standard output has gone, which a write would only find out with the next event.
+/// Ends with the process.
+fn wait_for_reader_to_leave(left: oneshot::Sender<()>) {
+    let stdout = io::stdout();
+    loop {
+        let mut descriptors = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut descriptors, None) {
+            Ok(_) if descriptors[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
+                // Nobody waits for it where the session has ended by itself.
+                let _ended = left.send(());
+                return;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            // Nothing to learn here: the next write will say.
+            Ok(_) | Err(_) => return,
+        }
     }
 }
 

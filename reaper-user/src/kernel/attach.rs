@@ -38,9 +38,7 @@ impl Flavour {
     pub(super) fn name(self, name: &'static str) -> &'static str {
         match self {
             Self::Swap => name,
-            Self::Plain => {
-                PLAIN.iter().find(|(swap, _)| *swap == name).map_or(name, |(_, plain)| *plain)
-            }
+            Self::Plain => PLAIN.iter().find(|(swap, _)| *swap == name).map_or(name, |(_, plain)| *plain),
         }
     }
 
@@ -111,10 +109,7 @@ pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a
     program(ebpf, name)?.try_into().map_err(|error| KernelError::program(name, error))
 }
 
-fn tracing_program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut BtfTracePoint, KernelError> {
+fn tracing_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, KernelError> {
     program(ebpf, name)?.try_into().map_err(|error| KernelError::program(name, error))
 }
 

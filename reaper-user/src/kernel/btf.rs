@@ -132,7 +132,8 @@ impl<'a> Btf<'a> {
     /// The type of a tracepoint's argument, where it is a pointer to a structure. 0 is the first argument.
     pub(super) fn argument(&self, tracepoint: &str, index: u32) -> Result<u32, BtfError> {
         let missing = || BtfError::NoTracepoint(tracepoint.to_owned());
-        let typedef = self.tracepoints.get(format!("btf_trace_{tracepoint}").as_bytes()).ok_or_else(missing)?;
+        let typedef =
+            self.tracepoints.get(format!("btf_trace_{tracepoint}").as_bytes()).ok_or_else(missing)?;
         let (_, pointer) = self.resolve(*typedef).ok_or_else(missing)?;
         let (_, proto) = self.resolve(pointer.size_or_type).ok_or_else(missing)?;
         // The first parameter of the typedef is the probe's own data.
@@ -176,7 +177,9 @@ impl<'a> Btf<'a> {
         let fits = match expect {
             Expect::Pointer => header.kind == KIND_PTR,
             Expect::U64 => header.kind == KIND_INT && size == 8,
-            Expect::U32 => size == 4 && matches!(header.kind, KIND_INT | KIND_ENUM | KIND_STRUCT | KIND_ENUM64),
+            Expect::U32 => {
+                size == 4 && matches!(header.kind, KIND_INT | KIND_ENUM | KIND_STRUCT | KIND_ENUM64)
+            }
         };
         if !fits {
             return Err(self.wrong(path, expect, format!("kind {} of {size} bytes", header.kind)));

@@ -62,7 +62,9 @@ impl Clock {
         // A sample is taken at some point within its tick: the least is nearest to the tick's beginning.
         let epoch = samples
             .iter()
-            .map(|[jiffies, boot]| boot.wrapping_sub(ahead).wrapping_sub(jiffies.wrapping_mul(tick)).cast_signed())
+            .map(|[jiffies, boot]| {
+                boot.wrapping_sub(ahead).wrapping_sub(jiffies.wrapping_mul(tick)).cast_signed()
+            })
             .min()?
             .cast_unsigned();
         Some(Self { tick, epoch, ahead, refreshed: monotonic, suspends: Vec::new() })
@@ -143,8 +145,13 @@ mod tests {
 
     fn clock() -> Clock {
         // Jiffy 1,000 began at boot time 50 ms; no suspend yet.
-        Clock::at(&[[1_000, 53_000_000], [1_000, 50_100_000], [1_001, 57_000_000]], TICK, 60_000_000, 60_000_000)
-            .unwrap()
+        Clock::at(
+            &[[1_000, 53_000_000], [1_000, 50_100_000], [1_001, 57_000_000]],
+            TICK,
+            60_000_000,
+            60_000_000,
+        )
+        .unwrap()
     }
 
     #[test]

@@ -20,16 +20,16 @@ use aya::{
 };
 use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state, state_of};
 
+use self::{btf::Btf, table::Table};
 pub use self::{
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
     notices::{LogLines, Notices},
-    requirements::{Requirement, Standing, requirements},
+    requirements::{Requirement, Standing, demand, requirements},
 };
-use self::{btf::Btf, table::Table};
 
 /// The object, as `cargo xtask build-ebpf` made it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/reaper.bpf.o");
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REAPER_BPF_OBJECT"));
 
 /// `bpf(2)`'s flag for an update that must find the key.
 const BPF_EXIST: u64 = 2;
@@ -91,7 +91,7 @@ pub struct Kernel {
 impl Kernel {
     /// Loads the object. Nothing is attached yet.
     pub fn load(options: Options) -> Result<Self, KernelError> {
-        requirements::demand()?;
+        demand()?;
         let (mut ebpf, kernel_btf) = {
             let bytes = requirements::btf_bytes()?;
             let globals = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy)?;
@@ -198,10 +198,10 @@ impl Kernel {
         self.table.get(id).or_else(|| self.overflow.get(&id, 0).ok().map(Record::from_words))
     }
 
-    /// The living process with this tgid, where the table has it.
-    #[must_use]
-    pub fn living(&self, tgid: u32) -> Option<Record> {
-        self.table.living(tgid)
+    /// The process with this tgid whose start (ns since boot) is `right`, where the table has it: living, or dead
+    /// and not freed yet. The overflow map cannot be asked by tgid.
+    pub fn process(&self, tgid: u32, right: impl Fn(u64) -> bool) -> Option<Record> {
+        self.table.process(tgid, right)
     }
 
     /// Marks a dead entry as reported, so that its release is announced. False where it is gone.

@@ -89,12 +89,15 @@ pub fn requirements() -> Vec<Requirement> {
 }
 
 /// The first requirement that is missing, as an error.
-pub(super) fn demand() -> Result<(), KernelError> {
+pub fn demand() -> Result<(), KernelError> {
     let all = requirements();
     let missing: Vec<_> =
         all.iter().filter(|requirement| matches!(requirement.standing, Standing::Missing(_))).collect();
-    let privileges: Vec<_> =
-        missing.iter().filter(|requirement| requirement.privilege).map(|requirement| requirement.name).collect();
+    let privileges: Vec<_> = missing
+        .iter()
+        .filter(|requirement| requirement.privilege)
+        .map(|requirement| requirement.name)
+        .collect();
     if !privileges.is_empty() {
         return Err(KernelError::Privilege {
             what: privileges.join(" and "),

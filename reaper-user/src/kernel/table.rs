@@ -38,7 +38,8 @@ impl Table {
                 0,
             )
         }?;
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the table was mapped at zero"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the table was mapped at zero"))?;
         Ok(Self { base, slots })
     }
 
@@ -66,22 +67,23 @@ impl Table {
         self.find(id).and_then(read)
     }
 
-    /// The living process with this tgid.
+    /// The process with this tgid whose start is `right`, in any state.
     #[must_use]
-    pub(super) fn living(&self, tgid: u32) -> Option<Record> {
-        self.set(tgid).find_map(|words| {
-            let key = words[WORD_KEY].load(Ordering::Acquire);
-            if tgid_of(key) == tgid && state_of(key) == state::ALIVE { read(words) } else { None }
-        })
+    pub(super) fn process(&self, tgid: u32, right: impl Fn(u64) -> bool) -> Option<Record> {
+        self.set(tgid)
+            .filter(|words| {
+                let key = words[WORD_KEY].load(Ordering::Acquire);
+                tgid_of(key) == tgid && state_of(key) != state::FREE
+            })
+            .filter_map(read)
+            .find(|record| right(record.start))
     }
 
     /// Moves a dead entry to another state, 0 to give it back. False where it was not in state `from`.
     pub(super) fn transit(&self, id: u64, from: u64, to: u64) -> bool {
         let new = if to == state::FREE { 0 } else { key(to, id) };
         self.find(id).is_some_and(|words| {
-            words[WORD_KEY]
-                .compare_exchange(key(from, id), new, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+            words[WORD_KEY].compare_exchange(key(from, id), new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
     }
 

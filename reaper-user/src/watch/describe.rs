@@ -47,16 +47,16 @@ impl Describer {
         let identity = Identity::of(record);
         let holder_seen = holder.seen.as_ref().map(|(seen, _)| seen);
         let same = |start: u64| holder_seen.is_none_or(|seen| seen.start_ticks == ticks(BootTime(start)));
-        let living = self.kernel.living(holder.pid).filter(|holder| same(holder.start));
+        let recorded = self.kernel.process(holder.pid, same);
         let watched = self.holders.get(holder.pid, holder_seen);
         let facts = Facts {
-            holder: living,
-            state_at_probation: watched.map(Holder::state),
+            holder: recorded,
+            at_probation: watched.map(Holder::look),
             waits: watched.and_then(|watched| watched.waits(holder.pid, now, &self.kernel)),
             namespace_init: self.dead_inits.get(&record.pid_ns).copied(),
         };
         let (cause, evidence) = cause::judge(record, scene, &facts);
-        let start = living.map(|holder| BootTime(holder.start));
+        let start = recorded.map(|holder| BootTime(holder.start));
         let holder_party = cause::party(holder.pid, holder.seen.as_ref(), start);
         let forker = self.forker(record).map(|identity| match forker {
             None => Forker { party: holder_party.clone(), relation: Relation::Holder },

@@ -2,7 +2,13 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::{identity::BootTime, kernel::Kernel, proc::Seen, zombie::Waits};
+use crate::{
+    cause::Look,
+    identity::BootTime,
+    kernel::Kernel,
+    proc::{Seen, ticks},
+    zombie::Waits,
+};
 
 /// Those that are watched, by tgid.
 #[derive(Debug, Default)]
@@ -17,13 +23,13 @@ pub(super) struct Holder {
     since: BootTime,
     /// When a child of it was last found unwaited at half the threshold.
     needed: BootTime,
-    state: char,
+    look: Look,
 }
 
 impl Holder {
-    /// Its state when it was last looked at on probation.
-    pub(super) const fn state(&self) -> char {
-        self.state
+    /// How it was when it was last looked at on probation.
+    pub(super) const fn look(&self) -> Look {
+        self.look
     }
 
     /// What it was seen waiting for.
@@ -43,15 +49,17 @@ impl Holder {
 impl Holders {
     /// Puts a holder on probation, or keeps it there.
     pub(super) fn put(&mut self, seen: &Seen, now: BootTime, kernel: &mut Kernel) {
-        let Seen { tgid, state, start_ticks, .. } = *seen;
+        let Seen { tgid, start_ticks, .. } = *seen;
+        let look = Look::at(seen);
         if let Some(holder) = self.watched.get_mut(&tgid).filter(|holder| holder.start_ticks == start_ticks) {
             holder.needed = now;
-            holder.state = state;
+            holder.look = look;
             return;
         }
-        let start = kernel.living(tgid).map_or(0, |record| record.start);
+        let right = |start| ticks(BootTime(start)) == start_ticks;
+        let start = kernel.process(tgid, right).map_or(0, |record| record.start);
         if kernel.watch(tgid, start) {
-            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, state });
+            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look });
         } else {
             tracing::debug!(tgid, "no room to watch another holder's wait calls");
         }

@@ -1,6 +1,7 @@
 //! The pipeline: ledger → zombie → workload and cause → event. One task owns all of it; what blocks is elsewhere
 //! (`observe` reads /proc, `report` writes).
 
+mod alarm;
 mod describe;
 mod holders;
 mod losses;
@@ -12,12 +13,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use reaper_ebpf::{Notice, Record, flag, notice};
+use reaper_ebpf::{Notice, Record, flag, notice, state};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::describe::Describer;
-use self::{losses::Losses, standing::Standings};
+use self::{alarm::Alarm, losses::Losses, standing::Standings};
 use crate::{
     identity::{BootTime, Identity},
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options},
@@ -141,13 +142,17 @@ impl Watch {
         stop: impl Future<Output = ()>,
     ) -> Result<(), WatchError> {
         tokio::pin!(stop);
-        let mut next = self.sweep()?;
+        let alarm = Alarm::new().map_err(|error| WatchError::System("making a timer", error))?;
+        let asleep = |error| WatchError::System("setting a timer", error);
+        alarm.set(self.sweep()?).map_err(asleep)?;
         loop {
-            let wait = next.since(self.describer.clock.refresh());
             let retry = self.unborn.iter().map(|(when, ..)| *when).min();
             tokio::select! {
                 () = &mut stop => break,
-                () = tokio::time::sleep(wait) => next = self.sweep()?,
+                due = alarm.goes_off() => {
+                    due.map_err(asleep)?;
+                    alarm.set(self.sweep()?).map_err(asleep)?;
+                }
                 () = until(retry) => self.retry_cgroups(),
                 notices = self.notices.next() => self.heed(&notices?),
                 Some(answers) = self.answers.recv() => self.take(answers)?,
@@ -208,8 +213,8 @@ impl Watch {
                 let holder = self
                     .describer
                     .kernel
-                    .living(record.parent_tgid)
-                    .filter(|holder| holder.start == record.parent_start)
+                    .process(record.parent_tgid, |start| start == record.parent_start)
+                    .filter(|holder| holder.state() == state::ALIVE)
                     .map(|holder| holder.tgid());
                 Request::Probation { id, zombie, holder }
             }
@@ -352,7 +357,7 @@ fn self_check(kernel: &Kernel, proc: &Proc) -> Result<(), WatchError> {
         Ok(seen) => seen,
         Err(error) => return failed(error.to_string()),
     };
-    let Some(record) = kernel.living(pid) else {
+    let Some(record) = kernel.process(pid, |_| true) else {
         return failed(format!("pid {pid} is not in the ledger"));
     };
     let said = (record.parent_tgid, ticks(BootTime(record.start)));

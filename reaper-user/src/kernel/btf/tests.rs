@@ -5,7 +5,19 @@ use super::*;
 /// and `struct inner { int id; }`.
 fn blob() -> Vec<u8> {
     let strings: Vec<&str> = vec![
-        "int", "u64", "outer", "inner", "a", "b", "next", "list", "bits", "id", "btf_trace_demo", "e", "e_two",
+        "int",
+        "u64",
+        "outer",
+        "inner",
+        "a",
+        "b",
+        "next",
+        "list",
+        "bits",
+        "id",
+        "btf_trace_demo",
+        "e",
+        "e_two",
     ];
     let mut table = vec![0u8];
     let mut name = HashMap::new();

@@ -1,0 +1,218 @@
+//! A holder under command: it forks, waits and leaks as each line of its standard input says, and answers on standard
+//! output. It knows nothing of `reaper`.
+//!
+//! - `churn LIVES LEAKS`: fork, exit and wait, one after the other, as fast as it can; every (LIVES/LEAKS)th child is not waited
+//!   for. Answers `leaked PID CODE` for those, then `done`.
+//! - `succeed PIDS LIVES`: LIVES children one after the other with the same pid, of which the last is not waited for, and that with
+//!   PIDS pids. Answers as `churn` does. Needs `CAP_SYS_ADMIN`.
+//! - `leak CODE`: a child in a process group of its own that exits with CODE. Answers `leaked PID CODE`.
+//! - `waits ROUNDS`: a wait call of every shape, ROUNDS times, that takes no leaked child away. Answers `waited CALLS`.
+//! - `reap PID`: waits for a leaked child. Answers `reaped PID CODE`.
+//!
+//! It ends when its standard input does.
+#![expect(unsafe_code, reason = "fork and the shapes of wait have no safe wrappers")]
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    ptr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+fn main() -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| -> Result<i32> {
+            words.get(at).with_context(|| format!("{line}: too short"))?.parse().with_context(|| line.clone())
+        };
+        let answer = match words.first() {
+            Some(&"churn") => churn(number(1)?, number(2)?)?,
+            Some(&"succeed") => succeed(number(1)?, number(2)?)?,
+            Some(&"leak") => format!("leaked {} {}", leak(number(1)?)?, number(1)?),
+            Some(&"waits") => format!("waited {}", waits(number(1)?)?),
+            Some(&"reap") => format!("reaped {} {}", number(1)?, wait(number(1)?, 0)?),
+            _ => bail!("{line}: not a command"),
+        };
+        writeln!(io::stdout(), "{answer}")?;
+    }
+    Ok(())
+}
+
+fn churn(lives: i32, leaks: i32) -> Result<String> {
+    let every = if leaks > 0 { lives / leaks } else { i32::MAX };
+    let mut leaked = String::new();
+    for life in 1..=lives {
+        let code = code_of(life);
+        let pid = fork(libc::SIGCHLD, || code)?;
+        if life % every == 0 {
+            leaked += &format!("leaked {pid} {code}\n");
+        } else {
+            end(pid, code)?;
+        }
+    }
+    Ok(leaked + "done")
+}
+
+fn succeed(pids: i32, lives: i32) -> Result<String> {
+    let mut leaked = String::new();
+    for line in 1..=pids {
+        let pid = fork(libc::SIGCHLD, || 0)?;
+        end(pid, 0)?;
+        for life in 2..=lives {
+            let code = code_of(line + life);
+            fork_as(pid, code)?;
+            if life == lives {
+                leaked += &format!("leaked {pid} {code}\n");
+            } else {
+                end(pid, code)?;
+            }
+        }
+    }
+    Ok(leaked + "done")
+}
+
+fn code_of(number: i32) -> i32 {
+    number % 250 + 1
+}
+
+/// Waits for a child that must have exited with `code`.
+fn end(pid: i32, code: i32) -> Result<()> {
+    let seen = wait(pid, 0)?;
+    ensure!(seen == code, "{pid} exited with {seen}, not {code}");
+    Ok(())
+}
+
+fn leak(code: i32) -> Result<i32> {
+    fork(libc::SIGCHLD, || {
+        own_group(0);
+        code
+    })
+}
+
+/// What the calls have in common: none of them can return a leaked child, which is in a process group of its own.
+fn waits(rounds: i32) -> Result<u32> {
+    let mut calls = 0;
+    for _ in 0..rounds {
+        // wait4: one child, own group, another group, any child (of those that clone made), nobody's child.
+        wait(fork(libc::SIGCHLD, || 0)?, 0)?;
+        fork(libc::SIGCHLD, || 0)?;
+        wait(0, 0)?;
+        let leader = grouped()?;
+        wait(-leader, 0)?;
+        fork(0, || 0)?;
+        wait(-1, libc::__WCLONE)?;
+        for pid in [i32::MAX, i32::MIN] {
+            ensure!(wait(pid, libc::WNOHANG).is_err(), "{pid} cannot be a child");
+        }
+
+        // waitid: one child, a group, a pidfd, and any child without taking it.
+        let child = fork(libc::SIGCHLD, || 0)?;
+        wait_id(libc::P_PID, child, libc::WEXITED)?;
+        let leader = grouped()?;
+        wait_id(libc::P_PGID, leader, libc::WEXITED)?;
+        let child = fork(libc::SIGCHLD, || 0)?;
+        let fd = pidfd(child)?;
+        wait_id(libc::P_PIDFD, fd, libc::WEXITED)?;
+        close(fd);
+        wait_id(libc::P_ALL, 0, libc::WEXITED | libc::WNOWAIT)?;
+        // Dead children do not count here: there may be none.
+        let _ = wait_id(libc::P_ALL, 0, libc::WSTOPPED | libc::WCONTINUED | libc::WNOHANG);
+        calls += 11;
+    }
+    Ok(calls)
+}
+
+/// A child that exits at once and leads a process group.
+fn grouped() -> Result<i32> {
+    let pid = fork(libc::SIGCHLD, || {
+        own_group(0);
+        0
+    })?;
+    // Whoever is first: the child, or we before its exit. After the exit it is the child that was.
+    own_group(pid);
+    Ok(pid)
+}
+
+fn fork(signal: i32, child: impl FnOnce() -> i32) -> Result<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        // SAFETY: one thread forks; without CLONE_VM the child has its own copy of this stack, and all pointers are null.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(signal), 0, 0, 0, 0) };
+        match pid {
+            0 => {
+                let code = child();
+                // SAFETY: ends the process without running anything at exit.
+                unsafe { libc::_exit(code) }
+            }
+            // No pid is free for the moment.
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+                && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            -1 => return Err(io::Error::last_os_error()).context("clone"),
+            pid => return Ok(i32::try_from(pid)?),
+        }
+    }
+}
+
+/// A child with this very pid, which must be free, that exits with `code`.
+fn fork_as(pid: i32, code: i32) -> Result<()> {
+    // SAFETY: an all-zero clone_args is valid.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    args.set_tid = u64::try_from((&raw const pid).addr())?;
+    args.set_tid_size = 1;
+    // SAFETY: as in `fork`; the arguments and the pid live across the call.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) } {
+        // SAFETY: ends the process without running anything at exit.
+        0 => unsafe { libc::_exit(code) },
+        -1 => Err(io::Error::last_os_error()).with_context(|| format!("clone3 as {pid}")),
+        _ => Ok(()),
+    }
+}
+
+/// The exit code of the child that wait4 returns.
+fn wait(pid: i32, options: i32) -> Result<i32> {
+    let mut status = 0;
+    // SAFETY: writes one int.
+    let found = unsafe { libc::wait4(pid, &raw mut status, options, ptr::null_mut()) };
+    if found < 0 {
+        return Err(io::Error::last_os_error()).with_context(|| format!("wait4({pid}, {options:#x})"));
+    }
+    ensure!(found > 0 && libc::WIFEXITED(status), "wait4({pid}) returned {found} with status {status:#x}");
+    Ok(libc::WEXITSTATUS(status))
+}
+
+fn wait_id(kind: libc::idtype_t, id: i32, options: i32) -> Result<()> {
+    // SAFETY: no siginfo is asked for.
+    let result = unsafe { libc::waitid(kind, id.cast_unsigned(), ptr::null_mut(), options) };
+    if result < 0 {
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("waitid({kind}, {id}, {options:#x})"));
+    }
+    Ok(())
+}
+
+fn own_group(pid: i32) {
+    // SAFETY: no memory is involved.
+    unsafe {
+        libc::setpgid(pid, 0);
+    }
+}
+
+fn pidfd(pid: i32) -> Result<i32> {
+    // SAFETY: no memory is involved.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    ensure!(fd >= 0, "pidfd_open({pid}): {}", io::Error::last_os_error());
+    Ok(i32::try_from(fd)?)
+}
+
+fn close(fd: i32) {
+    // SAFETY: the descriptor is ours and not used again.
+    unsafe {
+        libc::close(fd);
+    }
+}

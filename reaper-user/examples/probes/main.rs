@@ -1,0 +1,94 @@
+//! The instruments of `cargo xtask bench`: each mode does one thing to be measured, says when it is ready and obeys
+//! standard input, whose end is its own. What they say is JSON, one object a line.
+
+mod attach;
+#[path = "../../src/kernel/btf.rs"]
+#[expect(unreachable_pub, reason = "the library's own file, which keeps this to itself")]
+mod btf;
+mod crowd;
+mod delay;
+mod lives;
+#[path = "../../src/kernel/offsets.rs"]
+mod offsets;
+#[path = "../churn/sys.rs"]
+#[expect(dead_code, reason = "shared with the other load, which does more kinds of things")]
+mod sys;
+mod usage;
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "What `cargo xtask bench` measures with")]
+struct Options {
+    #[command(subcommand)]
+    mode: Mode,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Attach a set of programs.
+    Attach {
+        /// Which.
+        set: attach::Set,
+        /// The benchmark's own object.
+        #[arg(long)]
+        object: PathBuf,
+        /// Attach the on-demand programs too, with this process on probation.
+        #[arg(long)]
+        probation: Option<u32>,
+    },
+    /// Lead lives (fork, exec, exit, wait), as many as each line of standard input says.
+    Lives {
+        /// Cool the caches between a life's events by walking this many MiB.
+        #[arg(long, default_value_t = 0)]
+        walk: usize,
+    },
+    /// Be this many sleeping processes.
+    Crowd {
+        /// How many.
+        processes: usize,
+    },
+    /// Measure the time from a zombie's age to its report.
+    Delay {
+        /// The daemon.
+        #[arg(long)]
+        reaper: PathBuf,
+        /// The age, ms.
+        #[arg(long)]
+        age: u64,
+        /// How many zombies.
+        #[arg(long)]
+        leaks: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    // Before anything else: this is what the lives exec.
+    if lives::is_life() {
+        return Ok(());
+    }
+    match Options::parse().mode {
+        Mode::Attach { set, object, probation } => attach::run(set, &object, probation),
+        Mode::Lives { walk } => lives::run(walk),
+        Mode::Crowd { processes } => crowd::run(processes),
+        Mode::Delay { reaper, age, leaks } => delay::run(&reaper, age, leaks),
+    }
+}
+
+fn say(line: &serde_json::Value) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+/// Returns when standard input ends.
+fn wait_for_end() -> Result<()> {
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
+}

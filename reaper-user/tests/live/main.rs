@@ -1,0 +1,27 @@
+//! Tests of the `reaper` binary on the kernel that runs: it watches real processes, and what it says is held
+//! against what the workloads, /proc, strace and bpftool say.
+//!
+//! `cargo xtask test live` runs them: as root, one at a time, because each watches the whole machine.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod bomb;
+#[cfg(test)]
+mod churn;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod idle;
+#[cfg(test)]
+mod no_scan;
+#[cfg(test)]
+mod privilege;
+#[cfg(test)]
+mod release;
+#[cfg(test)]
+mod seed;
+#[cfg(test)]
+mod standing;
+#[cfg(test)]
+mod support;

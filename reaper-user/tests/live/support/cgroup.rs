@@ -1,0 +1,56 @@
+//! A cgroup of the version 2 hierarchy for one test's processes: by it they are known, and ended.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The cgroup; its processes die and it is removed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes it in the root of the hierarchy.
+    pub(crate) fn new(name: impl AsRef<OsStr>) -> Self {
+        let path = mount().join(name.as_ref());
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self { path }
+    }
+
+    /// A command that runs in it from its first instruction on.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#"echo $$ >"$0"/cgroup.procs && exec "$@""#]).arg(&self.path).arg(program);
+        command
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::remove_dir(&self.path).is_err() {
+            if Instant::now() > deadline {
+                eprintln!("could not remove {}", self.path.display());
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Where the version 2 hierarchy is mounted.
+fn mount() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let found = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4))?
+    });
+    found.expect("no cgroup2 is mounted: the live tests need one").into()
+}

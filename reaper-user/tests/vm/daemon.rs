@@ -1,0 +1,139 @@
+//! `reaper trace --output json` as a child process, and its events.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::PATIENCE;
+
+/// A process, for ever: its pid and its start in clock ticks since boot, as /proc/PID/stat has it.
+pub(crate) type Key = (u32, u64);
+
+/// A running daemon. It is killed where a test ends early.
+pub(crate) struct Daemon {
+    child: Child,
+    lines: Receiver<Value>,
+    seen: Vec<Value>,
+}
+
+impl Daemon {
+    /// Starts it and waits until it watches.
+    pub(crate) fn start(age: &str) -> Self {
+        let mut child = Command::new("reaper")
+            .args(["trace", "--age", age, "--output", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("reaper starts");
+        let (watching, ready) = mpsc::channel();
+        let errors = BufReader::new(child.stderr.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in errors.lines().map_while(Result::ok) {
+                eprintln!("reaper: {line}");
+                if line.contains("watching") {
+                    let _ = watching.send(());
+                }
+            }
+        });
+        let (sender, lines) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let event = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+                if sender.send(event).is_err() {
+                    break;
+                }
+            }
+        });
+        let daemon = Self { child, lines, seen: Vec::new() };
+        ready.recv_timeout(PATIENCE).expect("reaper says that it is watching");
+        daemon
+    }
+
+    /// Waits until `enough` of what was seen since the start.
+    pub(crate) fn wait_until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !enough(self) {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.seen.push(event),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{what}: not seen in {PATIENCE:?}; seen:\n{}", self.text())
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("{what}: reaper ended; seen:\n{}", self.text()),
+            }
+        }
+    }
+
+    /// As `wait_until`, but for as long as `while_waiting` takes: it is called again and again.
+    pub(crate) fn wait_for_zombie(&mut self, pid: u32, mut while_waiting: impl FnMut()) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(event) = self.events("zombie").find(|event| event["pid"] == pid) {
+                return event.clone();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "zombie {pid}: not reported in {PATIENCE:?}; seen:\n{}",
+                self.text()
+            );
+            while_waiting();
+            if let Ok(event) = self.lines.recv_timeout(Duration::from_millis(50)) {
+                self.seen.push(event);
+            }
+        }
+    }
+
+    /// The events of one kind so far, by process. Two for the same process are a failure.
+    pub(crate) fn by_process(&self, kind: &str) -> BTreeMap<Key, &Value> {
+        let mut found = BTreeMap::new();
+        for event in self.events(kind) {
+            let number = |field: &str| event[field].as_u64().unwrap_or_else(|| panic!("{field}: {event}"));
+            let pid = u32::try_from(number("pid")).expect("a pid");
+            // Nanoseconds to ticks of 10 ms.
+            let before = found.insert((pid, number("start_time") / 10_000_000), event);
+            assert_eq!(before, None, "reported twice: {event}");
+        }
+        found
+    }
+
+    fn events(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.seen.iter().filter(move |event| event["event"] == kind)
+    }
+
+    /// Ends it as Ctrl-C does, and takes what it still has to say.
+    pub(crate) fn stop(mut self) -> Self {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
+        // SAFETY: no memory is involved, and the child has not been waited for.
+        let sent = unsafe { libc::kill(pid, libc::SIGINT) };
+        assert_eq!(sent, 0);
+        let deadline = Instant::now() + PATIENCE;
+        while let Ok(event) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.seen.push(event);
+        }
+        let status = self.child.wait().expect("reaper is our child");
+        assert_eq!(status.code(), Some(0), "Ctrl-C is a normal end");
+        let lost: Vec<&Value> = self.events("lost").collect();
+        assert!(lost.is_empty(), "{lost:?}");
+        self
+    }
+
+    fn text(&self) -> String {
+        self.seen.iter().map(|event| format!("{event}\n")).collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail where it was stopped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

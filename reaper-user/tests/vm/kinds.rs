@@ -1,0 +1,171 @@
+//! The example `churn`: every kind of leak that needs no shell, each beside the others and beside healthy lives, against what
+//! the workload knows.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    daemon::{Daemon, Key},
+    require_vm,
+};
+
+const KINDS: [&str; 18] = [
+    "never-waited",
+    "no-signal",
+    "vfork",
+    "posix-spawn",
+    "exec-from-thread",
+    "last-two-threads",
+    "dead-leader",
+    "forked-by-thread",
+    "clone-parent",
+    "subreaper",
+    "waited-late",
+    "waited-in-time",
+    "namespace-init",
+    "holder-dies",
+    "tracer",
+    "stopped-holder",
+    "coalesced",
+    "namespace-dying",
+];
+
+/// What a workload of twenty processes may take on two emulated processors.
+const SETTLES: Duration = Duration::from_secs(90);
+
+/// A running `churn`.
+struct Churn {
+    child: Child,
+    lines: Receiver<Value>,
+}
+
+impl Churn {
+    fn start(name: &str, args: &[&str]) -> Self {
+        let mut child = Command::new("churn")
+            .args(["load", "--seconds", "6", "--threshold", "2000", "--truth", &truth_file(name)])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the example `churn` starts");
+        let (sender, lines) = mpsc::channel();
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}")));
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn wait_for(&self, event: &str) {
+        loop {
+            let line =
+                self.lines.recv_timeout(SETTLES).unwrap_or_else(|error| panic!("churn: {event}: {error}"));
+            assert!(line["failed"].as_u64().unwrap_or(0) == 0, "{line}");
+            if line["event"] == event {
+                return;
+            }
+        }
+    }
+
+    /// Lets it end all its processes.
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.wait_for("finished");
+        assert!(self.child.wait().expect("our child").success());
+    }
+}
+
+impl Drop for Churn {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn truth_file(name: &str) -> String {
+    format!("/tmp/truth-{name}")
+}
+
+/// What one workload knows: its leaks, and those about which it claims nothing.
+fn truth(name: &str) -> (BTreeMap<Key, Value>, Vec<Key>) {
+    let (mut leaks, mut undecided) = (BTreeMap::new(), Vec::new());
+    let path = truth_file(name);
+    for line in fs::read_to_string(&path).expect(&path).lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let number = |field: &str| line[field].as_u64().unwrap_or_else(|| panic!("{field}: {line}"));
+        let key = (u32::try_from(number("pid")).expect("a pid"), number("start_ticks"));
+        match line["line"].as_str() {
+            Some("leak") => drop(leaks.insert(key, line)),
+            Some("undecided") => undecided.push(key),
+            _ => {}
+        }
+    }
+    (leaks, undecided)
+}
+
+#[test]
+#[ignore = "needs a VM: cargo xtask vm"]
+fn every_kind_of_leak_is_reported_with_its_holder_and_its_cause() {
+    require_vm();
+    let mut daemon = Daemon::start("2s");
+    let healthy = Churn::start("healthy", &["--rate", "30", "--workers", "2", "--leaks", "0"]);
+    let leaking =
+        KINDS.map(|kind| (kind, Churn::start(kind, &["--rate", "0", "--leaks", "8", "--only", kind])));
+
+    healthy.wait_for("settled");
+    let (mut leaks, mut undecided) = (BTreeMap::new(), Vec::new());
+    for (kind, churn) in &leaking {
+        churn.wait_for("settled");
+        let (known, unknown) = truth(kind);
+        assert!(*kind == "waited-in-time" || !known.is_empty(), "{kind}: nothing was leaked");
+        leaks.extend(known);
+        undecided.extend(unknown);
+    }
+    daemon.wait_until("all leaks' reports", |daemon| {
+        let seen = daemon.by_process("zombie");
+        leaks.keys().all(|key| seen.contains_key(key))
+    });
+    healthy.end();
+    leaking.into_iter().for_each(|(_, churn)| churn.end());
+    daemon.wait_until("all leaks' releases", |daemon| {
+        let seen = daemon.by_process("released");
+        leaks.keys().all(|key| seen.contains_key(key))
+    });
+
+    let daemon = daemon.stop();
+    let reported = daemon.by_process("zombie");
+    for (key, event) in &reported {
+        assert!(leaks.contains_key(key) || undecided.contains(key), "not leaked: {event}");
+    }
+    let wrong: Vec<String> = leaks.iter().flat_map(|(key, leak)| differences(leak, reported[key])).collect();
+    assert!(wrong.is_empty(), "{} of {} leaks:\n{}", wrong.len(), leaks.len(), wrong.join("\n"));
+    println!("{} leaks of {} kinds", leaks.len(), KINDS.len());
+}
+
+fn differences(leak: &Value, event: &Value) -> Vec<String> {
+    let fields = [
+        "/cause",
+        "/holder/pid",
+        "/holder/comm",
+        "/forker/pid",
+        "/forker/relation",
+        "/ns_pid",
+        "/comm",
+        "/exit/code",
+        "/exit/signal",
+    ];
+    let differs = |field: &&&str| leak.pointer(field) != event.pointer(field);
+    let shown = |field: &&str| format!("{field} of {leak}\n  is reported as {event}");
+    fields.iter().filter(differs).map(shown).collect()
+}

@@ -1,0 +1,121 @@
+//! `cargo xtask bench`: what reaper costs and how fast it is, beside what it is measured against, on this machine.
+//!
+//! Everything that is compared is measured in the same run and in turns, because a machine's speed drifts by more
+//! than the differences. What counts is counted by others: bpftool, the scheduler, the processes themselves.
+
+mod daemon;
+mod delay;
+mod instrument;
+mod lives;
+mod numbers;
+mod programs;
+mod spawn;
+mod standing;
+mod table;
+
+use std::{fs, path::PathBuf, process::Command, time::Instant};
+
+use anyhow::bail;
+use clap::ValueEnum;
+
+use crate::{build_ebpf, command, root, workspace::Workspace};
+
+/// Measures cost and delay, and says which targets are reached. As root; takes about ten minutes.
+///
+/// Needs what `cargo xtask setup bench` installs. Figures are of this machine as it is now: end what else it does.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure. [default: everything]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// A third of the rounds: to see that it works, not to quote.
+    #[arg(long)]
+    quick: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// Nanoseconds per process life in the BPF programs
+    Lives,
+    /// A loop of fork, exec and wait with and without the daemon
+    Spawn,
+    /// From a zombie's age to its report
+    Delay,
+    /// CPU and memory with standing zombies, beside other tools
+    Standing,
+}
+
+/// What all parts share.
+struct Bench<'a> {
+    workspace: &'a Workspace,
+    object: PathBuf,
+    quick: bool,
+}
+
+impl Bench<'_> {
+    fn example(&self, name: &str) -> Command {
+        Command::new(self.workspace.target().join("release/examples").join(name))
+    }
+
+    fn probes(&self, mode: &str) -> Command {
+        let mut probes = self.example("probes");
+        probes.arg(mode);
+        probes
+    }
+
+    /// The instrument that attaches this set of programs.
+    fn attach(&self, set: &str) -> Command {
+        let mut probes = self.probes("attach");
+        probes.arg(set).arg("--object").arg(&self.object);
+        probes
+    }
+
+    fn rounds(&self, full: usize) -> usize {
+        if self.quick { full.div_ceil(3) } else { full }
+    }
+}
+
+pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    println!("bench: building what is measured");
+    let object = build_ebpf::build_unrecorded(workspace, "reaper-bench-bpf")?;
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "--package", "reaper-user", "--bin", "reaper"]);
+    command::run(build.args(["--example", "probes", "--example", "churn"]))?;
+    if !root::is_root() {
+        // After the building, which should not be root's.
+        bail!(
+            "measuring loads programs into the kernel: start this as root (`sudo -E env PATH=\"$PATH\" cargo xtask bench`)"
+        );
+    }
+
+    let bench = Bench { workspace, object, quick: args.quick };
+    let started = Instant::now();
+    describe_machine();
+    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
+    if wanted(Part::Lives) {
+        lives::run(&bench)?;
+    }
+    if wanted(Part::Spawn) {
+        spawn::run(&bench)?;
+    }
+    if wanted(Part::Delay) {
+        delay::run(&bench)?;
+    }
+    if wanted(Part::Standing) {
+        standing::run(&bench)?;
+    }
+    println!("\nbench: measured in {}", command::human(started.elapsed()));
+    Ok(())
+}
+
+/// What a figure depends on.
+fn describe_machine() {
+    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "bench: Linux {}, {cpus} CPUs, pid_max {}, load average at start {}",
+        read("/proc/sys/kernel/osrelease"),
+        read("/proc/sys/kernel/pid_max"),
+        read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+    );
+}

@@ -1,0 +1,254 @@
+//! The table of what is needed, by whom and why, and how each thing is recognised: by what is there, never by the
+//! name of the distribution.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+
+use self::Group::{Bench, Lint, Live, Object, Vm};
+use crate::{
+    compiler::{self, Compiler, Llvm},
+    workspace::Workspace,
+};
+
+/// What one prepares for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// Building the BPF object
+    Object,
+    /// The lint tier
+    Lint,
+    /// The live tests
+    Live,
+    /// The benchmark's comparisons
+    Bench,
+    /// Tests on other kernels, in virtual machines
+    Vm,
+}
+
+impl Group {
+    pub(crate) const ALL: &[Self] = &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::Lint => "lint",
+            Self::Live => "live",
+            Self::Bench => "bench",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+/// One thing that has to be there.
+pub(crate) struct Need {
+    pub(crate) name: &'static str,
+    pub(crate) why: &'static str,
+    pub(crate) groups: &'static [Group],
+    pub(crate) kind: Kind,
+}
+
+/// How a thing is recognised and where it comes from. Packages are named as Debian names them.
+pub(crate) enum Kind {
+    /// A program on the PATH: the need's name, or what else it is called.
+    Program { also: &'static [&'static str], package: &'static str },
+    /// A file.
+    File { path: &'static str, package: &'static str },
+    /// A compiler for the BPF object.
+    Compiler { packages: &'static [&'static str] },
+    /// LLVM's development files and objcopy.
+    Llvm { package: &'static str },
+    /// A program from crates.io, in this release, in the tree's target/tools.
+    Tool { version: &'static str, options: &'static [&'static str], with_llvm: bool },
+    /// A component of the active toolchain, by rustup's name, and the program it brings.
+    Component { program: &'static str },
+    /// A file system of this kind at this place.
+    Mount { kind: &'static str, at: &'static str },
+}
+
+/// In the order of installation: what builds something comes before what it builds.
+pub(crate) const NEEDS: &[Need] = &[
+    Need {
+        name: "compiler with the source of core",
+        why: "the BPF object brings its own core",
+        groups: &[Object, Lint],
+        kind: Kind::Compiler { packages: &["cargo-web", "rust-web-src", "rustc-web"] },
+    },
+    Need {
+        name: "LLVM 22",
+        why: "bpf-linker links with it, its objcopy strips the object",
+        groups: &[Object, Lint],
+        kind: Kind::Llvm { package: "llvm-22-dev" },
+    },
+    Need {
+        name: "bpf-linker",
+        why: "links the BPF object and writes its BTF",
+        groups: &[Object, Lint],
+        kind: Kind::Tool {
+            version: compiler::BPF_LINKER,
+            options: &["--features", "llvm-22"],
+            with_llvm: true,
+        },
+    },
+    Need {
+        name: "cargo-deny",
+        why: "checks licences, duplicate crates and where crates come from",
+        groups: &[Lint],
+        kind: Kind::Tool { version: "0.20.2", options: &[], with_llvm: false },
+    },
+    Need {
+        name: "clippy",
+        why: "checks the lints",
+        groups: &[Lint],
+        kind: Kind::Component { program: "cargo-clippy" },
+    },
+    Need {
+        name: "rustfmt",
+        why: "checks the formatting",
+        groups: &[Lint],
+        kind: Kind::Component { program: "rustfmt" },
+    },
+    on_path("runc", "runc", "runs the containers whose zombies are watched", &[Live]),
+    on_path("go", "golang-go", "builds the Go program that never waits", &[Live]),
+    on_path("python3", "python3", "runs the Python program that never waits", &[Live]),
+    on_path("gcc", "gcc", "builds the C programs of the tests", &[Live]),
+    Need {
+        name: "C library headers",
+        why: "for the C programs of the tests",
+        groups: &[Live],
+        kind: Kind::File { path: "/usr/include/stdlib.h", package: "libc6-dev" },
+    },
+    on_path("strace", "strace", "shows what the daemon opens", &[Live]),
+    on_path(
+        "bpftool",
+        "bpftool",
+        "says what is loaded and attached, independently of reaper",
+        &[Live, Bench],
+    ),
+    on_path("ps", "procps", "says who is a zombie, independently of reaper", &[Live, Bench]),
+    Need {
+        name: "bpf file system",
+        why: "programs and maps are pinned there",
+        groups: &[Live, Bench],
+        kind: Kind::Mount { kind: "bpf", at: "/sys/fs/bpf" },
+    },
+    Need {
+        name: "trace file system",
+        why: "the tests ask the kernel's own tracing for the truth",
+        groups: &[Live, Bench],
+        kind: Kind::Mount { kind: "tracefs", at: "/sys/kernel/tracing" },
+    },
+    Need {
+        name: "prometheus-node-exporter",
+        why: "measured beside reaper; not left running",
+        groups: &[Bench],
+        kind: Kind::Program { also: &["node_exporter"], package: "prometheus-node-exporter" },
+    },
+    Need {
+        name: "prometheus-process-exporter",
+        why: "measured beside reaper; not left running",
+        groups: &[Bench],
+        kind: Kind::Program { also: &["process-exporter"], package: "prometheus-process-exporter" },
+    },
+    on_path("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", &[Vm]),
+];
+
+/// The row of a program that is called the same everywhere.
+const fn on_path(
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+    groups: &'static [Group],
+) -> Need {
+    Need { name, why, groups, kind: Kind::Program { also: &[], package } }
+}
+
+impl Need {
+    pub(crate) fn is_met(&self, workspace: &Workspace) -> anyhow::Result<bool> {
+        Ok(match self.kind {
+            Kind::Program { also, .. } => {
+                std::iter::once(&self.name).chain(also).any(|name| program(name).is_some())
+            }
+            Kind::File { path, .. } => Path::new(path).exists(),
+            Kind::Compiler { .. } => Compiler::find().is_ok(),
+            Kind::Llvm { .. } => Llvm::find().is_ok(),
+            Kind::Tool { version, .. } => compiler::tool_is(workspace, self.name, version),
+            // rustup puts a proxy on the PATH even where the component is not installed.
+            Kind::Component { program } => compiler::active_sysroot()?.join("bin").join(program).is_file(),
+            Kind::Mount { kind, at } => is_mounted(kind, at)?,
+        })
+    }
+
+    /// Debian's packages that provide it.
+    pub(crate) fn packages(&self) -> &[&'static str] {
+        match &self.kind {
+            Kind::Program { package, .. } | Kind::File { package, .. } | Kind::Llvm { package } => {
+                std::slice::from_ref(package)
+            }
+            Kind::Compiler { packages } => packages,
+            Kind::Tool { .. } | Kind::Component { .. } | Kind::Mount { .. } => &[],
+        }
+    }
+
+    /// Where it comes from, for people.
+    pub(crate) fn source(&self) -> String {
+        match self.kind {
+            Kind::Tool { version, .. } => format!("{version} from crates.io, into target/tools"),
+            Kind::Component { .. } => "a component of the toolchain".to_owned(),
+            Kind::Mount { kind, at } => format!("mount -t {kind} {kind} {at}"),
+            _ => format!("Debian: {}", self.packages().join(" ")),
+        }
+    }
+}
+
+/// Looks on the PATH, and where administrators' programs are: those are not on everybody's PATH.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn is_mounted(kind: &str, at: &str) -> anyhow::Result<bool> {
+    let mounts = "/proc/self/mounts";
+    let text = fs::read_to_string(mounts).with_context(|| format!("could not read {mounts}"))?;
+    Ok(lists_mount(&text, kind, at))
+}
+
+/// Lines are `source place kind options 0 0`.
+fn lists_mount(mounts: &str, kind: &str, at: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(at) && fields.next() == Some(kind)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_counts_with_its_kind_and_place_only() {
+        let mounts = "bpf /sys/fs/bpf bpf rw 0 0\ntmpfs /sys/kernel/tracing tmpfs rw 0 0\n";
+        assert!(lists_mount(mounts, "bpf", "/sys/fs/bpf"));
+        assert!(!lists_mount(mounts, "tracefs", "/sys/kernel/tracing"));
+        assert!(!lists_mount(mounts, "bpf", "/sys/fs"));
+    }
+
+    #[test]
+    fn every_group_has_a_need_and_every_need_a_group() {
+        for group in Group::ALL {
+            assert!(NEEDS.iter().any(|need| need.groups.contains(group)), "{}", group.name());
+        }
+        assert!(NEEDS.iter().all(|need| !need.groups.is_empty()));
+    }
+
+    #[test]
+    fn a_program_is_found_on_the_path_and_a_made_up_one_is_not() {
+        assert!(program("sh").is_some());
+        assert!(program("no-such-program-anywhere").is_none());
+    }
+}

@@ -1,0 +1,76 @@
+//! The tiers. A further one is a variant here and a file beside this; the compiler asks for the rest.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::{Session, lint, live, unit};
+use crate::setup::Group;
+
+/// A part of the tests that runs and fails as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// What needs no test to run
+    Lint,
+    /// What needs no kernel
+    Unit,
+    /// On this kernel, as root
+    Live,
+}
+
+impl Tier {
+    pub(super) const ALL: &[Self] = &[Self::Lint, Self::Unit, Self::Live];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Unit => "unit",
+            Self::Live => "live",
+        }
+    }
+
+    pub(super) fn about(self) -> &'static str {
+        match self {
+            Self::Lint => "formatting, clippy, licences, the object against its source",
+            Self::Unit => "what needs no kernel",
+            Self::Live => "this kernel, as root",
+        }
+    }
+
+    pub(super) fn needs(self) -> &'static [Group] {
+        match self {
+            Self::Lint => &[Group::Object, Group::Lint],
+            Self::Unit => &[],
+            Self::Live => &[Group::Live],
+        }
+    }
+
+    /// Building included. The short forms together stay under 30 minutes, with room for a tier of 6.
+    pub(super) fn budget(self, full: bool) -> Duration {
+        Duration::from_mins(match (self, full) {
+            (Self::Lint, _) => 6,
+            (Self::Unit, _) => 6,
+            (Self::Live, false) => 12,
+            (Self::Live, true) => 90,
+        })
+    }
+
+    pub(super) fn run(self, session: &mut Session<'_>) -> anyhow::Result<()> {
+        match self {
+            Self::Lint => lint::run(session),
+            Self::Unit => unit::run(session),
+            Self::Live => live::run(session),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_forms_fit_into_half_an_hour() {
+        let all: Duration = Tier::ALL.iter().map(|tier| tier.budget(false)).sum();
+        assert!(all <= Duration::from_mins(30));
+    }
+}

@@ -1,0 +1,17 @@
+//! The unit tier: fake trees and synthetic ledgers, on any machine, as anybody.
+
+use super::Session;
+use crate::command;
+
+pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
+    for targets in [["--lib", "--bins"].as_slice(), &["--doc"]] {
+        let mut cargo = session.workspace.cargo();
+        cargo
+            .args(["test", "--locked", "--no-fail-fast", "--workspace"])
+            .args(targets)
+            .arg("--")
+            .args(session.args);
+        command::run_until(&mut cargo, session.deadline)?;
+    }
+    Ok(())
+}

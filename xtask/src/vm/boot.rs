@@ -1,0 +1,146 @@
+//! One boot: qemu from start to power-off, with the tests' output on one serial port and the kernel's messages on another.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, ErrorKind},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// What qemu runs the guest with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Accelerator {
+    /// Software emulation: works everywhere.
+    Tcg,
+    /// The processor's own virtualisation, where /dev/kvm works.
+    Kvm,
+}
+
+/// A machine to boot.
+pub(crate) struct Machine<'a> {
+    pub(crate) image: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    /// Further kernel parameters.
+    pub(crate) append: String,
+    pub(crate) accelerator: Accelerator,
+    /// Holds `tests.log` and `console.log` afterwards.
+    pub(crate) logs: &'a Path,
+    /// From power-on to power-off.
+    pub(crate) timeout: Duration,
+}
+
+/// What a boot left behind.
+pub(crate) struct Booted {
+    /// The tests' output, without carriage returns.
+    pub(crate) tests: String,
+    /// The kernel's messages.
+    pub(crate) console: String,
+    /// Whether it had to be switched off.
+    pub(crate) late: bool,
+    pub(crate) took: Duration,
+}
+
+/// Fails, with what to do about it, where qemu is not installed.
+pub(crate) fn require_qemu() -> Result<()> {
+    match Command::new(QEMU).arg("--version").stdout(Stdio::null()).status() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("{QEMU} is not installed: `cargo xtask setup` installs it")
+        }
+        Err(error) => Err(error).context(QEMU),
+    }
+}
+
+impl Machine<'_> {
+    /// Boots and waits for the power-off; calls `progress` with each line of the tests' output.
+    pub(crate) fn boot(&self, mut progress: impl FnMut(&str)) -> Result<Booted> {
+        let console_path = self.logs.join("console.log");
+        let started = Instant::now();
+        let mut qemu = Switch(self.command(&console_path).spawn().with_context(|| QEMU.to_owned())?);
+        let output = qemu.0.stdout.take().context("qemu has no output")?;
+
+        let (sender, lines) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            // A test may print bytes that are not UTF-8.
+            while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(&line).replace('\r', "");
+                line.clear();
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+
+        let deadline = started + self.timeout;
+        let mut tests = String::new();
+        let late = loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    progress(line.trim_end());
+                    tests += &line;
+                }
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
+            }
+        };
+        if late {
+            qemu.0.kill().context("could not end qemu")?;
+        }
+        let status = qemu.0.wait().context("could not wait for qemu")?;
+        let _ = reader.join();
+        if !late && !status.success() {
+            bail!("{QEMU} failed: {status}; its own message is above");
+        }
+        fs::write(self.logs.join("tests.log"), &tests)?;
+        let console = fs::read(&console_path).with_context(|| console_path.display().to_string())?;
+        let console = String::from_utf8_lossy(&console).replace('\r', "");
+        Ok(Booted { tests, console, late, took: started.elapsed() })
+    }
+
+    fn command(&self, console: &Path) -> Command {
+        let Self { image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
+        let accelerator = match accelerator {
+            Accelerator::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+        };
+        let mut command = Command::new(QEMU);
+        command
+            .args(accelerator)
+            .args(["-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"])
+            // A panic reboots (panic=-1), and a reboot ends qemu.
+            .arg("-no-reboot")
+            .arg("-kernel")
+            .arg(image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .arg("-append")
+            .arg(format!("console=ttyS0 quiet panic=-1 oops=panic {append}"))
+            // ttyS0, then ttyS1.
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .args(["-serial", "stdio"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
+    }
+}
+
+/// A child that does not outlive an error on the way.
+struct Switch(Child);
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // Both fail where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

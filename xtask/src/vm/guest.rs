@@ -1,0 +1,268 @@
+//! What is inside the VM: statically linked programs and a handful of directories, in an initramfs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::cpio::Archive;
+use crate::{command, workspace::Workspace};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The directories of the guest, parents first.
+const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "vm"];
+
+/// The workloads of the tests, examples of reaper-user.
+const EXAMPLES: [&str; 2] = ["churn", "holder"];
+
+/// How a guest's cgroups are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Cgroup {
+    /// Only the v1 pids controller.
+    V1,
+    /// Only v2.
+    V2,
+    /// Both, as systemd's hybrid layout has it.
+    Both,
+}
+
+impl Cgroup {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// What the init is told.
+pub(crate) struct Orders<'a> {
+    pub(crate) cgroup: Cgroup,
+    pub(crate) pid_max: Option<u32>,
+    /// For one test program.
+    pub(crate) timeout: Duration,
+    pub(crate) args: &'a [String],
+}
+
+/// The programs of the guest.
+pub(crate) struct Guest {
+    init: Vec<u8>,
+    /// Found by `PATH`: the daemon, the examples.
+    programs: Vec<(String, Vec<u8>)>,
+    tests: Vec<(String, Vec<u8>)>,
+}
+
+/// What is run in the guest.
+pub(crate) enum Tests<'a> {
+    /// The integration test `vm`.
+    Own,
+    /// These statically linked programs.
+    Given(&'a [PathBuf]),
+}
+
+impl Guest {
+    /// Builds everything for the guest: statically, in a target directory of its own, so that no other build is thrown away.
+    pub(crate) fn build(workspace: &Workspace, tests: &Tests<'_>) -> Result<Self> {
+        println!("vm: building the guest's programs, statically linked");
+        command::run(static_cargo(workspace).args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "xtask",
+            "--bin",
+            "vm-init",
+        ]))?;
+        let mut cargo = static_cargo(workspace);
+        cargo.args(["build", "--locked", "--release", "--package", "reaper-user", "--bin", "reaper"]);
+        command::run(cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name])))?;
+        let built = workspace.target().join("static").join(TARGET).join("release");
+
+        let mut programs = vec![("reaper".to_owned(), static_program(&built.join("reaper"))?)];
+        for name in EXAMPLES {
+            programs.push((name.to_owned(), static_program(&built.join("examples").join(name))?));
+        }
+        let paths = match tests {
+            Tests::Own => vec![build_own_test(workspace)?],
+            Tests::Given(paths) => paths.to_vec(),
+        };
+        let tests =
+            paths.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?;
+        Ok(Self { init: static_program(&built.join("vm-init"))?, programs, tests })
+    }
+
+    /// The initramfs for one boot.
+    pub(crate) fn initramfs(&self, orders: &Orders<'_>) -> Result<Vec<u8>> {
+        let Self { init, programs, tests } = self;
+        let mut archive = Archive::new();
+        for path in DIRECTORIES {
+            archive.directory(path)?;
+        }
+        // The kernel opens it for the init before anything is mounted.
+        archive.character_device("dev/console", 5, 1)?;
+        archive.executable("init", init)?;
+        archive.executable("bin/true", init)?;
+        for (name, program) in programs {
+            archive.executable(&format!("bin/{name}"), program)?;
+        }
+        for (name, program) in tests {
+            archive.executable(&format!("vm/{name}"), program)?;
+        }
+        archive.file("vm/boot", self.orders(orders).as_bytes())?;
+        archive.finish()
+    }
+
+    /// `key=value`, each ended by NUL, which no argument can contain.
+    fn orders(&self, orders: &Orders<'_>) -> String {
+        let Orders { cgroup, pid_max, timeout, args } = orders;
+        let mut text = format!("cgroup={}\0timeout={}\0", cgroup.as_str(), timeout.as_secs());
+        if let Some(pid_max) = pid_max {
+            text += &format!("pid-max={pid_max}\0");
+        }
+        for (name, _) in &self.tests {
+            text += &format!("run=/vm/{name}\0");
+        }
+        for arg in *args {
+            text += &format!("arg={arg}\0");
+        }
+        text
+    }
+}
+
+/// A cargo whose subcommand and package are still to be named.
+fn static_cargo(workspace: &Workspace) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo
+        // With a target named, build scripts and procedural macros are spared the flag, which they cannot bear.
+        .env("CARGO_BUILD_TARGET", TARGET)
+        .env("CARGO_TARGET_DIR", workspace.target().join("static"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // It would take precedence.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        // Minutes for every program, and nothing that a kernel could notice.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off");
+    cargo
+}
+
+/// Builds the integration test `vm` and says where it is: its name has a hash in it.
+fn build_own_test(workspace: &Workspace) -> Result<PathBuf> {
+    let mut cargo = static_cargo(workspace);
+    cargo.args(["test", "--no-run", "--locked", "--release", "--package", "reaper-user", "--test", "vm"]);
+    let messages =
+        command::output(cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()))?;
+    test_executable(&messages).context("cargo did not say where the test `vm` is")
+}
+
+fn test_executable(messages: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "vm")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+/// A test's name without the hash that cargo appends.
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    match name.rsplit_once('-') {
+        Some((stem, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            stem.to_owned()
+        }
+        _ => name.into_owned(),
+    }
+}
+
+/// Reads a program, which has to be one that the guest, without any library, can run.
+fn static_program(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    match interpreter(&bytes) {
+        Some(false) => Ok(bytes),
+        Some(true) => bail!(
+            "{}: dynamically linked, and the guest has no libraries; build it with RUSTFLAGS=\"-C \
+             target-feature=+crt-static\" and --target {TARGET}",
+            path.display()
+        ),
+        None => bail!("{}: not a 64-bit little-endian ELF program", path.display()),
+    }
+}
+
+/// Whether an ELF file asks for a dynamic linker (a `PT_INTERP` segment). `None`: not an ELF file of our kind.
+fn interpreter(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let u16_at = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let table = usize::try_from(u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?)).ok()?;
+    let (size, count) = (u16_at(54)?, u16_at(56)?);
+    for index in 0..count {
+        let at = table.checked_add(index * size)?;
+        let kind = elf.get(at..at.checked_add(4)?)?;
+        if u32::from_le_bytes(kind.try_into().ok()?) == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elf(segments: &[u32]) -> Vec<u8> {
+        let mut bytes = b"\x7fELF\x02\x01".to_vec();
+        bytes.resize(64, 0);
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = u8::try_from(segments.len()).unwrap();
+        for kind in segments {
+            let end = bytes.len() + 56;
+            bytes.extend_from_slice(&kind.to_le_bytes());
+            bytes.resize(end, 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_program_that_wants_a_dynamic_linker_is_told_apart() {
+        assert_eq!(interpreter(&elf(&[1, 2])), Some(false));
+        assert_eq!(interpreter(&elf(&[6, 3, 1])), Some(true));
+        assert_eq!(interpreter(b"#!/bin/sh"), None);
+        assert_eq!(interpreter(&elf(&[1, 3])[..70]), None);
+    }
+
+    #[test]
+    fn the_hash_that_cargo_appends_is_not_part_of_a_tests_name() {
+        assert_eq!(name_of(Path::new("/t/deps/vm-0123456789abcdef")), "vm");
+        assert_eq!(name_of(Path::new("/t/load-all")), "load-all");
+    }
+
+    #[test]
+    fn the_test_program_is_found_among_cargos_messages() {
+        let messages = concat!(
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"reaper\"},\"executable\":\"/t/reaper\"}\n",
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"vm\"},\"executable\":\"/t/vm-1\"}\n",
+            "{\"reason\":\"build-finished\",\"success\":true}\n",
+        );
+        assert_eq!(test_executable(messages), Some("/t/vm-1".into()));
+    }
+
+    #[test]
+    fn orders_are_separated_so_that_any_argument_survives() {
+        let guest = Guest { init: vec![], programs: vec![], tests: vec![("vm".to_owned(), vec![])] };
+        let args = ["a b\nc".to_owned()];
+        let orders = Orders {
+            cgroup: Cgroup::Both,
+            pid_max: Some(400),
+            timeout: Duration::from_secs(90),
+            args: &args,
+        };
+        assert_eq!(guest.orders(&orders), "cgroup=both\0timeout=90\0pid-max=400\0run=/vm/vm\0arg=a b\nc\0");
+    }
+}

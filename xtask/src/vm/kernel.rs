@@ -1,0 +1,279 @@
+//! The kernels of the matrix: Debian's cloud kernels, fetched as packages, of which only the image is kept.
+//!
+//! Guarantees: nothing outside the cache directory changes (apt runs with lists, sources and state of its own), a kernel
+//! in the cache is not fetched again, and a fetch that is interrupted leaves no half of one behind.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command;
+
+/// Where Debian's `debian-archive-keyring` puts the keys its suites are signed with.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A kernel of the matrix, and the suite that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// What one types.
+    pub(crate) name: &'static str,
+    suite: &'static str,
+}
+
+/// Oldest first. Where a suite moves on to a newer kernel (only sid does), `--refresh` fetches it.
+pub(crate) const LINES: [Line; 4] = [
+    Line { name: "5.10", suite: "bullseye" },
+    Line { name: "6.1", suite: "bookworm" },
+    Line { name: "6.12", suite: "trixie" },
+    Line { name: "7", suite: "sid" },
+];
+
+/// An image to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kernel {
+    /// What it was asked for as.
+    pub(crate) name: String,
+    pub(crate) image: PathBuf,
+}
+
+/// A kernel as one names it: `5.10`, `6.1`, `6.12`, `7` (also `7.x`), or an image's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Line(Line),
+    Image(PathBuf),
+}
+
+/// Reads a kernel's name from the command line.
+pub(crate) fn parse(text: &str) -> Result<Wanted, String> {
+    let name = text.strip_suffix(".x").unwrap_or(text);
+    if let Some(line) = LINES.into_iter().find(|line| line.name == name) {
+        return Ok(Wanted::Line(line));
+    }
+    if text.contains('/') {
+        return Ok(Wanted::Image(text.into()));
+    }
+    let known: Vec<&str> = LINES.iter().map(|line| line.name).collect();
+    Err(format!("known are {}, or the path of a kernel image (with a slash in it)", known.join(", ")))
+}
+
+/// The directory that kernels and scratch apt states are kept in.
+pub(crate) struct Cache {
+    directory: PathBuf,
+    mirror: Option<String>,
+}
+
+impl Cache {
+    /// `mirror`: a Debian archive's address, where this system's own apt sources name none.
+    pub(crate) const fn at(directory: PathBuf, mirror: Option<String>) -> Self {
+        Self { directory, mirror }
+    }
+
+    /// The image: from the cache, else fetched.
+    pub(crate) fn kernel(&self, wanted: &Wanted, refresh: bool) -> Result<Kernel> {
+        let line = match wanted {
+            Wanted::Line(line) => *line,
+            Wanted::Image(image) if image.is_file() => {
+                let name = image.file_name().unwrap_or(image.as_os_str()).to_string_lossy().into_owned();
+                return Ok(Kernel { name, image: image.clone() });
+            }
+            Wanted::Image(image) => bail!("{}: no such kernel image", image.display()),
+        };
+        let image = self.directory.join("kernels").join(line.name).join("vmlinuz");
+        if refresh || !image.is_file() {
+            self.fetch(line, &image).with_context(|| {
+                format!("could not fetch kernel {} from Debian {}", line.name, line.suite)
+            })?;
+        }
+        Ok(Kernel { name: line.name.to_owned(), image })
+    }
+
+    fn fetch(&self, line: Line, image: &Path) -> Result<()> {
+        let apt = self.apt(line.suite)?;
+        println!("vm: reading Debian {}'s package list", line.suite);
+        command::output(apt.command("apt-get").args(["--quiet", "update"]))?;
+
+        let depends = apt.depends("linux-image-cloud-amd64")?;
+        let image_package = depends
+            .iter()
+            .find(|name| name.starts_with("linux-image-"))
+            .context("linux-image-cloud-amd64 depends on no linux-image-*")?;
+        // Since 7.x linux-image-* is empty and depends on linux-binary-*, which has the image.
+        let inner = apt.depends(image_package)?;
+        let package = inner.iter().find(|name| name.starts_with("linux-binary-")).unwrap_or(image_package);
+
+        let scratch = tempfile::tempdir_in(&self.directory)?;
+        println!("vm: downloading {package}");
+        // A package goes to the working directory, by this system's own checksums and signatures.
+        command::output(
+            apt.command("apt-get")
+                // As root apt downloads as its own user, who cannot write here.
+                .args(["--quiet", "-o", "APT::Sandbox::User=root", "download", package])
+                .current_dir(scratch.path()),
+        )?;
+        let deb = only_file(scratch.path(), |name| name.ends_with(".deb"))?;
+        let unpacked = scratch.path().join("unpacked");
+        fs::create_dir(&unpacked)?;
+        unpack_image(&deb, &unpacked)?;
+        let found = find_image(&unpacked)?.with_context(|| format!("{package}: has no vmlinuz"))?;
+
+        let target = image.parent().context("an image without a directory")?;
+        fs::create_dir_all(target)?;
+        fs::write(target.join("package"), format!("{package}\n"))?;
+        // Within one file system: either the whole image is there or none.
+        fs::rename(&found, image).with_context(|| format!("{}", image.display()))
+    }
+
+    fn apt(&self, suite: &str) -> Result<Apt> {
+        if !Path::new(KEYRING).exists() {
+            bail!("{KEYRING} is missing: install the package debian-archive-keyring");
+        }
+        let directory = self.directory.join("apt").join(suite);
+        for sub in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(directory.join(sub))?;
+        }
+        let mirror = match &self.mirror {
+            Some(mirror) => mirror.clone(),
+            None => system_mirror()?,
+        };
+        // `target=Packages`: no translations, no contents, no AppStream data.
+        let source = format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {mirror} {suite} main\n");
+        fs::write(directory.join("sources.list"), source)?;
+        Ok(Apt { directory })
+    }
+}
+
+/// apt with directories of its own. What the system's configuration says about proxies holds here too.
+struct Apt {
+    directory: PathBuf,
+}
+
+impl Apt {
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for (key, value) in [
+            ("Dir::Etc::sourcelist", self.directory.join("sources.list")),
+            ("Dir::Etc::sourceparts", "-".into()),
+            ("Dir::State", self.directory.join("state")),
+            ("Dir::State::status", "/dev/null".into()),
+            ("Dir::Cache", self.directory.join("cache")),
+            ("APT::Architecture", "amd64".into()),
+            ("APT::Architectures", "amd64".into()),
+            // An old suite's Release file may have expired; what it lists is checked by signature and sums.
+            ("Acquire::Check-Valid-Until", "false".into()),
+        ] {
+            command.arg("-o").arg(format!("{key}={}", value.display()));
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let shown = command::output(self.command("apt-cache").args(["--no-all-versions", "show", package]))?;
+        Ok(depends_of(&shown))
+    }
+}
+
+/// The names in the first `Depends:` field.
+fn depends_of(shown: &str) -> Vec<String> {
+    let field = shown.lines().find_map(|line| line.strip_prefix("Depends:")).unwrap_or_default();
+    let names = field.split(',').filter_map(|item| item.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
+/// The Debian archive that this system's own apt uses.
+fn system_mirror() -> Result<String> {
+    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
+    let mut command = Command::new("apt-get");
+    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
+    let targets = command::output(&mut command).context("apt's sources could not be read")?;
+    debian_archive(&targets).map(str::to_owned).context(
+        "this system's apt sources name no Debian archive (or `apt-get update` never ran): name one with --mirror",
+    )
+}
+
+fn debian_archive(targets: &str) -> Option<&str> {
+    targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(|uri| uri.trim_end_matches('/'))
+}
+
+fn unpack_image(deb: &Path, to: &Path) -> Result<()> {
+    let mut reader =
+        Command::new("dpkg-deb")
+            .arg("--fsys-tarfile")
+            .arg(deb)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("dpkg-deb could not be started: kernels come as Debian packages; install dpkg")?;
+    let tar = reader.stdout.take().context("dpkg-deb has no output")?;
+    // boot/vmlinuz-V, or since 7.x usr/lib/modules/V/vmlinuz.
+    let extracted = command::run(
+        Command::new("tar")
+            .args(["--extract", "--wildcards", "--directory"])
+            .arg(to)
+            .arg("*/vmlinuz*")
+            .stdin(tar),
+    );
+    let status = reader.wait()?;
+    extracted?;
+    if !status.success() {
+        bail!("{}: dpkg-deb failed: {status}", deb.display());
+    }
+    Ok(())
+}
+
+fn find_image(below: &Path) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(below)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_file() && entry.file_name().to_string_lossy().starts_with("vmlinuz") {
+            return Ok(Some(entry.path()));
+        }
+        if kind.is_dir()
+            && let Some(image) = find_image(&entry.path())?
+        {
+            return Ok(Some(image));
+        }
+    }
+    Ok(None)
+}
+
+fn only_file(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if wanted(&entry.file_name().to_string_lossy()) {
+            return Ok(entry.path());
+        }
+    }
+    bail!("{}: apt-get download left no package there", directory.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_named_by_line_or_by_path() {
+        assert_eq!(parse("6.12"), Ok(Wanted::Line(LINES[2])));
+        assert_eq!(parse("7.x"), parse("7"));
+        assert_eq!(parse("./bzImage"), Ok(Wanted::Image("./bzImage".into())));
+        assert!(parse("4.19").unwrap_err().contains("5.10, 6.1, 6.12, 7"));
+    }
+
+    #[test]
+    fn versions_and_alternatives_are_left_out_of_depends() {
+        let shown = "Package: a\nDepends: linux-base-a (= 7.2-1), linux-image-a (= 7.2-1), x | y\nSize: 1\n";
+        assert_eq!(depends_of(shown), ["linux-base-a", "linux-image-a", "x"]);
+        assert!(depends_of("Package: a\n").is_empty());
+    }
+
+    #[test]
+    fn security_and_foreign_archives_are_not_taken_for_the_mirror() {
+        let targets =
+            "Other|Debian|http://o/\nDebian|Debian-Security|http://s/\nDebian|Debian|http://m/debian/\n";
+        assert_eq!(debian_archive(targets), Some("http://m/debian"));
+        assert_eq!(debian_archive("Ubuntu|Ubuntu|http://u/\n"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! The tables at the end: what was booted, and what became of every test in every boot.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use super::verdict::Verdict;
+use crate::command;
+
+/// One boot, as the tables name it.
+pub(crate) struct Row {
+    /// As it was asked for, until the kernel has said its own version.
+    pub(crate) kernel: String,
+    pub(crate) mode: String,
+    pub(crate) took: Duration,
+    pub(crate) verdict: Verdict,
+}
+
+/// Both tables, and a line for all that was wrong.
+pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
+    let mut text = String::from("\n");
+    let kernel = |row: &Row| row.verdict.release.clone().unwrap_or_else(|| row.kernel.clone());
+    let mut boots =
+        vec![["", "kernel", "mode", "time", "kernel's log", "result"].map(str::to_owned).to_vec()];
+    for (number, row) in (1..).zip(rows) {
+        let log = if row.verdict.complaint.is_some() { "COMPLAINT" } else { "clean" };
+        let result = if row.verdict.passed() { "ok" } else { "FAILED" };
+        boots.push(vec![
+            format!("{number}"),
+            kernel(row),
+            row.mode.clone(),
+            command::human(row.took),
+            log.to_owned(),
+            result.to_owned(),
+        ]);
+    }
+    text += &aligned(&boots);
+    text.push('\n');
+    text += &aligned(&by_test(rows));
+
+    for (number, row) in (1..).zip(rows).filter(|(_, row)| !row.verdict.passed()) {
+        let Verdict { release: _, tests, complaint, trouble } = &row.verdict;
+        let bad = tests.iter().filter(|(_, outcome)| outcome.is_bad()).map(|(name, _)| name.as_str());
+        let bad: Vec<&str> = bad.collect();
+        let _ = write!(text, "\nboot {number} ({}, {}):", kernel(row), row.mode);
+        if !bad.is_empty() {
+            let _ = write!(text, "\n  failed: {}", bad.join(", "));
+        }
+        if tests.is_empty() {
+            text += "\n  no test ran";
+        }
+        if let Some(complaint) = complaint {
+            let _ = write!(text, "\n  kernel: {complaint}");
+        }
+        if let Some(trouble) = trouble {
+            let _ = write!(text, "\n  {trouble}");
+        }
+        let _ = write!(text, "\n  logs: {}\n", logs.join(number.to_string()).display());
+    }
+    text
+}
+
+fn by_test(rows: &[Row]) -> Vec<Vec<String>> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in rows.iter().flat_map(|row| &row.verdict.tests) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let numbers = (1..=rows.len()).map(|number| number.to_string());
+    let mut table = vec![std::iter::once("test".to_owned()).chain(numbers).collect::<Vec<_>>()];
+    for name in names {
+        let outcome = |row: &Row| {
+            let found = row.verdict.tests.iter().find(|(test, _)| test == name);
+            found.map_or("not run", |(_, outcome)| outcome.as_str()).to_owned()
+        };
+        table.push(std::iter::once(name.to_owned()).chain(rows.iter().map(outcome)).collect());
+    }
+    table
+}
+
+fn aligned(table: &[Vec<String>]) -> String {
+    let columns = table.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column| table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in table {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::verdict::Outcome, *};
+
+    fn row(kernel: &str, tests: &[(&str, Outcome)]) -> Row {
+        let tests = tests.iter().map(|(name, outcome)| ((*name).to_owned(), outcome.clone())).collect();
+        let verdict = Verdict { release: Some(kernel.to_owned()), tests, complaint: None, trouble: None };
+        Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took: Duration::from_secs(12), verdict }
+    }
+
+    #[test]
+    fn every_test_has_a_line_and_every_boot_a_column() {
+        let rows = [
+            row("6.1.0", &[("one", Outcome::Passed), ("two", Outcome::Failed)]),
+            row("7.2.13", &[("one", Outcome::Passed)]),
+        ];
+        let text = tables(&rows, Path::new("logs"));
+        let expected = "
+   kernel  mode       time  kernel's log  result
+1  6.1.0   cgroup v2  12s   clean         FAILED
+2  7.2.13  cgroup v2  12s   clean         ok
+
+test  1       2
+one   ok      ok
+two   FAILED  not run
+
+boot 1 (6.1.0, cgroup v2):
+  failed: two
+  logs: logs/1
+";
+        assert_eq!(text, expected);
+    }
+}
