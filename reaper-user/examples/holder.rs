@@ -95,14 +95,14 @@ fn leak(code: i32) -> Result<i32> {
 fn waits(rounds: i32) -> Result<u32> {
     let mut calls = 0;
     for _ in 0..rounds {
-        // wait4: one child, own group, another group, any child (of those that clone made), nobody's child.
+        // wait4: any child (of those that clone made), one child, own group, another group, nobody's child.
+        fork(0, || 0)?;
+        wait(-1, libc::__WCLONE)?;
         wait(fork(libc::SIGCHLD, || 0)?, 0)?;
         fork(libc::SIGCHLD, || 0)?;
         wait(0, 0)?;
         let leader = grouped()?;
         wait(-leader, 0)?;
-        fork(0, || 0)?;
-        wait(-1, libc::__WCLONE)?;
         for pid in [i32::MAX, i32::MIN] {
             ensure!(wait(pid, libc::WNOHANG).is_err(), "{pid} cannot be a child");
         }

@@ -11,11 +11,11 @@ use crate::identity::BootTime;
 /// Sweeps are not closer together than this, so that many zombies of slightly different age share one.
 const SHORTEST: Duration = Duration::from_millis(20);
 
-/// How long to wait before an entry that is dead but no zombie is looked at again: it is still in its exit, or
-/// was waited for and not freed yet.
+/// How long to wait before an entry that is dead but no zombie is looked at again: it is still in its exit.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long such an entry may stay without a process before it is given back: its free event was lost.
+/// How long an entry may stay without a process before it is given back: it was waited for, and the kernel frees it
+/// tens of milliseconds later, unless the free event was lost.
 const STALE: Duration = Duration::from_secs(10);
 
 /// What a dead entry is due for.
@@ -104,7 +104,7 @@ impl Aging {
     pub fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) -> bool {
         let Some(pending) = self.pending.get_mut(&id) else { return false };
         pending.asked = false;
-        pending.not_before = now.plus(AGAIN);
+        pending.not_before = now.plus(if absent { STALE } else { AGAIN });
         pending.absent_since = if absent { pending.absent_since.or(Some(now)) } else { None };
         pending.absent_since.is_some_and(|since| now.since(since) >= STALE)
     }
@@ -246,7 +246,8 @@ mod tests {
         let mut aging = Aging::new(SECOND);
         aging.sweep(at(110)).look(1, at(100));
         assert!(!aging.not_a_zombie(1, at(110), true));
-        assert!(!aging.not_a_zombie(1, at(119), true));
+        assert_eq!(aging.sweep(at(119)).look(1, at(100)), None, "it is not looked at before that");
+        assert_eq!(aging.sweep(at(120)).look(1, at(100)), Some(Due::Report));
         assert!(aging.not_a_zombie(1, at(120), true));
     }
 

@@ -20,6 +20,9 @@ use clap::ValueEnum;
 
 use crate::{build_ebpf, command, root, workspace::Workspace};
 
+/// The BPF programs that ours are compared with.
+const PROGRAMS: &str = "reaper-bench-bpf";
+
 /// Measures cost and delay, and says which targets are reached. As root; takes about ten minutes.
 ///
 /// Needs what `cargo xtask setup bench` installs. Figures are of this machine as it is now: end what else it does.
@@ -31,6 +34,9 @@ pub(crate) struct Args {
     /// A third of the rounds: to see that it works, not to quote.
     #[arg(long)]
     quick: bool,
+    /// Measure what was built last time.
+    #[arg(long)]
+    no_build: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -76,11 +82,9 @@ impl Bench<'_> {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    println!("bench: building what is measured");
-    let object = build_ebpf::build_unrecorded(workspace, "reaper-bench-bpf")?;
-    let mut build = workspace.cargo();
-    build.args(["build", "--release", "--package", "reaper-user", "--bin", "reaper"]);
-    command::run(build.args(["--example", "probes", "--example", "churn"]))?;
+    if !args.no_build {
+        build(workspace)?;
+    }
     if !root::is_root() {
         // After the building, which should not be root's.
         bail!(
@@ -88,6 +92,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         );
     }
 
+    let object = build_ebpf::unrecorded(workspace, PROGRAMS);
     let bench = Bench { workspace, object, quick: args.quick };
     let started = Instant::now();
     describe_machine();
@@ -108,14 +113,28 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn build(workspace: &Workspace) -> anyhow::Result<()> {
+    println!("bench: building what is measured, and what it is measured with");
+    build_ebpf::build_unrecorded(workspace, PROGRAMS)?;
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "--package", "reaper-user", "--bin", "reaper"]);
+    command::run(build.args(["--example", "probes", "--example", "churn"]))
+}
+
 /// What a figure depends on.
 fn describe_machine() {
     let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+    let load = read("/proc/loadavg");
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
         "bench: Linux {}, {cpus} CPUs, pid_max {}, load average at start {}",
         read("/proc/sys/kernel/osrelease"),
         read("/proc/sys/kernel/pid_max"),
-        read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" ")
+        load.split(' ').take(3).collect::<Vec<_>>().join(" ")
     );
+    // The scheduler's queue is in every time by the clock, and strangers' memory is in every cache.
+    if load.split(' ').next().and_then(|load| load.parse::<f64>().ok()).is_some_and(|load| load > cpus as f64)
+    {
+        println!("bench: this machine is busy with other things: these figures say little about reaper");
+    }
 }

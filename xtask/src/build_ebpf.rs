@@ -139,9 +139,14 @@ pub(crate) fn check(workspace: &Workspace, deadline: Option<Instant>) -> anyhow:
     Ok(Some(path))
 }
 
-/// Builds another of reaper-ebpf's programs by the same recipe, for use in this tree only; returns where it is.
-pub(crate) fn build_unrecorded(workspace: &Workspace, program: &str) -> anyhow::Result<PathBuf> {
-    Ok(build(workspace, program, false, None)?.path)
+/// Builds another of reaper-ebpf's programs by the same recipe, for use in this tree only.
+pub(crate) fn build_unrecorded(workspace: &Workspace, program: &str) -> anyhow::Result<()> {
+    build(workspace, program, false, None).map(drop)
+}
+
+/// Where [`build_unrecorded`] puts it.
+pub(crate) fn unrecorded(workspace: &Workspace, program: &str) -> PathBuf {
+    workspace.target().join("bpf").join(format!("{}.bpf.o", program.trim_end_matches("-bpf")))
 }
 
 fn build(
@@ -197,7 +202,7 @@ fn build(
         None => command::run(&mut cargo)?,
     }
 
-    let path = target.join(format!("{}.bpf.o", program.trim_end_matches("-bpf")));
+    let path = unrecorded(workspace, program);
     let mut objcopy = Command::new(llvm.objcopy());
     // DWARF goes; .BTF and .BTF.ext, which the kernel reads, stay.
     objcopy.arg("--strip-debug").arg(target.join("bpfel-unknown-none/release").join(program)).arg(&path);

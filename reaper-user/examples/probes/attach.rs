@@ -3,7 +3,11 @@
 use std::{fs, path::Path, process};
 
 use anyhow::{Context as _, Result, bail};
-use aya::{Btf, EbpfLoader, Endianness, programs::BtfTracePoint};
+use aya::{
+    Btf, EbpfLoader, Endianness,
+    programs::BtfTracePoint,
+    sys::{Stats, enable_stats},
+};
 use reaper::{
     kernel::{Cmdlines, Kernel, Options, Sizes},
     workload::{Cgroups, Limits},
@@ -43,6 +47,8 @@ const HASH: &[(&str, &str)] = &[
 ];
 
 pub(crate) fn run(set: Set, object: &Path, probation: Option<u32>) -> Result<()> {
+    // The kernel counts what programs cost while this is open, and not a moment longer.
+    let _counting = enable_stats(Stats::RunTime).context("could not make the kernel count")?;
     let pids_hierarchy = Cgroups::open(Path::new("/proc"), Limits::default()).v1_pids_number().unwrap_or(0);
     let on_demand = if probation.is_some() { EMPTY_ON_DEMAND } else { &[] };
     match set {

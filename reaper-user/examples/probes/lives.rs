@@ -35,7 +35,7 @@ fn walk(memory: &[u8]) {
     black_box(sum);
 }
 
-pub(crate) fn run(mib: usize) -> Result<()> {
+pub(crate) fn run(mib: usize, exec: bool) -> Result<()> {
     let program = env::current_exe()?.into_os_string().into_string().ok().context("our path is not UTF-8")?;
     let word = mib.to_string();
     // The lighter the life, the more a probe's share of it.
@@ -46,22 +46,35 @@ pub(crate) fn run(mib: usize) -> Result<()> {
     for line in io::stdin().lines() {
         let lives: u32 = line?.trim().parse()?;
         let (cpu, wall) = (usage::cpu(), Instant::now());
+        let mut each = Vec::with_capacity(lives as usize);
         for _ in 0..lives {
+            let born = Instant::now();
             walk(&memory);
             match sys::fork()? {
                 Fork::Child => {
                     walk(&memory);
-                    sys::exec(program, arguments);
-                    sys::exit_now(127);
+                    if exec {
+                        sys::exec(program, arguments);
+                        sys::exit_now(127);
+                    }
+                    sys::exit_now(0);
                 }
                 Fork::Parent(pid) => {
                     walk(&memory);
                     ensure!(sys::wait_for(pid)? == 0, "a life failed");
+                    each.push(born.elapsed());
                 }
             }
         }
         let (cpu, wall) = (usage::cpu() - cpu, wall.elapsed());
-        say(&json!({ "lives": lives, "seconds": wall.as_secs_f64(), "cpu_seconds": cpu.as_secs_f64() }))?;
+        each.sort_unstable();
+        let median = each.get(each.len() / 2).copied().unwrap_or_default();
+        say(&json!({
+            "lives": lives,
+            "seconds": wall.as_secs_f64(),
+            "cpu_seconds": cpu.as_secs_f64(),
+            "median_seconds": median.as_secs_f64(),
+        }))?;
     }
     Ok(())
 }

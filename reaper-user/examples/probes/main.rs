@@ -48,6 +48,9 @@ enum Mode {
         /// Cool the caches between a life's events by walking this many MiB.
         #[arg(long, default_value_t = 0)]
         walk: usize,
+        /// Leave exec out.
+        #[arg(long)]
+        no_exec: bool,
     },
     /// Be this many sleeping processes.
     Crowd {
@@ -75,7 +78,7 @@ fn main() -> Result<()> {
     }
     match Options::parse().mode {
         Mode::Attach { set, object, probation } => attach::run(set, &object, probation),
-        Mode::Lives { walk } => lives::run(walk),
+        Mode::Lives { walk, no_exec } => lives::run(walk, !no_exec),
         Mode::Crowd { processes } => crowd::run(processes),
         Mode::Delay { reaper, age, leaks } => delay::run(&reaper, age, leaks),
     }

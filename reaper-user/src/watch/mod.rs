@@ -14,6 +14,10 @@ use std::{
 
 use jiff::Timestamp;
 use reaper_ebpf::{Notice, Record, flag, notice, state};
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -181,8 +185,14 @@ impl Watch {
             }
         })?;
         let next = sweep.end();
+        // One that was waited for and is not freed yet costs a system call here, and no look at /proc.
+        let (there, absent): (Vec<_>, Vec<_>) =
+            requests.into_iter().partition(|(_, record)| exists(record.tgid()));
+        for (_, record) in absent {
+            self.not_a_zombie(record.id(), now, true);
+        }
         let requests: Vec<Request> =
-            requests.into_iter().map(|(due, record)| self.request(due, &record)).collect();
+            there.into_iter().map(|(due, record)| self.request(due, &record)).collect();
         if !requests.is_empty()
             && let Err(refused) = self.observer.ask(requests)
         {
@@ -235,13 +245,7 @@ impl Watch {
                         holders.put(&holder, now, kernel);
                     }
                 }
-                Answer::NotAZombie { id, absent } => {
-                    if self.aging.not_a_zombie(id, now, absent) {
-                        tracing::debug!(id, "gave back an entry whose process was gone");
-                        self.describer.kernel.forget(id);
-                        self.aging.settle(id);
-                    }
-                }
+                Answer::NotAZombie { id, absent } => self.not_a_zombie(id, now, absent),
                 Answer::Zombie { id, scene } => self.report(id, &scene, now),
             }
         }
@@ -249,6 +253,14 @@ impl Watch {
             self.describer.kernel.settle(true)?;
         }
         Ok(())
+    }
+
+    fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) {
+        if self.aging.not_a_zombie(id, now, absent) {
+            tracing::debug!(record = ?self.describer.kernel.record(id), "an entry had no process and is given back");
+            self.describer.kernel.forget(id);
+            self.aging.settle(id);
+        }
     }
 
     fn report(&mut self, id: u64, scene: &Scene, now: BootTime) {
@@ -331,6 +343,12 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Whether there is a process with this pid, a zombie included.
+fn exists(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
+    test_kill_process(pid) != Err(Errno::SRCH)
 }
 
 /// Waits for a moment, or for ever.

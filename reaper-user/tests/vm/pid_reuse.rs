@@ -109,6 +109,23 @@ fn the_last_of_many_processes_with_one_pid_is_reported() {
     assert_reported(daemon, &keys);
 }
 
+#[test]
+#[ignore = "needs a VM: cargo xtask vm"]
+fn a_process_is_not_told_of_by_the_signal_of_another_with_its_pid() {
+    require_vm();
+    let mut daemon = Daemon::start("1s");
+    let mut holder = Holder::start();
+    let leaks = holder.succeed(10, 10);
+    let keys = keys_of(&holder, &leaks);
+    stand_and_go(&mut daemon, &mut holder, &leaks, &keys);
+
+    let daemon = daemon.stop();
+    let reported = daemon.by_process("zombie");
+    // The holder has no handler.
+    let told = reported.values().filter(|event| event["evidence"]["sigchld"] == "ignored").count();
+    assert_eq!(told, leaks.len(), "of so many it is known what became of their SIGCHLD; {reported:#?}");
+}
+
 /// By the process that was leaked, its exit code.
 fn keys_of(holder: &Holder, leaks: &[Leak]) -> BTreeMap<Key, u32> {
     leaks.iter().map(|leak| (holder.key_of(*leak), leak.code)).collect()

@@ -8,7 +8,7 @@ use super::{
     Bench,
     instrument::{Instrument, number},
     numbers::{Spread, median},
-    programs::{self, Cost, Counting},
+    programs::{self, Cost},
     table::{Table, verdict},
 };
 
@@ -21,27 +21,38 @@ struct Condition {
     name: &'static str,
     /// Processes that stand by.
     crowd: usize,
+    /// Whether a life execs. It comes out of exec with colder caches than it went in.
+    exec: bool,
     /// MiB walked between a life's events.
     walk: usize,
     lives: u32,
     rounds: usize,
 }
 
-const CONDITIONS: [Condition; 3] = [
-    Condition { name: "quiet", crowd: 0, walk: 0, lives: 2_000, rounds: 9 },
-    Condition { name: "standing processes", crowd: 20_000, walk: 0, lives: 2_000, rounds: 7 },
-    Condition { name: "cold caches (8 MiB walked between events)", crowd: 0, walk: 8, lives: 300, rounds: 7 },
+const QUIET: Condition = Condition { name: "quiet", crowd: 0, exec: true, walk: 0, lives: 2_000, rounds: 9 };
+
+const CONDITIONS: [Condition; 5] = [
+    QUIET,
+    Condition { name: "quiet, without exec", exec: false, ..QUIET },
+    Condition { name: "standing processes", crowd: 20_000, rounds: 7, ..QUIET },
+    Condition { name: "standing processes, without exec", crowd: 20_000, exec: false, rounds: 7, ..QUIET },
+    Condition {
+        name: "cold caches (8 MiB walked by parent and child between the events)",
+        walk: 8,
+        lives: 300,
+        rounds: 7,
+        ..QUIET
+    },
 ];
 
 /// One round of one set: by hook, per life.
 type Round = BTreeMap<&'static str, Cost>;
 
 pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let _counting = Counting::start()?;
     for condition in &CONDITIONS {
         always(bench, condition)?;
     }
-    on_demand(bench, &CONDITIONS[0])
+    on_demand(bench, &QUIET)
 }
 
 fn always(bench: &Bench<'_>, condition: &Condition) -> anyhow::Result<()> {
@@ -50,12 +61,13 @@ fn always(bench: &Bench<'_>, condition: &Condition) -> anyhow::Result<()> {
         number => Some(Instrument::start(bench.probes("crowd").arg(number.to_string()))?),
     };
     let mut load = load(bench, condition)?;
+    let hooks: Vec<_> = HOOKS.into_iter().filter(|&hook| condition.exec || hook != "exec").collect();
     let sets = ["empty", "reaper", "hash"];
     let mut rounds = [const { Vec::new() }; 3];
     for _ in 0..bench.rounds(condition.rounds) {
         for (set, rounds) in sets.iter().zip(&mut rounds) {
             let probes = Instrument::start(&mut bench.attach(set))?;
-            rounds.push(measure(&probes, &mut load, condition.lives, &HOOKS)?);
+            rounds.push(measure(&probes, &mut load, condition.lives, &hooks)?);
         }
     }
     let standing = match &crowd {
@@ -69,12 +81,17 @@ fn always(bench: &Bench<'_>, condition: &Condition) -> anyhow::Result<()> {
         rounds[0].len(),
         condition.lives
     );
-    compare(&HOOKS, &rounds, condition.walk != 0);
+    compare(&hooks, &rounds, condition.walk != 0);
     Ok(())
 }
 
 fn load(bench: &Bench<'_>, condition: &Condition) -> anyhow::Result<Instrument> {
-    let mut load = Instrument::start(bench.probes("lives").args(["--walk", &condition.walk.to_string()]))?;
+    let mut lives = bench.probes("lives");
+    lives.args(["--walk", &condition.walk.to_string()]);
+    if !condition.exec {
+        lives.arg("--no-exec");
+    }
+    let mut load = Instrument::start(&mut lives)?;
     load.ask(&(condition.lives / 10).to_string())?;
     Ok(load)
 }

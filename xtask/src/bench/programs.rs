@@ -7,29 +7,6 @@ use serde_json::Value;
 
 use crate::{command, setup};
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// The kernel counts while this lives; then it is as it was.
-pub(super) struct Counting {
-    before: String,
-}
-
-impl Counting {
-    pub(super) fn start() -> anyhow::Result<Self> {
-        let before = fs::read_to_string(SWITCH).with_context(|| format!("could not read {SWITCH}"))?;
-        fs::write(SWITCH, "1").with_context(|| format!("could not write {SWITCH}"))?;
-        Ok(Self { before })
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(SWITCH, &self.before) {
-            eprintln!("bench: could not write {:?} back to {SWITCH}: {error}", self.before);
-        }
-    }
-}
-
 /// What a program has cost.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Cost {

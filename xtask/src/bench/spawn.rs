@@ -19,9 +19,11 @@ const LIVES: u32 = 150;
 /// After the daemon was started or ended, before the clock runs.
 const SETTLE: Duration = Duration::from_millis(60);
 
-/// Seconds a life: by the clock, and of CPU.
+/// Seconds a life.
 struct Block {
-    wall: f64,
+    /// Half of the block's lives took less: what else the machine does is seen by the others.
+    median: f64,
+    mean: f64,
     cpu: f64,
 }
 
@@ -39,7 +41,8 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
         thread::sleep(SETTLE);
         let second = block(&mut load, LIVES)?;
         without.push(Block {
-            wall: f64::midpoint(first.wall, second.wall),
+            median: f64::midpoint(first.median, second.median),
+            mean: f64::midpoint(first.mean, second.mean),
             cpu: f64::midpoint(first.cpu, second.cpu),
         });
     }
@@ -48,7 +51,7 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
         with.len(),
         2 * LIVES
     );
-    let mut table = Table::new(&["a life", "without, µs", "with, µs", "with / without", "95 % interval"]);
+    let mut table = Table::new(&["", "without, µs", "with, µs", "with / without", "95 % interval"]);
     let mut row = |name: &str, part: fn(&Block) -> f64| {
         let ratios: Vec<f64> =
             with.iter().zip(&without).map(|(with, without)| part(with) / part(without)).collect();
@@ -64,15 +67,20 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
         ]);
         high
     };
-    let upper = row("by the clock", |block| block.wall);
-    row("CPU time", |block| block.cpu);
+    let upper = row("by the clock, a block's median life", |block| block.median);
+    row("by the clock, a block's mean", |block| block.mean);
+    row("CPU time, a block's mean", |block| block.cpu);
     table.print();
-    verdict("upper bound by the clock", upper, 1.03);
+    verdict("upper bound, median life", upper, 1.03);
     Ok(())
 }
 
 fn block(load: &mut Instrument, lives: u32) -> anyhow::Result<Block> {
     let answer = load.ask(&lives.to_string())?;
     let per_life = |key| number(&answer, key).map(|seconds| seconds / f64::from(lives));
-    Ok(Block { wall: per_life("seconds")?, cpu: per_life("cpu_seconds")? })
+    Ok(Block {
+        median: number(&answer, "median_seconds")?,
+        mean: per_life("seconds")?,
+        cpu: per_life("cpu_seconds")?,
+    })
 }

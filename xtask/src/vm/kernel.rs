@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -105,17 +106,20 @@ impl Cache {
         let inner = apt.depends(image_package)?;
         let package = inner.iter().find(|name| name.starts_with("linux-binary-")).unwrap_or(image_package);
 
-        let scratch = tempfile::tempdir_in(&self.directory)?;
+        // One that was interrupted has left its own.
+        let scratch = self.directory.join("fetch");
+        remove(&scratch)?;
+        fs::create_dir_all(&scratch)?;
         println!("vm: downloading {package}");
         // A package goes to the working directory, by this system's own checksums and signatures.
         command::output(
             apt.command("apt-get")
                 // As root apt downloads as its own user, who cannot write here.
                 .args(["--quiet", "-o", "APT::Sandbox::User=root", "download", package])
-                .current_dir(scratch.path()),
+                .current_dir(&scratch),
         )?;
-        let deb = only_file(scratch.path(), |name| name.ends_with(".deb"))?;
-        let unpacked = scratch.path().join("unpacked");
+        let deb = package_in(&scratch)?;
+        let unpacked = scratch.join("unpacked");
         fs::create_dir(&unpacked)?;
         unpack_image(&deb, &unpacked)?;
         let found = find_image(&unpacked)?.with_context(|| format!("{package}: has no vmlinuz"))?;
@@ -124,7 +128,8 @@ impl Cache {
         fs::create_dir_all(target)?;
         fs::write(target.join("package"), format!("{package}\n"))?;
         // Within one file system: either the whole image is there or none.
-        fs::rename(&found, image).with_context(|| format!("{}", image.display()))
+        fs::rename(&found, image).with_context(|| image.display().to_string())?;
+        remove(&scratch)
     }
 
     fn apt(&self, suite: &str) -> Result<Apt> {
@@ -199,6 +204,15 @@ fn debian_archive(targets: &str) -> Option<&str> {
     targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(|uri| uri.trim_end_matches('/'))
 }
 
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| directory.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn unpack_image(deb: &Path, to: &Path) -> Result<()> {
     let mut reader =
         Command::new("dpkg-deb")
@@ -240,11 +254,11 @@ fn find_image(below: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn only_file(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+fn package_in(directory: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if wanted(&entry.file_name().to_string_lossy()) {
-            return Ok(entry.path());
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            return Ok(path);
         }
     }
     bail!("{}: apt-get download left no package there", directory.display())
