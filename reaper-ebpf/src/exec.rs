@@ -4,10 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    Global,
-    helpers::generated::bpf_probe_read_user,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
+    Global, helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use reaper_ebpf::{CMDLINE_BYTES, Cmdline, WORD_EXEC, id};
 

@@ -3,8 +3,8 @@
 
 use aya_ebpf::{helpers::generated::bpf_jiffies64, macros::btf_tracepoint, programs::BtfTracePointContext};
 use reaper_ebpf::{
-    WORD_CGROUP_V1, WORD_CGROUP_V2, WORD_EXEC, WORD_EXIT, WORD_FLAGS, WORD_PARENT, WORD_PARENT_START, counter,
-    exit_word, flag, id, key, pack, start_high, state,
+    WORD_CGROUP_V1, WORD_CGROUP_V2, WORD_EXEC, WORD_EXIT, WORD_FLAGS, WORD_PARENT, WORD_PARENT_START,
+    counter, exit_word, flag, id, key, pack, start_high, state,
 };
 
 use crate::{

@@ -301,4 +301,5 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
+#[path = "btf/tests.rs"]
 mod tests;
