@@ -5,7 +5,9 @@
 //! operation; the words behind it are written before the key says so.
 
 use aya_ebpf::{Global, bindings::BPF_NOEXIST};
-use reaper_ebpf::{ID_MASK, Slot, WAYS, WORD_KEY, WORDS, counter, key, state, state_of, tgid_of};
+use reaper_ebpf::{
+    ID_MASK, Slot, WAYS, WORD_KEY, WORD_PARENT, WORDS, counter, key, start_of, state, state_of, tgid_of,
+};
 
 use crate::{
     atomic::Keys,
@@ -85,18 +87,22 @@ pub(crate) fn find(id: u64) -> Option<Entry> {
     find_in_table(id).or_else(|| OVERFLOW.get_ptr_mut(id).map(Entry))
 }
 
-/// The dead entry of a pid, for a caller that is that pid and in its own exit, so that no successor can be.
-/// The overflow map cannot be asked by pid.
+/// The dead entry of a pid, for a caller that is that pid, in its own exit, and does not know its start. A
+/// predecessor that was waited for and is not freed yet is dead as well: the youngest is the caller. The overflow
+/// map cannot be asked by pid.
 #[inline(always)]
 pub(crate) fn find_dying(tgid: u32) -> Option<Entry> {
+    // A way and not an entry: the verifier of old kernels loses a pointer's type where branches meet.
+    let (mut way_found, mut youngest) = (WAYS, 0);
     for way in 0..WAYS {
         let entry = place(tgid, way)?;
         let key = entry.get(WORD_KEY);
-        if tgid_of(key) == tgid && state_of(key) == state::DEAD {
-            return Some(entry);
+        let start = start_of(key, entry.get(WORD_PARENT));
+        if tgid_of(key) == tgid && state_of(key) == state::DEAD && start > youngest {
+            (way_found, youngest) = (way, start);
         }
     }
-    None
+    if way_found == WAYS { None } else { place(tgid, way_found) }
 }
 
 /// Claims an entry, in state alive. The caller writes its words.

@@ -127,6 +127,13 @@ pub const fn start_high(start: u64) -> u32 {
     (start >> START_BITS) as u32
 }
 
+/// A start time from its two parts: the words [`WORD_KEY`] and [`WORD_PARENT`] of a slot.
+#[must_use]
+#[inline(always)]
+pub const fn start_of(key: u64, parent: u64) -> u64 {
+    ((parent >> 32) << START_BITS) | (key & START_MASK)
+}
+
 /// Two halves in a word.
 #[must_use]
 #[inline(always)]
@@ -177,7 +184,7 @@ impl Record {
         let [key, parent_start, parent, exec, exit, cgroup_v2, cgroup_v1, flags] = words;
         Self {
             key,
-            start: ((high(parent) as u64) << START_BITS) | (key & START_MASK),
+            start: start_of(key, parent),
             parent_tgid: low(parent),
             parent_start,
             exec_id: low(exec),

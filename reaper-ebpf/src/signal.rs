@@ -3,10 +3,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
-use reaper_ebpf::{WORD_FLAGS, WORD_PARENT, flag};
+use aya_ebpf::{
+    EbpfContext, helpers::generated::bpf_get_current_task_btf, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use reaper_ebpf::{WORD_FLAGS, WORD_PARENT, flag, id, state};
 
-use crate::{kernel::Task, ledger};
+use crate::{
+    kernel::Task,
+    ledger::{self, Entry},
+};
 
 const SIGCHLD: u32 = 17;
 
@@ -15,7 +21,28 @@ fn signal(ctx: BtfTracePointContext) {
     if ctx.arg::<u32>(0) != SIGCHLD {
         return;
     }
-    let Some(entry) = ledger::find_dying(ctx.tgid()) else { return };
+    // SAFETY: a helper without arguments; there always is a current task.
+    let current = Task(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
+    let id = id(current.tgid(), current.leader().start());
+    if let Some(entry) = ledger::find(id).filter(|entry| entry.state() == state::DEAD) {
+        note(&ctx, entry);
+    }
+}
+
+/// For kernels before 5.11, which have no typed current task.
+#[btf_tracepoint(function = "signal_generate")]
+fn signal_plain(ctx: BtfTracePointContext) {
+    if ctx.arg::<u32>(0) != SIGCHLD {
+        return;
+    }
+    if let Some(entry) = ledger::find_dying(ctx.tgid()) {
+        note(&ctx, entry);
+    }
+}
+
+/// Writes down what became of the signal.
+#[inline(always)]
+fn note(ctx: &BtfTracePointContext, entry: Entry) {
     // A dying process also passes its own dead children on, in this same context: only the signal to the parent
     // it was forked under is about itself. The second argument, `info`, may be a number: it is never read.
     let target = Task(ctx.arg::<*const c_void>(2));

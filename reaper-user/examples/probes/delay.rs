@@ -42,6 +42,8 @@ pub(crate) fn run(reaper: &Path, age: u64, leaks: usize) -> Result<()> {
     let (go, rest) = counters.split_first().context("no counters")?;
     let (pids, exits) = rest.split_at(leaks);
     let board = Board { go, pids, exits };
+    // The zombies come here when their holders end, and are taken here.
+    sys::adopt_orphans()?;
     // Before there is a second thread in this process.
     let holders: Vec<Pid> = (0..HOLDERS).map(|holder| start_holder(holder, &board)).collect::<Result<_>>()?;
 
@@ -58,6 +60,7 @@ pub(crate) fn run(reaper: &Path, age: u64, leaks: usize) -> Result<()> {
         sys::kill(holder, libc::SIGKILL)?;
         sys::wait_for(holder)?;
     }
+    sys::wait_until_childless();
     let reports = reports?;
 
     let read_at: HashMap<u64, u64> = reports.into_iter().collect();

@@ -20,9 +20,15 @@ const ALWAYS: &[(&str, &str); 6] = &[
     ("cgroup_mkdir", "cgroup_mkdir"),
 ];
 
-/// Programs that are there a second time without compare-and-swap, which kernels before 5.12 refuse.
-const PLAIN: &[(&str, &str)] =
-    &[("free", "free_plain"), ("exit", "exit_plain"), ("fork", "fork_plain"), ("seed", "seed_plain")];
+/// Programs that are there a second time without compare-and-swap, which kernels before 5.12 refuse, and without the
+/// typed current task, which those before 5.11 do not have.
+const PLAIN: &[(&str, &str)] = &[
+    ("free", "free_plain"),
+    ("exit", "exit_plain"),
+    ("fork", "fork_plain"),
+    ("signal", "signal_plain"),
+    ("seed", "seed_plain"),
+];
 
 /// Which of the two is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,7 +73,10 @@ impl KernelError {
     }
 
     pub(super) fn program(program: &'static str, error: ProgramError) -> Self {
-        if is_denied(&error) {
+        // The verifier refuses with the same error as a missing privilege, but not without a word.
+        let refused = matches!(&error, ProgramError::LoadError { verifier_log, .. }
+            if !verifier_log.to_string().trim().is_empty());
+        if !refused && is_denied(&error) {
             return Self::denied(&format!("the kernel refused to load the BPF program `{program}` (EPERM)"));
         }
         Self::Program { program, source: Box::new(error) }

@@ -16,15 +16,14 @@ fn what_a_full_ledger_misses_equals_the_loss_counter() {
     for attempt in 1..=ATTEMPTS {
         let outcome = bomb();
         println!("attempt {attempt}: {outcome:?}");
-        let Outcome { foreign, reported, lost, .. } = outcome;
+        let Outcome { foreign: _, reported, lost } = outcome;
         assert!(reported >= 512, "fewer reports than the ledger has slots: {outcome:?}");
         assert!(lost > 0, "the ledger was never full: {outcome:?}");
         if CHILDREN - reported == lost {
             return;
         }
-        assert!(foreign > 0, "{outcome:?}");
-        // Each foreign one was counted at most once.
-        assert!(lost >= CHILDREN - reported && lost <= CHILDREN - reported + foreign, "{outcome:?}");
+        // Never fewer: that would be silence. More, where somebody else died or forked meanwhile.
+        assert!(lost > CHILDREN - reported, "{outcome:?}");
     }
     panic!(
         "other processes were started on this machine in each of {ATTEMPTS} attempts: try it when it is quiet"
