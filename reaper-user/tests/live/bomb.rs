@@ -15,8 +15,8 @@ fn what_a_full_ledger_misses_equals_the_loss_counter() {
     let _machine = machine();
     for attempt in 1..=ATTEMPTS {
         let outcome = bomb();
-        println!("attempt {attempt}: {outcome:?}");
-        let Outcome { foreign: _, reported, lost } = outcome;
+        let Outcome { foreign, reported, lost } = outcome;
+        println!("attempt {attempt}: {reported} reported, {lost} lost, {foreign} started by others");
         assert!(reported >= 512, "fewer reports than the ledger has slots: {outcome:?}");
         assert!(lost > 0, "the ledger was never full: {outcome:?}");
         if CHILDREN - reported == lost {
