@@ -12,7 +12,7 @@ use crate::{
 /// What the kernel side knows about a zombie and its holder, beside its record.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The holder, where the ledger has it alive.
+    /// The holder, where the ledger has it.
     pub holder: Option<Record>,
     /// The holder at half the threshold.
     pub at_probation: Option<Look>,

@@ -1,8 +1,8 @@
 //! What `run` and `trace` share: a runtime, a thread that writes, and everything that can end it.
 
 use std::{
-    io::{self, Write as _},
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    io,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
     time::Duration,
 };
@@ -141,10 +141,9 @@ fn write(output: Output, waiting: &Receiver<Event>, left: oneshot::Sender<()>) {
     let mut reporter = Reporter::stdout(output);
     let mut result = reporter.start();
     while result.is_ok() {
-        result = match waiting.recv_timeout(Duration::from_secs(3600)) {
+        result = match waiting.recv() {
             Ok(event) => reporter.report(&event),
-            Err(RecvTimeoutError::Timeout) => io::stdout().flush(),
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(_closed) => return,
         };
     }
     if let Err(error) = result
