@@ -10,8 +10,8 @@ pub(crate) trait Keys {
     /// Replaces `old` by `new`; true where it was `old`.
     fn replace(word: *mut u64, old: u64, new: u64) -> bool;
 
-    /// Stores `new`, after everything before it.
-    fn exchange(word: *mut u64, new: u64);
+    /// Stores `new`, after everything before it, and says what was there.
+    fn exchange(word: *mut u64, new: u64) -> u64;
 }
 
 /// Compare-and-swap and exchange: fully ordered on every architecture's JIT, which is what publishes a slot's body
@@ -29,15 +29,16 @@ impl Keys for Swap {
     }
 
     #[inline(always)]
-    fn exchange(word: *mut u64, new: u64) {
+    fn exchange(word: *mut u64, new: u64) -> u64 {
         // SAFETY: the verifier has shown that `word` lies in a map's value.
-        let _: u64 = unsafe { atomic_xchg::<u64, { AtomicOrdering::AcqRel }>(word, new) };
+        unsafe { atomic_xchg::<u64, { AtomicOrdering::AcqRel }>(word, new) }
     }
 }
 
 /// Plain loads and stores. Two forks that race for one slot at the same instant (consecutive pids are in different
-/// sets, so hardly ever) leave one process unentered; its exit enters it again, without its fork. Nobody reads a
-/// dead entry in the nanoseconds in which its key could be seen before its body.
+/// sets, so hardly ever) leave one process unentered, and the other with a body that may be the first one's; the
+/// exit of the first enters it again, without its fork. Nobody reads a dead entry in the nanoseconds in which its
+/// key could be seen before its body.
 pub(crate) struct Store;
 
 impl Keys for Store {
@@ -54,8 +55,12 @@ impl Keys for Store {
     }
 
     #[inline(always)]
-    fn exchange(word: *mut u64, new: u64) {
+    fn exchange(word: *mut u64, new: u64) -> u64 {
         // SAFETY: the verifier has shown that `word` lies in a map's value.
-        unsafe { word.write_volatile(new) };
+        unsafe {
+            let old = word.read_volatile();
+            word.write_volatile(new);
+            old
+        }
     }
 }

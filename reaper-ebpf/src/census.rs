@@ -1,20 +1,21 @@
-//! The census: iterators over all tasks. [`seed`] enters every process that was there before the hooks;
-//! [`zombies`] writes out those that are dead, for a listing without a ledger.
+//! The census: iterators over all tasks. [`census`] enters every process that was there before the hooks, or that a
+//! hook has missed, and writes out who is there, so that userspace finds what the ledger has too much; [`zombies`]
+//! writes out those that are dead, for a listing without a ledger.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_seq_write};
 use reaper_ebpf::{
     Slot, WORD_CGROUP_V1, WORD_CGROUP_V2, WORD_EXEC, WORD_EXIT, WORD_FLAGS, WORD_KEY, WORD_PARENT,
-    WORD_PARENT_START, WORDS, counter, exit_word, flag, id, key, pack, start_high, state,
+    WORD_PARENT_START, WORDS, counter, exit_word, flag, id, key, pack, seed, start_high, state,
 };
 
 use crate::{
     atomic::{Keys, Store, Swap},
-    exit,
+    birth, exit,
     kernel::Task,
-    ledger,
-    maps::{SEED_BEFORE, count},
+    ledger::{self, Entry},
+    maps::{SEED, count},
 };
 
 /// `struct bpf_iter__task`
@@ -44,43 +45,80 @@ fn leader(iteration: *mut Iteration) -> Option<Task> {
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-extern "C" fn seed(iteration: *mut Iteration) -> i32 {
+extern "C" fn census(iteration: *mut Iteration) -> i32 {
     enter::<Swap>(iteration)
 }
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
-extern "C" fn seed_plain(iteration: *mut Iteration) -> i32 {
+extern "C" fn census_plain(iteration: *mut Iteration) -> i32 {
     enter::<Store>(iteration)
 }
 
+/// Writes out every process's key, and puts right what the ledger does not know of those that are old enough.
 #[inline(always)]
 fn enter<K: Keys>(iteration: *mut Iteration) -> i32 {
     let Some(task) = leader(iteration) else { return 0 };
-    let Some(before) = SEED_BEFORE.get(0) else { return 0 };
-    let start = task.start();
-    if start >= *before {
-        return 0;
-    }
+    let (start, dead) = (task.start(), task.live() == 0);
     let id = id(task.tgid(), start);
-    let dead = task.live() == 0;
-    if ledger::find(id).is_some() {
-        return 0;
-    }
-    let Some(entry) = ledger::claim::<K>(id) else {
-        count(if dead { counter::DEATH_LOST } else { counter::FORK_UNRECORDED });
-        return 0;
-    };
-    let parent = task.real_parent();
-    entry.set(WORD_PARENT_START, parent.leader().start());
-    entry.set(WORD_PARENT, pack(start_high(start), parent.tgid()));
-    entry.set(WORD_EXEC, pack(task.parent_exec_id(), task.exec_id()));
-    entry.set(WORD_FLAGS, pack(flag::PREDATES_FORK, 0));
-    if dead {
-        exit::fill(entry, task, flag::PREDATES_EXIT);
-        entry.publish::<K>(key(state::DEAD, id));
+    let mut seen = key(if dead { state::DEAD } else { state::ALIVE }, id);
+    write(iteration, &raw mut seen);
+
+    let Some(&before) = SEED.get(seed::BEFORE) else { return 0 };
+    let Some(&more) = SEED.get(seed::FLAGS) else { return 0 };
+    if start < before {
+        put_right::<K>(task, id, start, dead, (more & 0xffff_ffff) as u32);
     }
     0
+}
+
+#[inline(always)]
+fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, more: u32) {
+    if let Some(entry) = ledger::find(id) {
+        // One that is in its exit right now is the exit hook's.
+        if dead && entry.state() == state::ALIVE && task.has_exited() {
+            exit::fill(entry, task);
+            entry.add_flags(flag::PREDATES_EXIT | more);
+            entry.publish::<K>(key(state::DEAD, id));
+        }
+        return;
+    }
+    if let Some(entry) = ledger::claim::<K>(id) {
+        return born::<K>(entry, task, id, start, dead, more);
+    }
+    if !dead {
+        // A later pass finds the same ones again.
+        if more == 0 {
+            count(counter::FORK_UNRECORDED);
+        }
+        return;
+    }
+    match ledger::displace::<K>(id) {
+        Some(entry) => born::<K>(entry, task, id, start, dead, more),
+        None => exit::lose(id),
+    }
+}
+
+#[inline(always)]
+fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, more: u32) {
+    birth::parent(entry, task, start);
+    let more = more | flag::PREDATES_FORK;
+    if dead {
+        birth::rest(entry, task, more | flag::PREDATES_EXIT);
+        exit::fill(entry, task);
+        entry.publish::<K>(key(state::DEAD, id));
+    } else {
+        birth::rest(entry, task, more);
+    }
+}
+
+/// Writes a value out, to whoever reads the iterator.
+#[inline(always)]
+fn write<T>(iteration: *mut Iteration, value: *mut T) {
+    // SAFETY: the value is on the stack and as long as its type; the verifier knows `seq`.
+    unsafe {
+        bpf_seq_write((*(*iteration).meta).seq.cast(), value.cast(), bytes::<T>());
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -102,10 +140,7 @@ extern "C" fn zombies(iteration: *mut Iteration) -> i32 {
     slot.words[WORD_CGROUP_V2] = task.cgroup_v2();
     slot.words[WORD_CGROUP_V1] = task.cgroup_v1();
     slot.words[WORD_FLAGS] = pack(flags, task.pid_namespace().0);
-    // SAFETY: the slot is on the stack and 64 bytes long; the verifier knows `seq`.
-    unsafe {
-        bpf_seq_write((*(*iteration).meta).seq.cast(), (&raw mut slot).cast(), size_of::<Slot>() as u32);
-    }
+    write(iteration, &raw mut slot);
     0
 }
 
@@ -114,10 +149,14 @@ extern "C" fn zombies(iteration: *mut Iteration) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 extern "C" fn anchor(iteration: *mut Iteration) -> i32 {
-    // SAFETY: helpers without arguments; the pair is on the stack; the verifier knows `seq`.
-    unsafe {
-        let mut pair = [bpf_jiffies64(), bpf_ktime_get_boot_ns()];
-        bpf_seq_write((*(*iteration).meta).seq.cast(), (&raw mut pair).cast(), size_of::<[u64; 2]>() as u32);
-    }
+    // SAFETY: helpers without arguments.
+    let mut pair = unsafe { [bpf_jiffies64(), bpf_ktime_get_boot_ns()] };
+    write(iteration, &raw mut pair);
     0
+}
+
+/// A size as the kernel's helpers take it.
+#[expect(clippy::cast_possible_truncation, reason = "what fits on a BPF program's stack")]
+const fn bytes<T>() -> u32 {
+    size_of::<T>() as u32
 }

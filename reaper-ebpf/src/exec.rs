@@ -35,14 +35,15 @@ fn exec_cmdline(ctx: BtfTracePointContext) {
     }
     let Some(scratch) = CMDLINE_SCRATCH.get_ptr_mut(0) else { return };
     let (start, length) = task.arguments();
-    let kept = if length > CMDLINE_BYTES as u64 { CMDLINE_BYTES as u64 } else { length };
+    #[expect(clippy::cast_possible_truncation, reason = "at most CMDLINE_BYTES")]
+    let kept = if length > CMDLINE_BYTES as u64 { CMDLINE_BYTES as u64 } else { length } as u32;
     // SAFETY: the scratch is a per-CPU value of this program alone (exec cannot happen in an interrupt); the
     // helper copies at most its size and cannot fault.
     unsafe {
-        (&raw mut (*scratch).len).write_volatile(kept as u32);
-        (&raw mut (*scratch).cut).write_volatile(u32::from(length > kept));
+        (&raw mut (*scratch).len).write_volatile(kept);
+        (&raw mut (*scratch).cut).write_volatile(u32::from(length > u64::from(kept)));
         let bytes = (&raw mut (*scratch).bytes).cast::<c_void>();
-        if bpf_probe_read_user(bytes, kept as u32, start as *const c_void) != 0 {
+        if bpf_probe_read_user(bytes, kept, start as *const c_void) != 0 {
             return;
         }
         let line: &Cmdline = &*scratch;

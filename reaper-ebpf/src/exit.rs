@@ -1,32 +1,36 @@
 //! `sched_process_exit(task)`: marks the thread group dead when its last thread passes. Whether it becomes a
 //! zombie or is released at once is not decided yet; the free hook settles that. Always attached.
 
-use aya_ebpf::{helpers::generated::bpf_jiffies64, macros::btf_tracepoint, programs::BtfTracePointContext};
-use reaper_ebpf::{
-    WORD_CGROUP_V1, WORD_CGROUP_V2, WORD_EXEC, WORD_EXIT, WORD_FLAGS, WORD_PARENT, WORD_PARENT_START,
-    counter, exit_word, flag, id, key, pack, start_high, state,
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::generated::bpf_jiffies64, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
+use reaper_ebpf::{WORD_CGROUP_V2, WORD_EXIT, counter, exit_word, flag, id, key, state};
 
 use crate::{
     atomic::{Keys, Store, Swap},
+    birth,
     kernel::Task,
     ledger::{self, Entry},
-    maps::count,
+    maps::{DYING, LOST, count},
 };
 
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit(ctx: BtfTracePointContext) {
-    mark::<Swap>(&ctx);
+    mark::<Swap>(Task(ctx.arg(0)));
 }
 
+/// Leaves behind for [`crate::signal`] who it is, which that cannot find out by itself on these kernels.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit_plain(ctx: BtfTracePointContext) {
-    mark::<Store>(&ctx);
+    let task = Task(ctx.arg(0));
+    let tgid = task.tgid();
+    let _full: Result<(), i32> = DYING.insert(tgid, id(tgid, task.leader().start()), 0);
+    mark::<Store>(task);
 }
 
 #[inline(always)]
-fn mark<K: Keys>(ctx: &BtfTracePointContext) {
-    let task = Task(ctx.arg(0));
+fn mark<K: Keys>(task: Task) {
     // The tracepoint's second argument says the same, but old kernels have none. Two last threads can both read
     // zero here: the second finds the entry dead.
     if task.live() != 0 {
@@ -35,39 +39,40 @@ fn mark<K: Keys>(ctx: &BtfTracePointContext) {
     let start = task.leader().start();
     let id = id(task.tgid(), start);
     let Some(entry) = ledger::find(id).or_else(|| enter::<K>(task, id, start)) else {
-        return count(counter::DEATH_LOST);
+        return lose(id);
     };
     if entry.state() != state::ALIVE {
         return;
     }
-    fill(entry, task, 0);
+    fill(entry, task);
     entry.publish::<K>(key(state::DEAD, id));
+}
+
+/// Counts a death that there is no room for; once, though two last threads may come here, and the census.
+#[inline(always)]
+pub(crate) fn lose(id: u64) {
+    const EXISTS: i32 = -17;
+    if LOST.insert(id, 0, u64::from(BPF_NOEXIST)) != Err(EXISTS) {
+        count(counter::DEATH_LOST);
+    }
 }
 
 /// Enters a process whose fork was not recorded.
 #[inline(always)]
 fn enter<K: Keys>(task: Task, id: u64, start: u64) -> Option<Entry> {
-    let entry = ledger::claim::<K>(id)?;
-    entry.set(WORD_PARENT_START, 0);
-    entry.set(WORD_PARENT, pack(start_high(start), 0));
-    entry.set(WORD_EXEC, pack(task.parent_exec_id(), task.exec_id()));
-    entry.set(WORD_FLAGS, pack(flag::FORK_UNSEEN, 0));
+    // The dead are what the ledger is for: where it is full, a living process gives way.
+    let entry = ledger::claim::<K>(id).or_else(|| ledger::displace::<K>(id))?;
+    birth::no_parent(entry, start);
+    birth::rest(entry, task, flag::FORK_UNSEEN);
     Some(entry)
 }
 
-/// Writes what a dead process is known by. `more` are flags to add.
+/// Writes what a dead process is known by and a living one is not.
 #[inline(always)]
-pub(crate) fn fill(entry: Entry, task: Task, more: u32) {
+pub(crate) fn fill(entry: Entry, task: Task) {
     // Jiffies, because reading the boot clock costs a hundred times as much when it is cold.
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_jiffies64() };
     entry.set(WORD_EXIT, exit_word(now, task.wait_status()));
     entry.set(WORD_CGROUP_V2, task.cgroup_v2());
-    entry.set(WORD_CGROUP_V1, task.cgroup_v1());
-    let (pid_ns, first) = task.pid_namespace();
-    let mut flags = (entry.get(WORD_FLAGS) >> 32) as u32 | more;
-    if first {
-        flags |= flag::NAMESPACE_INIT;
-    }
-    entry.set(WORD_FLAGS, pack(flags, pid_ns));
 }

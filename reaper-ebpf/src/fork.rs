@@ -2,12 +2,11 @@
 //! Always attached.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use reaper_ebpf::{
-    Forker, WORD_EXEC, WORD_FLAGS, WORD_PARENT, WORD_PARENT_START, counter, flag, id, pack, start_high,
-};
+use reaper_ebpf::{Forker, counter, flag, id};
 
 use crate::{
     atomic::{Keys, Store, Swap},
+    birth,
     kernel::Task,
     ledger,
     maps::{FORKERS, count},
@@ -35,21 +34,16 @@ fn enter<K: Keys>(ctx: &BtfTracePointContext) {
     let Some(entry) = ledger::claim::<K>(id) else {
         return count(counter::FORK_UNRECORDED);
     };
-    // With CLONE_PARENT the parent is not the one that called clone. A child's start is stamped before it is
-    // put on its parent's list, and the parent may die meanwhile: then this is who got it.
-    let parent = child.real_parent();
-    let parent_tgid = parent.tgid();
-    entry.set(WORD_PARENT_START, parent.leader().start());
-    entry.set(WORD_PARENT, pack(start_high(start), parent_tgid));
-    entry.set(WORD_EXEC, pack(child.parent_exec_id(), child.exec_id()));
-
+    // A child's start is stamped before it is put on its parent's list, and the parent may die meanwhile: then this
+    // is who got it.
+    let parent = birth::parent(entry, child, start);
     let caller = Task(ctx.arg(0));
     let mut flags = 0;
-    if caller.tgid() != parent_tgid {
+    if caller.tgid() != parent {
         let forker = Forker { tgid: caller.tgid(), zero: 0, start: caller.leader().start() };
-        if FORKERS.insert(id, forker, 0).is_ok() {
-            flags = flag::FORKER;
-        }
+        // Where there is no room for it, the forker is not known; that it is another is.
+        let _full: Result<(), i32> = FORKERS.insert(id, forker, 0);
+        flags = flag::FORKER;
     }
-    entry.set(WORD_FLAGS, pack(flags, 0));
+    birth::rest(entry, child, flags);
 }

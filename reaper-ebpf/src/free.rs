@@ -4,7 +4,7 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use reaper_ebpf::{WORD_FLAGS, counter, flag, id, notice, state};
+use reaper_ebpf::{counter, flag, id, notice, state};
 
 use crate::{
     atomic::{Keys, Store, Swap},
@@ -32,14 +32,13 @@ fn give_back<K: Keys>(ctx: &BtfTracePointContext) {
         return; // a thread, or the old leader after another thread's exec
     }
     let id = id(tgid, task.start());
-    ledger::release::<K>(id, |entry| {
-        if (entry.get(WORD_FLAGS) >> 32) as u32 & flag::FORKER != 0 {
-            let _gone: Result<(), i32> = FORKERS.remove(id);
-        }
-        if entry.state() == state::STANDING {
-            // SAFETY: a helper without arguments.
-            let now = unsafe { bpf_ktime_get_boot_ns() };
-            send(notice::RELEASED, tgid, id, now, counter::RELEASE_LOST);
-        }
-    });
+    let (state, flags) = ledger::release::<K>(id);
+    if flags & flag::FORKER != 0 {
+        let _gone: Result<(), i32> = FORKERS.remove(id);
+    }
+    if state == state::STANDING {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        send(notice::RELEASED, tgid, id, now, counter::RELEASE_LOST);
+    }
 }

@@ -5,9 +5,7 @@
 //! operation; the words behind it are written before the key says so.
 
 use aya_ebpf::{Global, bindings::BPF_NOEXIST};
-use reaper_ebpf::{
-    ID_MASK, Slot, WAYS, WORD_KEY, WORD_PARENT, WORDS, counter, key, start_of, state, state_of, tgid_of,
-};
+use reaper_ebpf::{ID_MASK, Slot, WAYS, WORD_FLAGS, WORD_KEY, WORDS, counter, key, state, state_of, tgid_of};
 
 use crate::{
     atomic::Keys,
@@ -55,10 +53,22 @@ impl Entry {
         state_of(self.get(WORD_KEY))
     }
 
-    /// Publishes what was written, under `key`.
+    /// Its flags.
     #[inline(always)]
-    pub(crate) fn publish<K: Keys>(self, key: u64) {
-        K::exchange(self.word(WORD_KEY), key);
+    pub(crate) fn flags(self) -> u32 {
+        (self.get(WORD_FLAGS) >> 32) as u32
+    }
+
+    /// Sets more of them.
+    #[inline(always)]
+    pub(crate) fn add_flags(self, more: u32) {
+        self.set(WORD_FLAGS, self.get(WORD_FLAGS) | u64::from(more) << 32);
+    }
+
+    /// Publishes what was written, under `key`. Says what the key was.
+    #[inline(always)]
+    pub(crate) fn publish<K: Keys>(self, key: u64) -> u64 {
+        K::exchange(self.word(WORD_KEY), key)
     }
 }
 
@@ -87,24 +97,6 @@ pub(crate) fn find(id: u64) -> Option<Entry> {
     find_in_table(id).or_else(|| OVERFLOW.get_ptr_mut(id).map(Entry))
 }
 
-/// The dead entry of a pid, for a caller that is that pid, in its own exit, and does not know its start. A
-/// predecessor that was waited for and is not freed yet is dead as well: the youngest is the caller. The overflow
-/// map cannot be asked by pid.
-#[inline(always)]
-pub(crate) fn find_dying(tgid: u32) -> Option<Entry> {
-    // A way and not an entry: the verifier of old kernels loses a pointer's type where branches meet.
-    let (mut way_found, mut youngest) = (WAYS, 0);
-    for way in 0..WAYS {
-        let entry = place(tgid, way)?;
-        let key = entry.get(WORD_KEY);
-        let start = start_of(key, entry.get(WORD_PARENT));
-        if tgid_of(key) == tgid && state_of(key) == state::DEAD && start > youngest {
-            (way_found, youngest) = (way, start);
-        }
-    }
-    if way_found == WAYS { None } else { place(tgid, way_found) }
-}
-
 /// Claims an entry, in state alive. The caller writes its words.
 #[inline(always)]
 pub(crate) fn claim<K: Keys>(id: u64) -> Option<Entry> {
@@ -119,6 +111,23 @@ pub(crate) fn claim<K: Keys>(id: u64) -> Option<Entry> {
     claim_in_overflow(id, alive)
 }
 
+/// Claims the entry of a living process of the same set, in state alive, for one that is dead. The caller writes its
+/// words.
+#[inline(always)]
+pub(crate) fn displace<K: Keys>(id: u64) -> Option<Entry> {
+    let tgid = tgid_of(id);
+    for way in 0..WAYS {
+        let entry = place(tgid, way)?;
+        let living = entry.get(WORD_KEY);
+        if state_of(living) == state::ALIVE && K::replace(entry.word(WORD_KEY), living, key(state::ALIVE, id))
+        {
+            count(counter::LIVING_DISPLACED);
+            return Some(entry);
+        }
+    }
+    None
+}
+
 /// Not inlined into `claim`'s loop by hand: it is rare, and its slot must be built on the stack.
 #[inline(never)]
 fn claim_in_overflow(id: u64, alive: u64) -> Option<Entry> {
@@ -131,17 +140,19 @@ fn claim_in_overflow(id: u64, alive: u64) -> Option<Entry> {
     OVERFLOW.get_ptr_mut(id).map(Entry)
 }
 
-/// Gives the entry of `id` back; its key and body as they were are handed to `last` first.
+/// Gives the entry of `id` back. Says which state it was in and its flags; free and none where there was no entry.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64, last: impl Fn(Entry)) {
+pub(crate) fn release<K: Keys>(id: u64) -> (u64, u32) {
     if let Some(entry) = find_in_table(id) {
-        last(entry);
-        // Every word is written again before its next owner publishes it, so the body need not be cleared.
-        entry.publish::<K>(0);
-    } else if let Some(entry) = OVERFLOW.get_ptr_mut(id).map(Entry) {
-        last(entry);
-        if OVERFLOW.remove(id).is_ok() {
-            count(counter::OVERFLOW_OUT);
-        }
+        let flags = entry.flags();
+        // Every word is written again before its next owner publishes it, so the body need not be cleared. Userspace
+        // may mark it as reported up to this moment: what the exchange returns is what counts.
+        return (state_of(entry.publish::<K>(0)), flags);
     }
+    let Some(entry) = OVERFLOW.get_ptr_mut(id).map(Entry) else { return (state::FREE, 0) };
+    let was = (entry.state(), entry.flags());
+    if OVERFLOW.remove(id).is_ok() {
+        count(counter::OVERFLOW_OUT);
+    }
+    was
 }

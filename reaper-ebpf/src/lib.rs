@@ -13,8 +13,11 @@
 //! | 3 | exec id that the parent had at fork, 32 · own exec id, 32 | fork; the low half again at exec |
 //! | 4 | exit stamp in jiffies, 48 · wait status, 16 | exit |
 //! | 5 | cgroup id in the v2 hierarchy | exit |
-//! | 6 | cgroup id in the v1 pids hierarchy, 0 where there is none | exit |
-//! | 7 | flags, 32 · inode number of the pid namespace, 32 | fork (zero), exit, SIGCHLD |
+//! | 6 | cgroup id in the v1 pids hierarchy | only in what the census writes out; 0 in the ledger |
+//! | 7 | flags, 32 · inode number of the pid namespace, 32 | fork, SIGCHLD |
+//!
+//! The v1 cgroup id is not in the ledger because the walk to it costs every healthy process 100 to 300 ns, while a
+//! zombie keeps its cgroups: where there is a v1 hierarchy, those that are to be reported are asked for it.
 //!
 //! All times are on the boot clock, in nanoseconds, unless they are called stamps (jiffies).
 
@@ -81,6 +84,10 @@ pub mod flag {
     pub const PREDATES_EXIT: u32 = 1 << 5;
     /// Entered at exit: its fork was not recorded.
     pub const FORK_UNSEEN: u32 = 1 << 6;
+    /// Entered or marked dead by a later census, because a hook had missed it.
+    pub const RECOVERED: u32 = 1 << 7;
+    /// Set by userspace: its report has been written out.
+    pub const TOLD: u32 = 1 << 8;
 }
 
 const START_BITS: u32 = 40;
@@ -169,9 +176,9 @@ pub struct Record {
     pub status: u16,
     /// cgroup id in the v2 hierarchy.
     pub cgroup_v2: u64,
-    /// cgroup id in the v1 pids hierarchy, 0 where there is none.
+    /// cgroup id in the v1 pids hierarchy, from the census only; 0 where there is none.
     pub cgroup_v1: u64,
-    /// Inode number of the pid namespace for its children, which is its own unless it called unshare.
+    /// Inode number of its pid namespace. 0 where its fork was missed and it is dead.
     pub pid_ns: u32,
     /// Bits of [`flag`].
     pub flags: u32,
@@ -231,6 +238,95 @@ const fn low(word: u64) -> u32 {
 pub struct Slot {
     /// See the table in the crate's documentation.
     pub words: [u64; WORDS],
+}
+
+/// Members of kernel structures, whose offsets differ from kernel to kernel.
+///
+/// In the object a member's number stands where an instruction has the offset; userspace puts the running kernel's
+/// offset there before it loads the object. So an offset costs nothing, which one that is loaded from read-only
+/// data does: there are some sixty of them in a process's life.
+pub mod member {
+    /// The first number. No instruction of ours has an offset as large as this of its own. Multiples of eight, so
+    /// that the compiler may take every read for an aligned one.
+    pub const FIRST: i16 = 0x7000;
+    /// From one to the next.
+    pub const STEP: i16 = 8;
+
+    macro_rules! members {
+        ($($(#[doc = $doc:literal])* $name:ident)*) => {
+            /// Their names, in the order of their numbers.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            #[expect(non_camel_case_types, reason = "only counts")]
+            enum Index { $($name),* }
+
+            $(
+                $(#[doc = $doc])*
+                pub const $name: i16 = FIRST + STEP * Index::$name as i16;
+            )*
+        };
+    }
+
+    members! {
+        /// `task_struct.pid`
+        TASK_PID
+        /// `task_struct.tgid`
+        TASK_TGID
+        /// `task_struct.real_parent`
+        TASK_REAL_PARENT
+        /// `task_struct.group_leader`
+        TASK_GROUP_LEADER
+        /// `task_struct.start_boottime`
+        TASK_START
+        /// `task_struct.signal`
+        TASK_SIGNAL
+        /// `task_struct.exit_code`
+        TASK_EXIT_CODE
+        /// `task_struct.exit_state`
+        TASK_EXIT_STATE
+        /// `task_struct.parent_exec_id`
+        TASK_PARENT_EXEC_ID
+        /// `task_struct.self_exec_id`
+        TASK_SELF_EXEC_ID
+        /// `task_struct.cgroups`
+        TASK_CGROUPS
+        /// `task_struct.nsproxy`
+        TASK_NSPROXY
+        /// `task_struct.mm`
+        TASK_MM
+        /// `signal_struct.live`
+        SIGNAL_LIVE
+        /// `signal_struct.flags`
+        SIGNAL_FLAGS
+        /// `signal_struct.group_exit_code`
+        SIGNAL_GROUP_EXIT_CODE
+        /// `mm_struct.arg_start`
+        MM_ARG_START
+        /// `mm_struct.arg_end`
+        MM_ARG_END
+        /// `nsproxy.pid_ns_for_children`
+        NSPROXY_PID_NS
+        /// `pid_namespace.ns.inum`
+        PID_NS_INUM
+        /// `pid_namespace.child_reaper`
+        PID_NS_CHILD_REAPER
+        /// `css_set.dfl_cgrp`
+        CSS_SET_DFL_CGRP
+        /// `css_set.subsys[pids_cgrp_id]`; unresolved where there is no v1 pids hierarchy, and then never read
+        CSS_SET_PIDS
+        /// `cgroup_subsys_state.cgroup`; likewise
+        CSS_CGROUP
+        /// `cgroup.kn`
+        CGROUP_KN
+        /// `cgroup.root`
+        CGROUP_ROOT
+        /// `cgroup_root.hierarchy_id`
+        ROOT_HIERARCHY
+        /// `kernfs_node.id`
+        KN_ID
+        /// `pid.numbers[0].nr`
+        PID_NUMBER
+    }
 }
 
 /// What a notice in the ring buffer is about.
@@ -301,6 +397,25 @@ pub struct Cmdline {
     pub bytes: [u8; CMDLINE_BYTES],
 }
 
+/// Places in the array that tells the census what to do.
+pub mod seed {
+    /// Only processes that started before this moment (boot clock, ns) are entered: whatever is younger has the fork
+    /// hook.
+    pub const BEFORE: u32 = 0;
+    /// Flags for those that are entered: [`super::flag::RECOVERED`], or none.
+    pub const FLAGS: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
+/// Places in the array that says whose a set of maps is.
+pub mod meta {
+    /// Of the object and all it was loaded with. Not 0 once everything is attached and entered.
+    pub const FINGERPRINT: u32 = 0;
+    /// How many there are.
+    pub const COUNT: u32 = 1;
+}
+
 /// Places in the per-CPU array of counters.
 pub mod counter {
     /// A death that found no room: a zombie from it cannot be reported.
@@ -315,8 +430,11 @@ pub mod counter {
     pub const RELEASE_LOST: u32 = 4;
     /// A new cgroup that could not be announced because the ring buffer was full.
     pub const CGROUP_LOST: u32 = 5;
+    /// A living process's entry that was given to a dead one. Its own death is entered if there is room then; its
+    /// parent at fork is unknown.
+    pub const LIVING_DISPLACED: u32 = 6;
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 7;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);

@@ -8,9 +8,11 @@
 #![no_main]
 #![expect(internal_features, reason = "compare-and-swap does not exist as AtomicU64 on the BPF target")]
 #![feature(core_intrinsics)]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand a program its context by value")]
 #![expect(unsafe_code, reason = "a BPF program is pointers from end to end; the verifier proves them")]
 
 mod atomic;
+mod birth;
 mod census;
 mod cgroup;
 mod exec;

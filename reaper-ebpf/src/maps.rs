@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use reaper_ebpf::{Cmdline, Forker, Slot, WaitProfile, counter};
+use reaper_ebpf::{Cmdline, Forker, Slot, WaitProfile, counter, meta, seed};
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
 #[map]
@@ -23,6 +23,14 @@ pub(crate) static FORKERS: LruHashMap<u64, Forker> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static WATCHED: HashMap<u32, WaitProfile> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
+/// Who died last under a tgid. Kernels before 5.11 only: see `signal`.
+#[map]
+pub(crate) static DYING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4_096, 0);
+
+/// The latest deaths that found no room, so that none is counted twice.
+#[map]
+pub(crate) static LOST: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1_024, 0);
+
 /// Command lines taken at exec, by identity bits.
 #[map]
 pub(crate) static CMDLINES: LruHashMap<u64, Cmdline> = LruHashMap::with_max_entries(2_048, 0);
@@ -35,9 +43,13 @@ pub(crate) static CMDLINE_SCRATCH: PerCpuArray<Cmdline> = PerCpuArray::with_max_
 #[map]
 pub(crate) static ARGUMENT_SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// The census enters only what started before this moment: whatever is younger has the fork hook.
+/// What the census is to do: the places are `reaper_ebpf::seed`.
 #[map]
-pub(crate) static SEED_BEFORE: Array<u64> = Array::with_max_entries(1, 0);
+pub(crate) static SEED: Array<u64> = Array::with_max_entries(seed::COUNT, 0);
+
+/// Whose these maps are, for a daemon that finds them pinned: the places are `reaper_ebpf::meta`.
+#[map]
+pub(crate) static META: Array<u64> = Array::with_max_entries(meta::COUNT, 0);
 
 /// Releases of reported zombies, new cgroups.
 #[map]

@@ -12,6 +12,7 @@ use reaper_ebpf::{WORD_FLAGS, WORD_PARENT, flag, id, state};
 use crate::{
     kernel::Task,
     ledger::{self, Entry},
+    maps::DYING,
 };
 
 const SIGCHLD: u32 = 17;
@@ -29,13 +30,16 @@ fn signal(ctx: BtfTracePointContext) {
     }
 }
 
-/// For kernels before 5.11, which have no typed current task.
+/// For kernels before 5.11, which have no typed current task: the exit hook has left behind who it is.
 #[btf_tracepoint(function = "signal_generate")]
 fn signal_plain(ctx: BtfTracePointContext) {
     if ctx.arg::<u32>(0) != SIGCHLD {
         return;
     }
-    if let Some(entry) = ledger::find_dying(ctx.tgid()) {
+    let Some(id) = DYING.get_ptr(ctx.tgid()) else { return };
+    // SAFETY: a map's value. The writer is this very process, or a namesake that is dead.
+    let id = unsafe { id.read_volatile() };
+    if let Some(entry) = ledger::find(id).filter(|entry| entry.state() == state::DEAD) {
         note(&ctx, entry);
     }
 }

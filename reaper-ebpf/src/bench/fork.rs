@@ -29,13 +29,15 @@ fn fork(ctx: BtfTracePointContext) {
     slot.words[WORD_PARENT] = pack(start_high(start), parent_tgid);
     slot.words[WORD_EXEC] = pack(child.parent_exec_id(), child.exec_id());
 
+    let (pid_ns, first) = child.pid_namespace();
+    let mut flags = if first { flag::NAMESPACE_INIT } else { 0 };
     let caller = Task(ctx.arg(0));
     if caller.tgid() != parent_tgid {
         let forker = Forker { tgid: caller.tgid(), zero: 0, start: caller.leader().start() };
-        if FORKERS.insert(id, forker, 0).is_ok() {
-            slot.words[WORD_FLAGS] = pack(flag::FORKER, 0);
-        }
+        let _full: Result<(), i32> = FORKERS.insert(id, forker, 0);
+        flags |= flag::FORKER;
     }
+    slot.words[WORD_FLAGS] = pack(flags, pid_ns);
     if !ledger::insert(tgid, &slot) {
         count(counter::FORK_UNRECORDED);
     }

@@ -2,7 +2,7 @@
 //! one: by the identity bits it would be dearer to hash, and SIGCHLD's hook could not look it up.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use reaper_ebpf::{ID_MASK, Slot, WORD_KEY, WORDS, key, state, state_of, tgid_of};
+use reaper_ebpf::{ID_MASK, Slot, WORD_FLAGS, WORD_KEY, WORDS, key, state, state_of, tgid_of};
 
 use crate::atomic::Keys;
 
@@ -47,10 +47,18 @@ impl Entry {
         state_of(self.get(WORD_KEY))
     }
 
+    /// Its flags.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u32 {
+        (self.get(WORD_FLAGS) >> 32) as u32
+    }
+
     /// Writes the key, whichever kind is asked for with a plain store: a bucket's lock is what guards an entry here.
     #[inline(always)]
-    pub(crate) fn publish<K: Keys>(self, key: u64) {
+    pub(crate) fn publish<K: Keys>(self, key: u64) -> u64 {
+        let old = self.get(WORD_KEY);
         self.set(WORD_KEY, key);
+        old
     }
 }
 
@@ -67,13 +75,6 @@ pub(crate) fn find(id: u64) -> Option<Entry> {
     (entry.get(WORD_KEY) & ID_MASK == id).then_some(entry)
 }
 
-/// The dead entry of a pid.
-#[inline(always)]
-pub(crate) fn find_dying(tgid: u32) -> Option<Entry> {
-    let entry = TABLE.get_ptr_mut(tgid).map(Entry)?;
-    (entry.state() == state::DEAD).then_some(entry)
-}
-
 /// For a process whose fork was not seen.
 #[inline(always)]
 pub(crate) fn claim<K: Keys>(id: u64) -> Option<Entry> {
@@ -85,11 +86,17 @@ pub(crate) fn claim<K: Keys>(id: u64) -> Option<Entry> {
     TABLE.get_ptr_mut(tgid_of(id)).map(Entry)
 }
 
-/// Removes the entry of `id`; its key and body as they were are handed to `last` first.
+/// A full hash map has no entry to give.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64, last: impl Fn(Entry)) {
-    if let Some(entry) = find(id) {
-        last(entry);
-        let _gone: Result<(), i32> = TABLE.remove(tgid_of(id));
-    }
+pub(crate) fn displace<K: Keys>(_: u64) -> Option<Entry> {
+    None
+}
+
+/// Removes the entry of `id`. Says which state it was in and its flags; free and none where there was no entry.
+#[inline(always)]
+pub(crate) fn release<K: Keys>(id: u64) -> (u64, u32) {
+    let Some(entry) = find(id) else { return (state::FREE, 0) };
+    let was = (entry.state(), entry.flags());
+    let _gone: Result<(), i32> = TABLE.remove(tgid_of(id));
+    was
 }

@@ -9,11 +9,15 @@
 #![no_main]
 #![expect(internal_features, reason = "the shared source has compare-and-swap as an intrinsic")]
 #![feature(core_intrinsics)]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand a program its context by value")]
 #![expect(unsafe_code, reason = "a BPF program is pointers from end to end; the verifier proves them")]
 
 #[path = "../atomic.rs"]
 #[expect(dead_code, reason = "named by the shared source; a hash map has its own locks")]
 mod atomic;
+#[path = "../birth.rs"]
+#[expect(dead_code, reason = "a hash map's record is put together in one piece")]
+mod birth;
 mod empty;
 #[path = "../exec.rs"]
 mod exec;

@@ -14,7 +14,7 @@ use reaper::{
 };
 use serde_json::json;
 
-use crate::{btf, offsets, say, wait_for_end};
+use crate::{btf, offsets, patch, say, wait_for_end};
 
 /// What to attach.
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -76,18 +76,16 @@ fn shipped(pids_hierarchy: u32, probation: Option<u32>) -> Result<()> {
 
 fn own_object(object: &Path, pids_hierarchy: u32, sets: &[&[(&'static str, &str)]]) -> Result<()> {
     let bytes = fs::read(btf::VMLINUX).with_context(|| format!("could not read {}", btf::VMLINUX))?;
-    let globals = offsets::resolve(&btf::Btf::parse(&bytes)?, pids_hierarchy)?;
+    let offsets = offsets::resolve(&btf::Btf::parse(&bytes)?, pids_hierarchy != 0)?;
     let kernel_btf = Btf::parse(&bytes, Endianness::default())?;
     let mut loader = EbpfLoader::new();
     loader.btf(Some(&kernel_btf));
-    for (name, value) in &globals {
-        // Not all of them: what only the real object reads is not in this one.
-        loader.override_global(name, value, false);
-    }
+    // What only the real object reads is not in this one.
+    loader.override_global("PIDS_HIERARCHY", &pids_hierarchy, false);
     // The real one's table is in the shared source and not used here.
     loader.map_max_entries("LEDGER", 1);
     let object = fs::read(object).with_context(|| format!("could not read {}", object.display()))?;
-    let mut ebpf = loader.load(&object)?;
+    let mut ebpf = loader.load(&patch::patch(&object, &offsets)?)?;
     for &(name, hook) in sets.iter().copied().flatten() {
         let program: &mut BtfTracePoint =
             ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?.try_into()?;

@@ -10,6 +10,9 @@ mod delay;
 mod lives;
 #[path = "../../src/kernel/offsets.rs"]
 mod offsets;
+#[path = "../../src/kernel/patch.rs"]
+#[expect(unreachable_pub, reason = "likewise")]
+mod patch;
 #[path = "../churn/sys.rs"]
 #[expect(dead_code, reason = "shared with the other load, which does more kinds of things")]
 mod sys;

@@ -41,7 +41,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("exit", "exit_plain"),
     ("fork", "fork_plain"),
     ("signal", "signal_plain"),
-    ("seed", "seed_plain"),
+    ("census", "census_plain"),
 ];
 
 /// Which of the two is used.
@@ -86,7 +86,7 @@ const WAIT: (&str, &str) = ("wait", "sched_process_wait");
 const CMDLINE: (&str, &str) = ("exec_cmdline", "sched_process_exec");
 
 /// The census's iterators.
-const ITERATORS: &[&str] = &["seed", "zombies", "anchor"];
+const ITERATORS: &[&str] = &["census", "zombies", "anchor"];
 
 /// What was loaded.
 pub(super) struct Loaded {

@@ -1,4 +1,4 @@
-//! Running the iterators: the seed, the list of zombies, the clock's anchor.
+//! Running the iterators: the census, the list of zombies, the clock's anchor.
 
 use std::{
     fs::File,
@@ -6,24 +6,46 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, maps::Array};
-use reaper_ebpf::{Record, WORDS};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+};
+use reaper_ebpf::{Record, WORDS, seed};
 
 use super::{
     Clock, KernelError,
     attach::{self, Flavour},
-    boot_now, map,
+    map,
 };
+use crate::identity::BootTime;
 
-/// Enters every process that started before now.
-pub(super) fn seed(ebpf: &mut Ebpf, flavour: Flavour) -> Result<(), KernelError> {
-    let mut before: Array<_, u64> = map(ebpf, "SEED_BEFORE")?;
-    before.set(0, boot_now().0, 0).map_err(|error| KernelError::map("SEED_BEFORE", error))?;
-    let mut iteration = open(ebpf, flavour.name("seed"))?;
-    // It writes nothing: one read runs it over all tasks.
-    let mut none = [0; 4096];
-    while iteration.read(&mut none).map_err(|error| KernelError::system("taking the census", error))? != 0 {}
-    Ok(())
+/// What the census is told to do, in the object's own map.
+pub(super) struct Orders(Array<MapData, u64>);
+
+impl Orders {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        map(ebpf, "SEED").map(Self)
+    }
+
+    /// Enters every process that started before `before` and that the ledger does not know, with `flags`. Returns
+    /// the keys of all that are there.
+    pub(super) fn carry_out(
+        &mut self,
+        ebpf: &mut Ebpf,
+        flavour: Flavour,
+        before: BootTime,
+        flags: u32,
+    ) -> Result<Vec<u64>, KernelError> {
+        let Self(orders) = self;
+        for (place, value) in [(seed::BEFORE, before.0), (seed::FLAGS, flags.into())] {
+            orders.set(place, value, 0).map_err(|error| KernelError::map("SEED", error))?;
+        }
+        let mut bytes = Vec::new();
+        open(ebpf, flavour.name("census"))?
+            .read_to_end(&mut bytes)
+            .map_err(|error| KernelError::system("taking the census", error))?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word)).collect())
+    }
 }
 
 /// Every process that is dead now.

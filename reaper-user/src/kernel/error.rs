@@ -5,7 +5,7 @@ use std::io;
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use thiserror::Error;
 
-use super::btf::BtfError;
+use super::{btf::BtfError, patch::PatchError};
 
 /// Why the kernel side could not be set up or asked.
 #[derive(Debug, Error)]
@@ -29,6 +29,9 @@ pub enum KernelError {
     /// The kernel's structures are not what the object was written for.
     #[error("this kernel cannot be used: {0}; please report it with the kernel's version")]
     Btf(#[from] BtfError),
+    /// The object could not be fitted to the kernel.
+    #[error("this kernel cannot be used: {0}; please report it with the kernel's version")]
+    Patch(#[from] PatchError),
     /// The object could not be loaded.
     #[error("loading the BPF object: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),
@@ -97,7 +100,7 @@ impl KernelError {
         }
         Self::Privilege {
             what: format!("the permission to use BPF: {what}"),
-            grant: "CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE, and let no seccomp filter deny bpf(2)",
+            grant: "CAP_BPF and CAP_PERFMON, and let no seccomp filter deny bpf(2)",
         }
     }
 }

@@ -8,17 +8,18 @@ mod clock;
 mod error;
 mod notices;
 mod offsets;
+mod patch;
 mod requirements;
 mod table;
 mod trim;
 
-use std::{os::fd::AsFd, time::Duration};
+use std::{collections::HashSet, os::fd::AsFd, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state, state_of};
+use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state};
 
 use self::{btf::Btf, table::Table};
 pub use self::{
@@ -83,6 +84,9 @@ pub struct Kernel {
     watched: HashMap<MapData, u32, [u64; 5]>,
     cmdlines: HashMap<MapData, u64, [u64; 33]>,
     counters: PerCpuArray<MapData, u64>,
+    orders: census::Orders,
+    /// Entries that were taken out of the overflow map from here.
+    taken_back: u64,
     on_demand: attach::OnDemand,
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
@@ -94,7 +98,8 @@ impl Kernel {
         demand()?;
         let (mut ebpf, kernel_btf) = {
             let bytes = requirements::btf_bytes()?;
-            let globals = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy)?;
+            let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
+            let object = patch::patch(OBJECT, &offsets)?;
             let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
                 .map_err(|error| KernelError::load(error.into()))?;
             drop(bytes);
@@ -102,15 +107,13 @@ impl Kernel {
             let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
             let mut loader = EbpfLoader::new();
             loader.btf(Some(&kernel_btf));
-            for (name, value) in &globals {
-                loader.override_global(name, value, true);
-            }
             loader
+                .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
                 .override_global("SET_MASK", &mask, true)
                 .override_global("ALL_CMDLINES", &all_cmdlines, true)
                 .map_max_entries("LEDGER", options.sizes.entries)
                 .map_max_entries("OVERFLOW", options.sizes.overflow);
-            (loader.load(OBJECT).map_err(KernelError::load)?, kernel_btf)
+            (loader.load(&object).map_err(KernelError::load)?, kernel_btf)
         };
         let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, &kernel_btf)?;
         drop(kernel_btf);
@@ -133,6 +136,8 @@ impl Kernel {
             watched: map(&mut ebpf, "WATCHED")?,
             cmdlines: map(&mut ebpf, "CMDLINES")?,
             counters: map(&mut ebpf, "COUNTERS")?,
+            orders: census::Orders::new(&mut ebpf)?,
+            taken_back: 0,
             on_demand,
             flavour,
             no_cmdlines,
@@ -144,7 +149,7 @@ impl Kernel {
     pub fn attach(&mut self) -> Result<(), KernelError> {
         attach::always(&mut self.ebpf, self.flavour)?;
         self.on_demand.settle(&mut self.ebpf, false)?;
-        census::seed(&mut self.ebpf, self.flavour)
+        self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), 0).map(drop)
     }
 
     /// Why command lines cannot be taken at exec, where they cannot.
@@ -179,14 +184,24 @@ impl Kernel {
     /// Shows every dead process that was not reported to `visit`.
     pub fn each_dead(&self, mut visit: impl FnMut(Record)) -> Result<(), KernelError> {
         self.table.each_dead(&mut visit);
-        if self.count(counter::OVERFLOW_IN)? != self.count(counter::OVERFLOW_OUT)? {
-            for item in self.overflow.iter() {
-                // An entry that is removed while the map is walked ends the walk early or is seen twice; the
-                // next sweep sees the rest.
-                let Ok((_, words)) = item else { break };
-                if state_of(words[0]) == state::DEAD {
-                    visit(Record::from_words(words));
-                }
+        self.each_in_overflow(|record| {
+            if record.state() == state::DEAD {
+                visit(record);
+            }
+        })
+    }
+
+    fn each_in_overflow(&self, mut visit: impl FnMut(Record)) -> Result<(), KernelError> {
+        let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
+        if put == taken + self.taken_back {
+            return Ok(());
+        }
+        // An entry that is removed under the walk starts the walk anew or ends it: what was seen is seen once, and
+        // the next sweep sees the rest.
+        let mut seen = HashSet::new();
+        for (id, words) in self.overflow.iter().map_while(Result::ok) {
+            if seen.insert(id) {
+                visit(Record::from_words(words));
             }
         }
         Ok(())
@@ -198,10 +213,18 @@ impl Kernel {
         self.table.get(id).or_else(|| self.overflow.get(&id, 0).ok().map(Record::from_words))
     }
 
-    /// The process with this tgid whose start (ns since boot) is `right`, where the table has it: living, or dead
-    /// and not freed yet. The overflow map cannot be asked by tgid.
-    pub fn process(&self, tgid: u32, right: impl Fn(u64) -> bool) -> Option<Record> {
-        self.table.process(tgid, right)
+    /// The process with this tgid whose start (ns since boot) is `right`: living, or dead and not freed yet. Dear
+    /// where it is in the overflow map, which can only be walked: ask by [`Self::record`] where the start is known.
+    pub fn process(&self, tgid: u32, right: impl Fn(u64) -> bool) -> Result<Option<Record>, KernelError> {
+        let mut found = self.table.process(tgid, &right);
+        if found.is_none() {
+            self.each_in_overflow(|record| {
+                if record.tgid() == tgid && right(record.start) {
+                    found = Some(record);
+                }
+            })?;
+        }
+        Ok(found)
     }
 
     /// Marks a dead entry as reported, so that its release is announced. False where it is gone.
@@ -211,7 +234,12 @@ impl Kernel {
 
     /// Gives back a dead entry that has no process any more.
     pub fn forget(&mut self, id: u64) -> bool {
-        self.table.transit(id, state::DEAD, state::FREE) || self.overflow.remove(&id).is_ok()
+        if self.table.transit(id, state::DEAD, state::FREE) {
+            return true;
+        }
+        let removed = self.overflow.remove(&id).is_ok();
+        self.taken_back += u64::from(removed);
+        removed
     }
 
     fn transit(&mut self, id: u64, to: u64) -> bool {
@@ -220,7 +248,8 @@ impl Kernel {
         }
         let Ok(mut words) = self.overflow.get(&id, 0) else { return false };
         words[0] = reaper_ebpf::key(to, id);
-        self.overflow.insert(id, words, BPF_EXIST).is_ok()
+        // The kernel may have freed it meanwhile, before it could see the new state.
+        self.overflow.insert(id, words, BPF_EXIST).is_ok() && self.overflow.get(&id, 0).is_ok()
     }
 
     /// The forker of a process that was forked with CLONE_PARENT.
@@ -262,6 +291,11 @@ impl Kernel {
     pub fn waits(&self, tgid: u32) -> Option<WaitProfile> {
         let [start, any, one, last, number] = self.watched.get(&tgid, 0).ok()?;
         Some(WaitProfile { start, any, one, last, last_number: low(number), zero: 0 })
+    }
+
+    /// Whether there ever was a process that found no room.
+    pub fn is_full(&self) -> Result<bool, KernelError> {
+        Ok(self.count(counter::FORK_UNRECORDED)? + self.count(counter::DEATH_LOST)? > 0)
     }
 
     /// A counter's sum over all CPUs.

@@ -44,22 +44,10 @@ pub struct Requirement {
 #[must_use]
 pub fn requirements() -> Vec<Requirement> {
     let effective = Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff);
-    let capability = |number: u32| effective & (1 << number) != 0 || effective & (1 << CAP_SYS_ADMIN) != 0;
-    let held = |name, purpose, number: u32, needed: bool| Requirement {
-        name,
-        purpose,
-        standing: match (capability(number), needed) {
-            (true, _) => Standing::Met("held".to_owned()),
-            (false, true) => Standing::Missing("not held".to_owned()),
-            (false, false) => Standing::Reduced("not held".to_owned()),
-        },
-        privilege: true,
-    };
-    vec![
-        held("CAP_BPF", "loading the BPF object", CAP_BPF, true),
-        held("CAP_PERFMON", "attaching to tracepoints", CAP_PERFMON, true),
-        held("CAP_SYS_PTRACE", "reading a holder's command line in /proc", CAP_SYS_PTRACE, false),
-        held("CAP_DAC_READ_SEARCH", "resolving cgroup ids", CAP_DAC_READ_SEARCH, false),
+    // With hidepid only CAP_SYS_PTRACE or the mount's group lets anybody at other users' processes.
+    let proc_hides = fs::metadata("/proc/1/stat").is_err();
+    let mut all = capabilities(effective, proc_hides).to_vec();
+    all.extend([
         Requirement {
             name: "kernel BTF",
             purpose: "finding the kernel's structures",
@@ -85,6 +73,36 @@ pub fn requirements() -> Vec<Requirement> {
             standing: Standing::Met(lockdown().unwrap_or_else(|| "cannot be seen".to_owned())),
             privilege: false,
         },
+    ]);
+    all
+}
+
+/// The capabilities. CAP_SYS_ADMIN stands in for the two that were once a part of it, and for no other:
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/capability.h> (`bpf_capable`, `perfmon_capable`)
+fn capabilities(effective: u64, proc_hides: bool) -> [Requirement; 4] {
+    let held = |numbers: &[u32]| numbers.iter().any(|number| effective & (1 << number) != 0);
+    let missing = || Standing::Missing("not held".to_owned());
+    let requirement = |name, purpose, numbers: &[u32], otherwise| Requirement {
+        name,
+        purpose,
+        standing: if held(numbers) { Standing::Met("held".to_owned()) } else { otherwise },
+        privilege: true,
+    };
+    [
+        requirement("CAP_BPF", "loading the BPF object", &[CAP_BPF, CAP_SYS_ADMIN], missing()),
+        requirement("CAP_PERFMON", "attaching to tracepoints", &[CAP_PERFMON, CAP_SYS_ADMIN], missing()),
+        requirement(
+            "CAP_DAC_READ_SEARCH",
+            "resolving cgroup ids",
+            &[CAP_DAC_READ_SEARCH],
+            Standing::Reduced("not held".to_owned()),
+        ),
+        requirement(
+            "CAP_SYS_PTRACE",
+            "seeing processes in a /proc with hidepid",
+            &[CAP_SYS_PTRACE],
+            if proc_hides { missing() } else { Standing::Met("not needed: /proc hides nobody".to_owned()) },
+        ),
     ]
 }
 
@@ -101,7 +119,8 @@ pub fn demand() -> Result<(), KernelError> {
     if !privileges.is_empty() {
         return Err(KernelError::Privilege {
             what: privileges.join(" and "),
-            grant: "CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+            grant: "CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH (where /proc is mounted with hidepid, \
+                    CAP_SYS_PTRACE, too)",
         });
     }
     match missing.first().map(|requirement| (requirement.name, &requirement.standing)) {
@@ -122,4 +141,31 @@ pub(super) fn btf_bytes() -> Result<Vec<u8>, KernelError> {
         },
         _ => KernelError::system(format!("reading {}", btf::VMLINUX), error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standings(held: &[u32], proc_hides: bool) -> [Standing; 4] {
+        let effective = held.iter().fold(0, |all, number| all | 1 << number);
+        capabilities(effective, proc_hides).map(|requirement| requirement.standing)
+    }
+
+    #[test]
+    fn cap_sys_admin_implies_the_capabilities_that_were_split_from_it_and_no_other() {
+        let [bpf, perfmon, search, ptrace] = standings(&[CAP_SYS_ADMIN], true);
+        assert!(matches!((bpf, perfmon), (Standing::Met(_), Standing::Met(_))));
+        assert!(matches!((search, ptrace), (Standing::Reduced(_), Standing::Missing(_))));
+    }
+
+    #[test]
+    fn cap_sys_ptrace_is_needed_only_where_proc_hides_processes() {
+        for (held, proc_hides, met) in [(false, false, true), (false, true, false), (true, true, true)] {
+            let held = if held { &[CAP_SYS_PTRACE][..] } else { &[] };
+            let [bpf, .., ptrace] = standings(held, proc_hides);
+            assert_eq!(matches!(ptrace, Standing::Met(_)), met, "{ptrace:?}");
+            assert!(matches!(bpf, Standing::Missing(_)));
+        }
+    }
 }
