@@ -1,8 +1,9 @@
 //! Aging: which dead processes are due, and when to look next.
 //!
 //! The ledger is swept when the oldest dead entry can have reached half the threshold (its holder goes on
-//! probation) or the threshold (it is confirmed and reported), not on a timer. A process that dies after a sweep
-//! cannot be due before half a threshold has passed, so an idle node is swept that often.
+//! probation, at three quarters at the latest) or the threshold (it is confirmed and reported, at once), not on a
+//! timer. A process that dies after a sweep cannot be due before half a threshold has passed, so an idle node is
+//! swept that often.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -25,6 +26,17 @@ pub enum Due {
     Probation,
     /// Confirmation and report.
     Report,
+}
+
+/// What becomes of an entry that is dead and not a zombie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It was waited for meanwhile.
+    Never,
+    /// It is looked at again then.
+    At(BootTime),
+    /// It has been without a process for so long that its free must have been missed.
+    GiveBack,
 }
 
 /// An entry that is older than half the threshold and not reported.
@@ -99,14 +111,16 @@ impl Aging {
         }
     }
 
-    /// It is dead and not a zombie at `now`. True where it has been without a process for so long that its entry
-    /// should be given back.
-    pub fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) -> bool {
-        let Some(pending) = self.pending.get_mut(&id) else { return false };
+    /// It is dead and not a zombie at `now`. Says when to look at it again, or that its entry should be given back.
+    pub fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) -> Again {
+        let Some(pending) = self.pending.get_mut(&id) else { return Again::Never };
         pending.asked = false;
         pending.not_before = now.plus(if absent { STALE } else { AGAIN });
         pending.absent_since = if absent { pending.absent_since.or(Some(now)) } else { None };
-        pending.absent_since.is_some_and(|since| now.since(since) >= STALE)
+        match pending.absent_since {
+            Some(since) if now.since(since) >= STALE => Again::GiveBack,
+            _ => Again::At(pending.not_before),
+        }
     }
 
     /// Entries that are older than half the threshold and not reported.
@@ -121,7 +135,7 @@ impl Sweep<'_> {
     pub fn look(&mut self, id: u64, died: BootTime) -> Option<Due> {
         let (probation, report) = (died.plus(self.aging.half()), died.plus(self.aging.threshold));
         if self.now < probation {
-            self.at(probation);
+            self.around(probation);
             return None;
         }
         let sweep = self.aging.sweep;
@@ -136,16 +150,18 @@ impl Sweep<'_> {
         if pending.asked {
             return None;
         }
+        let not_before = pending.not_before;
+        if self.now < not_before {
+            // Not a zombie when it was last looked at: whether it has become one is not urgent.
+            self.around(not_before);
+            return None;
+        }
         let due = match pending.next {
             Due::Probation if self.now >= report => Due::Report,
             due => due,
         };
-        let when = match due {
-            Due::Probation => pending.not_before.max(probation),
-            Due::Report => pending.not_before.max(report),
-        };
-        if self.now < when {
-            self.at(when);
+        if due == Due::Report && self.now < report {
+            self.at(report);
             return None;
         }
         pending.asked = true;
@@ -156,8 +172,14 @@ impl Sweep<'_> {
         Some(due)
     }
 
+    /// Looks again at `moment`.
     fn at(&mut self, moment: BootTime) {
         self.next = self.next.min(moment);
+    }
+
+    /// Looks again at `moment` or a little later, so that what is not urgent shares a sweep.
+    fn around(&mut self, moment: BootTime) {
+        self.at(moment.max(self.now.plus(self.aging.threshold / 4)));
     }
 
     /// Ends the sweep: what was pending and is no longer dead has been waited for. Returns when to sweep next.
@@ -190,8 +212,22 @@ mod tests {
         let mut aging = Aging::new(10 * SECOND);
         let mut sweep = aging.sweep(at(100));
         assert_eq!(sweep.look(1, at(98)), None);
-        assert_eq!(sweep.end(), at(103));
+        assert_eq!(sweep.end(), at(103), "half the threshold after its death");
         assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn what_is_not_urgent_shares_a_sweep() {
+        let mut aging = Aging::new(8 * SECOND);
+        let mut sweep = aging.sweep(at(100));
+        for hundredths in 0..300 {
+            assert_eq!(sweep.look(hundredths, BootTime(96_010_000_000 + hundredths * 10_000_000)), None);
+        }
+        assert_eq!(
+            sweep.end(),
+            at(102),
+            "a quarter of the threshold later, for all that die in three seconds"
+        );
     }
 
     #[test]
@@ -237,7 +273,7 @@ mod tests {
             let mut sweep = aging.sweep(at(second));
             assert_eq!(sweep.look(1, at(100)), Some(Due::Report), "second {second}");
             sweep.end();
-            assert!(!aging.not_a_zombie(1, at(second), false));
+            assert_eq!(aging.not_a_zombie(1, at(second), false), Again::At(at(second + 1)));
         }
     }
 
@@ -245,10 +281,10 @@ mod tests {
     fn an_entry_without_a_process_is_given_back_in_the_end() {
         let mut aging = Aging::new(SECOND);
         aging.sweep(at(110)).look(1, at(100));
-        assert!(!aging.not_a_zombie(1, at(110), true));
+        assert_eq!(aging.not_a_zombie(1, at(110), true), Again::At(at(120)));
         assert_eq!(aging.sweep(at(119)).look(1, at(100)), None, "it is not looked at before that");
         assert_eq!(aging.sweep(at(120)).look(1, at(100)), Some(Due::Report));
-        assert!(aging.not_a_zombie(1, at(120), true));
+        assert_eq!(aging.not_a_zombie(1, at(120), true), Again::GiveBack);
     }
 
     #[test]

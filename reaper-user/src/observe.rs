@@ -76,6 +76,26 @@ pub enum Answer {
     },
 }
 
+/// What a batch of answers is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// What a sweep of the ledger found due.
+    Sweep,
+    /// A list that somebody has asked for, by its number.
+    List(u64),
+}
+
+/// Answers that come together.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// What they are for.
+    pub purpose: Purpose,
+    /// The answers.
+    pub answers: Vec<Answer>,
+    /// These are the last to what was asked together.
+    pub last: bool,
+}
+
 /// A zombie and the processes around it.
 #[derive(Clone, Debug)]
 pub struct Scene {
@@ -101,15 +121,17 @@ pub struct Neighbour {
 /// Batches that may wait. When that many do, the ledger asks again at its next sweep.
 const WAITING: usize = 8;
 
+type Batch = (Purpose, Vec<Request>);
+
 /// The thread that looks.
 #[derive(Debug)]
 pub struct Observer {
-    requests: SyncSender<Vec<Request>>,
+    requests: SyncSender<Batch>,
 }
 
 impl Observer {
     /// Starts the thread. It ends when the observer is dropped.
-    pub fn start(proc: Proc, answers: UnboundedSender<Vec<Answer>>) -> io::Result<Self> {
+    pub fn start(proc: Proc, answers: UnboundedSender<Answers>) -> io::Result<Self> {
         let (requests, batches) = sync_channel(WAITING);
         thread::Builder::new().name("observer".to_owned()).spawn(move || {
             observe(&proc, &batches, &answers);
@@ -118,21 +140,30 @@ impl Observer {
     }
 
     /// Hands a batch over, or gives it back where too many wait.
-    pub fn ask(&self, batch: Vec<Request>) -> Result<(), Vec<Request>> {
-        self.requests.try_send(batch).map_err(|error| match error {
-            TrySendError::Full(batch) | TrySendError::Disconnected(batch) => batch,
+    pub fn ask(&self, purpose: Purpose, batch: Vec<Request>) -> Result<(), Vec<Request>> {
+        self.requests.try_send((purpose, batch)).map_err(|error| match error {
+            TrySendError::Full((_, batch)) | TrySendError::Disconnected((_, batch)) => batch,
         })
     }
 }
 
-fn observe(proc: &Proc, batches: &Receiver<Vec<Request>>, answers: &UnboundedSender<Vec<Answer>>) {
+fn observe(proc: &Proc, batches: &Receiver<Batch>, sender: &UnboundedSender<Answers>) {
     /// Answers that go out together: the first zombies of a large batch need not wait for the last.
     const TOGETHER: usize = 64;
-    while let Ok(batch) = batches.recv() {
+    while let Ok((purpose, batch)) = batches.recv() {
         let mut around = Around { proc, states: HashMap::new(), whole: HashMap::new() };
-        for part in batch.chunks(TOGETHER) {
-            if answers.send(part.iter().map(|request| around.look(request)).collect()).is_err() {
+        let mut parts = batch.chunks(TOGETHER).peekable();
+        // Of nothing there is an answer, too.
+        let mut part = parts.next().unwrap_or_default();
+        loop {
+            let answers = part.iter().map(|request| around.look(request)).collect();
+            let last = parts.peek().is_none();
+            if sender.send(Answers { purpose, answers, last }).is_err() {
                 return;
+            }
+            match parts.next() {
+                Some(next) => part = next,
+                None => break,
             }
         }
     }

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use reaper_ebpf::{Record, flag};
+use reaper_ebpf::{Record, flag, id};
 
 use super::holders::{Holder, Holders};
 use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
-    kernel::{Clock, Kernel, boot_now},
+    kernel::{Clock, Kernel, KernelError, boot_now},
     observe::Scene,
-    proc::{Proc, shown_cmdline, ticks},
+    proc::{Proc, Seen, shown_cmdline, ticks},
     workload::Workloads,
     zombie::{Died, ExitStatus, Forker, Relation, Zombie},
 };
@@ -24,6 +24,8 @@ pub(crate) struct Describer {
     pub(super) holders: Holders,
     /// First processes of pid namespaces that are dead, by the namespace's inode number.
     pub(super) dead_inits: HashMap<u32, Identity>,
+    /// The v1 cgroups of zombies, by identity bits, where there is a v1 hierarchy: from the latest pass.
+    v1_cgroups: HashMap<u64, u64>,
     started: BootTime,
 }
 
@@ -37,6 +39,7 @@ impl Describer {
             proc,
             holders: Holders::default(),
             dead_inits: HashMap::new(),
+            v1_cgroups: HashMap::new(),
             started: boot_now(),
         }
     }
@@ -46,8 +49,7 @@ impl Describer {
         let Scene { zombie: seen, holder, forker, tracer: _ } = scene;
         let identity = Identity::of(record);
         let holder_seen = holder.seen.as_ref().map(|(seen, _)| seen);
-        let same = |start: u64| holder_seen.is_none_or(|seen| seen.start_ticks == ticks(BootTime(start)));
-        let recorded = self.kernel.process(holder.pid, same);
+        let recorded = self.holder(record, holder.pid, holder_seen);
         let watched = self.holders.get(holder.pid, holder_seen);
         let facts = Facts {
             holder: recorded,
@@ -74,7 +76,8 @@ impl Describer {
         let ns_pid = holder_seen
             .and_then(|holder| holder.ns_pids.len().checked_sub(1))
             .and_then(|level| seen.ns_pids.get(level).copied());
-        let mut workload = self.workloads.of(record.cgroup_v2, record.cgroup_v1);
+        let [v2, v1] = self.cgroups(record);
+        let mut workload = self.workloads.of(v2, v1);
         if workload.cgroup.is_none()
             && let Ok(text) = std::fs::read(self.proc.root().join(format!("{}/cgroup", identity.pid)))
         {
@@ -93,6 +96,34 @@ impl Describer {
             evidence,
             workload,
         }
+    }
+
+    /// Looks up the v1 cgroups of all zombies, in one pass over the kernel's tasks. Nothing to do without v1.
+    pub(super) fn look_up_v1(&mut self) -> Result<(), KernelError> {
+        if self.workloads.cgroups().v1_pids_number().is_some() {
+            let zombies = self.kernel.zombies()?;
+            self.v1_cgroups = zombies.iter().map(|zombie| (zombie.id(), zombie.cgroup_v1)).collect();
+        }
+        Ok(())
+    }
+
+    /// The cgroups it died in, in v2 and in v1's pids hierarchy.
+    pub(super) fn cgroups(&self, record: &Record) -> [u64; 2] {
+        // A record of the census has it, one of the ledger has not.
+        let v1 =
+            if record.cgroup_v1 == 0 { self.v1_cgroups.get(&record.id()) } else { Some(&record.cgroup_v1) };
+        [record.cgroup_v2, v1.copied().unwrap_or(0)]
+    }
+
+    /// The ledger's record of the holder: the parent at fork, where it is that still, else whoever has the pid now.
+    fn holder(&self, record: &Record, pid: u32, seen: Option<&Seen>) -> Option<Record> {
+        let same = |start: u64| seen.is_none_or(|seen| seen.start_ticks == ticks(BootTime(start)));
+        let parent = (record.parent_tgid == pid && same(record.parent_start))
+            .then(|| self.kernel.record(id(record.parent_tgid, record.parent_start)));
+        parent.flatten().or_else(|| {
+            let found = self.kernel.process(pid, same);
+            found.inspect_err(|error| tracing::warn!(%error, "looking for a holder's entry")).ok().flatten()
+        })
     }
 
     /// Who called fork, where that was seen.

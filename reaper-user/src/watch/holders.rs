@@ -57,7 +57,8 @@ impl Holders {
             return;
         }
         let right = |start| ticks(BootTime(start)) == start_ticks;
-        let start = kernel.process(tgid, right).map_or(0, |record| record.start);
+        let known = kernel.process(tgid, right).ok().flatten();
+        let start = known.map_or(0, |record| record.start);
         if kernel.watch(tgid, start) {
             self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look });
         } else {

@@ -4,6 +4,7 @@
 mod alarm;
 mod describe;
 mod holders;
+mod lists;
 mod losses;
 mod standing;
 
@@ -22,16 +23,25 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::describe::Describer;
-use self::{alarm::Alarm, losses::Losses, standing::Standings};
+use self::{alarm::Alarm, lists::Lists, losses::Losses, standing::Standings};
 use crate::{
     identity::{BootTime, Identity},
-    kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options},
-    ledger::{Aging, Due},
-    observe::{self, Answer, Observer, Request, Scene},
+    kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
+    ledger::{Again, Aging, Due},
+    observe::{Answer, Answers, Observer, Purpose, Request, Scene},
     proc::{Proc, ticks},
     report::{Event, Filter, ZombieEvent},
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
 };
+
+/// When to ask again what the observer had no room for.
+const BEHIND: Duration = Duration::from_millis(100);
+
+/// Looking up v1 cgroups takes one part in so many of the time, at most.
+const PASS_SHARE: u32 = 10;
+
+/// Cgroups are not pruned more often than this.
+const PRUNED_APART: Duration = Duration::from_secs(1);
 
 /// What to watch for.
 #[derive(Debug)]
@@ -82,7 +92,11 @@ pub struct Watch {
     /// New cgroups that the kernel did not show yet.
     unborn: Vec<(Instant, CgroupId, usize)>,
     observer: Observer,
-    answers: mpsc::UnboundedReceiver<Vec<Answer>>,
+    answers: mpsc::UnboundedReceiver<Answers>,
+    lists: Lists,
+    /// When the ledger is swept next.
+    next_sweep: BootTime,
+    pruned: Option<Instant>,
     notices: Notices,
     log: Option<LogLines>,
     filter: Filter,
@@ -132,6 +146,9 @@ impl Watch {
             unborn: Vec::new(),
             observer,
             answers,
+            lists: Lists::default(),
+            next_sweep: BootTime(0),
+            pruned: None,
             notices,
             log,
             filter,
@@ -147,15 +164,20 @@ impl Watch {
     ) -> Result<(), WatchError> {
         tokio::pin!(stop);
         let alarm = Alarm::new().map_err(|error| WatchError::System("making a timer", error))?;
+        self.sweep()?;
         let asleep = |error| WatchError::System("setting a timer", error);
-        alarm.set(self.sweep()?).map_err(asleep)?;
+        let mut set_to = BootTime(0);
         loop {
+            if self.next_sweep != set_to {
+                set_to = self.next_sweep;
+                alarm.set(set_to).map_err(asleep)?;
+            }
             let retry = self.unborn.iter().map(|(when, ..)| *when).min();
             tokio::select! {
                 () = &mut stop => break,
                 due = alarm.goes_off() => {
                     due.map_err(asleep)?;
-                    alarm.set(self.sweep()?).map_err(asleep)?;
+                    self.sweep()?;
                 }
                 () = until(retry) => self.retry_cgroups(),
                 notices = self.notices.next() => self.heed(&notices?),
@@ -169,8 +191,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Looks through the ledger and asks about what is due. Returns when to look next.
-    fn sweep(&mut self) -> Result<BootTime, WatchError> {
+    /// Looks through the ledger and asks about what is due.
+    fn sweep(&mut self) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
         let mut requests = Vec::new();
         self.describer.dead_inits.clear();
@@ -184,7 +206,7 @@ impl Watch {
                 requests.push((due, record));
             }
         })?;
-        let next = sweep.end();
+        self.next_sweep = sweep.end();
         // One that was waited for and is not freed yet costs a system call here, and no look at /proc.
         let (there, absent): (Vec<_>, Vec<_>) =
             requests.into_iter().partition(|(_, record)| exists(record.tgid()));
@@ -193,13 +215,21 @@ impl Watch {
         }
         let requests: Vec<Request> =
             there.into_iter().map(|(due, record)| self.request(due, &record)).collect();
+        if requests.iter().any(|request| matches!(request, Request::Report { .. })) {
+            let began = boot_now();
+            self.describer.look_up_v1()?;
+            // Such a pass takes longer the more tasks there are: many zombies share one.
+            let pause = boot_now().since(began) * PASS_SHARE;
+            self.next_sweep = self.next_sweep.max(now.plus(pause));
+        }
         if !requests.is_empty()
-            && let Err(refused) = self.observer.ask(requests)
+            && let Err(refused) = self.observer.ask(Purpose::Sweep, requests)
         {
             // It is far behind; nothing is lost, the next sweep asks again.
             for request in refused {
                 self.aging.ask_again(request.id());
             }
+            self.sweep_by(now.plus(BEHIND));
         }
         let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
         let Describer { holders, kernel, .. } = &mut self.describer;
@@ -208,11 +238,19 @@ impl Watch {
         if self.losses.report(&self.describer.kernel, now, false, &mut self.sink)? {
             self.find_unannounced(now);
         }
-        if self.describer.workloads.cgroups().is_crowded() {
-            let standing = &self.standing;
-            self.describer.workloads.prune(Instant::now(), |id| standing.uses(id));
+        let crowded = self.describer.workloads.cgroups().is_crowded();
+        if crowded && self.pruned.is_none_or(|pruned| pruned.elapsed() > PRUNED_APART) {
+            let now = Instant::now();
+            self.pruned = Some(now);
+            let in_use = self.standing.cgroups();
+            self.describer.workloads.prune(now, |id| in_use.contains(&id));
         }
-        Ok(next)
+        Ok(())
+    }
+
+    /// Sweeps at `moment` at the latest.
+    fn sweep_by(&mut self, moment: BootTime) {
+        self.next_sweep = self.next_sweep.min(moment);
     }
 
     fn request(&self, due: Due, record: &Record) -> Request {
@@ -223,7 +261,7 @@ impl Watch {
                 let holder = self
                     .describer
                     .kernel
-                    .process(record.parent_tgid, |start| start == record.parent_start)
+                    .record(reaper_ebpf::id(record.parent_tgid, record.parent_start))
                     .filter(|holder| holder.state() == state::ALIVE)
                     .map(|holder| holder.tgid());
                 Request::Probation { id, zombie, holder }
@@ -232,8 +270,12 @@ impl Watch {
         }
     }
 
-    fn take(&mut self, answers: Vec<Answer>) -> Result<(), WatchError> {
+    fn take(&mut self, Answers { purpose, answers, last }: Answers) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
+        if let Purpose::List(number) = purpose {
+            self.lists.take(number, answers, last, now, &mut self.describer);
+            return Ok(());
+        }
         let mut watched = false;
         for answer in answers {
             match answer {
@@ -256,10 +298,17 @@ impl Watch {
     }
 
     fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) {
-        if self.aging.not_a_zombie(id, now, absent) {
-            tracing::debug!(record = ?self.describer.kernel.record(id), "an entry had no process and is given back");
-            self.describer.kernel.forget(id);
-            self.aging.settle(id);
+        match self.aging.not_a_zombie(id, now, absent) {
+            Again::Never => {}
+            // What has no process is not urgent.
+            Again::At(_) if absent => {}
+            Again::At(moment) => self.sweep_by(moment),
+            Again::GiveBack => {
+                let record = self.describer.kernel.record(id);
+                tracing::debug!(?record, "an entry had no process and is given back");
+                self.describer.kernel.forget(id);
+                self.aging.settle(id);
+            }
         }
     }
 
@@ -275,7 +324,7 @@ impl Watch {
             return;
         }
         (self.sink)(Event::zombie(&zombie, now, Timestamp::now()));
-        self.standing.add(id, [record.cgroup_v2, record.cgroup_v1], zombie);
+        self.standing.add(id, self.describer.cgroups(&record), zombie);
     }
 
     fn heed(&mut self, notices: &[Notice]) {
@@ -323,22 +372,18 @@ impl Watch {
     }
 
     fn answer(&mut self, query: Query) -> Result<(), WatchError> {
-        let now = self.describer.clock.refresh();
-        let time = Timestamp::now();
         match query {
             Query::Zombies(reply) => {
-                let mut zombies: Vec<ZombieEvent> =
-                    self.standing.zombies().map(|zombie| ZombieEvent::new(zombie, now, time)).collect();
-                let mut young = Vec::new();
-                self.describer.kernel.each_dead(|record| young.push(record))?;
-                for record in young {
-                    if let Some(scene) = observe::scene(&self.describer.proc, Identity::of(&record)) {
-                        let zombie = self.describer.describe(&record, &scene, now);
-                        zombies.push(ZombieEvent::new(&zombie, now, time));
-                    }
+                // All of them anew: holders die and are replaced while a zombie stands.
+                let mut records = Vec::new();
+                self.describer.kernel.each_dead(|record| records.push(record))?;
+                records.extend(self.standing.ids().filter_map(|id| self.describer.kernel.record(id)));
+                self.describer.look_up_v1()?;
+                let requests = records.iter().map(|record| self.request(Due::Report, record)).collect();
+                let number = self.lists.open(reply);
+                if self.observer.ask(Purpose::List(number), requests).is_err() {
+                    self.lists.refuse(number);
                 }
-                // Nobody waits for the answer any more: nothing to do.
-                let _left = reply.send(zombies);
             }
         }
         Ok(())
@@ -375,7 +420,13 @@ fn self_check(kernel: &Kernel, proc: &Proc) -> Result<(), WatchError> {
         Ok(seen) => seen,
         Err(error) => return failed(error.to_string()),
     };
-    let Some(record) = kernel.process(pid, |_| true) else {
+    let Some(record) = kernel.process(pid, |_| true)? else {
+        if kernel.is_full()? {
+            tracing::warn!(
+                "the ledger has no room for this very process, so it could not be checked against /proc"
+            );
+            return Ok(());
+        }
         return failed(format!("pid {pid} is not in the ledger"));
     };
     let said = (record.parent_tgid, ticks(BootTime(record.start)));

@@ -1,6 +1,6 @@
 //! Zombies that were reported and stand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     workload::{CgroupId, Hierarchy},
@@ -32,16 +32,12 @@ impl Standings {
         self.by_id.keys().copied()
     }
 
-    pub(super) fn zombies(&self) -> impl Iterator<Item = &Zombie> {
-        self.by_id.values().map(|standing| &*standing.zombie)
-    }
-
-    /// Whether one of them died in this cgroup.
-    pub(super) fn uses(&self, cgroup: CgroupId) -> bool {
-        let place = match cgroup.hierarchy {
-            Hierarchy::V2 => 0,
-            Hierarchy::V1Pids => 1,
+    /// The cgroups they died in.
+    pub(super) fn cgroups(&self) -> HashSet<CgroupId> {
+        let each = |standing: &Standing| {
+            let [v2, v1] = standing.cgroups;
+            [CgroupId { hierarchy: Hierarchy::V2, id: v2 }, CgroupId { hierarchy: Hierarchy::V1Pids, id: v1 }]
         };
-        self.by_id.values().any(|standing| standing.cgroups[place] == cgroup.id)
+        self.by_id.values().flat_map(each).collect()
     }
 }
