@@ -1,7 +1,7 @@
 //! The control socket: how `reaper ls` asks the running daemon. Read-only, root's, one question a connection.
 //!
 //! A client writes one line, `{"version":1,"request":"zombies"}`; the daemon answers with one JSON line that says
-//! whether it understood, then with the answer's lines, and closes.
+//! whether it understood and how many zombies follow, then with a line for each, and closes.
 
 use std::{
     fs, io,
@@ -37,6 +37,9 @@ const CLIENTS: usize = 8;
 /// How long a client may take to ask, and to read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the daemon may take to be asked and to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// Bytes of a question.
 const QUESTION: u64 = 4096;
 
@@ -49,6 +52,16 @@ pub enum ControlError {
     /// Another daemon listens there.
     #[error("another daemon listens at {0}: stop it first")]
     Taken(PathBuf),
+    /// This user may not make the socket, or its directory.
+    #[error(
+        "{directory}: {source}: run as root, or make the directory this user's own (systemd: RuntimeDirectory=reaper)"
+    )]
+    Denied {
+        /// The socket's directory.
+        directory: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The socket could not be used.
     #[error("{path}: {source}")]
     Socket {
@@ -65,9 +78,37 @@ pub enum ControlError {
         /// What it said.
         answer: String,
     },
+    /// The daemon did not answer in time.
+    #[error(
+        "the daemon at {path} has not answered within {patience:?}: it may be stopped, or starved of CPU"
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// The answer ended before its end.
+    #[error("the daemon at {path} named {came} of {count} zombies, then hung up")]
+    Cut {
+        /// The socket.
+        path: PathBuf,
+        /// Zombies that were announced.
+        count: usize,
+        /// Zombies that came.
+        came: usize,
+    },
     /// The answer is not what was asked for.
     #[error("the daemon's answer could not be read: {0}")]
     Answer(#[from] ParseError),
+}
+
+impl ControlError {
+    /// True where a privilege is what is missing (exit code 77).
+    #[must_use]
+    pub const fn is_permission(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,8 +121,26 @@ struct Question {
 struct Verdict {
     version: u32,
     ok: bool,
+    /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
+    /// Lines that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zombies: Option<usize>,
+}
+
+impl Verdict {
+    const fn refused(message: String) -> Self {
+        Self { version: VERSION, ok: false, message: Some(message), zombies: None }
+    }
+
+    const fn followed_by(zombies: usize) -> Self {
+        Self { version: VERSION, ok: true, message: None, zombies: Some(zombies) }
+    }
+
+    fn line(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self).map(|line| line + "\n")
+    }
 }
 
 /// The listening daemon's end. The socket's file goes when this is dropped.
@@ -94,10 +153,14 @@ pub struct Control {
 impl Control {
     /// Listens at `path`; its directory is made where it is missing. A file that a dead daemon left is replaced.
     pub fn listen(path: &Path) -> Result<Self, ControlError> {
-        let failed = |source| ControlError::Socket { path: path.to_owned(), source };
-        if let Some(directory) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-        }
+        let directory = path.parent().unwrap_or(path);
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                ControlError::Denied { directory: directory.to_owned(), source }
+            }
+            _ => ControlError::Socket { path: path.to_owned(), source },
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(ControlError::Taken(path.to_owned()));
         }
@@ -153,11 +216,8 @@ impl Drop for Control {
 async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let (read, mut write) = stream.into_split();
-    let say = |ok: bool, message: Option<String>| {
-        serde_json::to_string(&Verdict { version: VERSION, ok, message }).map(|line| line + "\n")
-    };
     if peer.uid() != 0 {
-        return write.write_all(say(false, Some("only root may ask".to_owned()))?.as_bytes()).await;
+        return write.write_all(Verdict::refused("only root may ask".to_owned()).line()?.as_bytes()).await;
     }
     let mut line = String::new();
     BufReader::new(read.take(QUESTION)).read_line(&mut line).await?;
@@ -170,14 +230,19 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
         Ok(_) => None,
     };
     if let Some(message) = refusal {
-        return write.write_all(say(false, Some(message))?.as_bytes()).await;
+        return write.write_all(Verdict::refused(message).line()?.as_bytes()).await;
     }
     let (reply, answer) = oneshot::channel();
+    // An answer that cannot be given now is dropped by whoever would give it.
     let zombies = match queries.send(Query::Zombies(reply)).await {
-        Ok(()) => answer.await.map_err(io::Error::other)?,
-        Err(_) => return Ok(()),
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
     };
-    let mut text = say(true, None)?;
+    let Some(zombies) = zombies else {
+        let refusal = Verdict::refused("it cannot answer now".to_owned());
+        return write.write_all(refusal.line()?.as_bytes()).await;
+    };
+    let mut text = Verdict::followed_by(zombies.len()).line()?;
     for zombie in zombies {
         text.push_str(&to_line(&Event::Zombie(Box::new(zombie)))?);
         text.push('\n');
@@ -187,6 +252,15 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
 
 /// Asks the daemon at `path` for every zombie that stands now.
 pub async fn zombies(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
+    zombies_within(ANSWER, path).await
+}
+
+async fn zombies_within(patience: Duration, path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
+    let silent = |_elapsed| ControlError::Silent { path: path.to_owned(), patience };
+    timeout(patience, ask(path)).await.map_err(silent)?
+}
+
+async fn ask(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
     let failed = |source| ControlError::Socket { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -201,16 +275,87 @@ pub async fn zombies(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
     let mut lines = BufReader::new(read).lines();
     let refused = |answer: String| ControlError::Refused { path: path.to_owned(), answer };
     let first = lines.next_line().await.map_err(failed)?.unwrap_or_default();
-    match serde_json::from_str::<Verdict>(&first) {
-        Ok(Verdict { ok: true, .. }) => {}
-        Ok(Verdict { message, .. }) => return Err(refused(message.unwrap_or_default())),
-        Err(_) => return Err(refused("something that is not an answer".to_owned())),
-    }
+    let count = match serde_json::from_str::<Verdict>(&first) {
+        Ok(Verdict { ok: true, zombies: Some(count), .. }) => count,
+        Ok(Verdict { ok: false, message, .. }) => return Err(refused(message.unwrap_or_default())),
+        Ok(_) | Err(_) => return Err(refused("something that is not an answer".to_owned())),
+    };
     let mut zombies = Vec::new();
     while let Some(line) = lines.next_line().await.map_err(failed)? {
         if let Event::Zombie(zombie) = parse(&line)? {
             zombies.push(*zombie);
         }
     }
+    if zombies.len() != count {
+        return Err(ControlError::Cut { path: path.to_owned(), count, came: zombies.len() });
+    }
     Ok(zombies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+
+    /// What a client makes of a daemon that answers so and hangs up, or that does neither.
+    fn answered(answer: Option<String>) -> Result<Vec<ZombieEvent>, ControlError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let patience = if answer.is_some() { ANSWER } else { Duration::from_millis(20) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = UnixListener::bind(&path).unwrap();
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+                stream.read_line(&mut String::new()).await.unwrap();
+                match answer {
+                    Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
+                    None => std::future::pending().await,
+                }
+            });
+            zombies_within(patience, &path).await
+        })
+    }
+
+    fn followed_by(announced: usize, zombies: usize) -> String {
+        Verdict::followed_by(announced).line().unwrap() + &line().repeat(zombies)
+    }
+
+    fn line() -> String {
+        to_line(&Event::Zombie(Box::new(fixture::shown(&fixture::never_waited())))).unwrap() + "\n"
+    }
+
+    #[test]
+    fn a_whole_answer_is_taken() {
+        for count in [0, 2] {
+            assert_eq!(answered(Some(followed_by(count, count))).unwrap().len(), count);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_not_taken_for_the_whole() {
+        let error = answered(Some(followed_by(3, 2))).unwrap_err();
+        assert!(matches!(error, ControlError::Cut { count: 3, came: 2, .. }), "{error}");
+        let mut half = followed_by(2, 2);
+        half.truncate(half.len() - 20);
+        let error = answered(Some(half)).unwrap_err();
+        assert!(matches!(error, ControlError::Answer(_)), "{error}");
+        for none in ["", "{\"version\":1,\"ok\":true}\n"] {
+            let error = answered(Some(none.to_owned())).unwrap_err();
+            assert!(matches!(error, ControlError::Refused { .. }), "{none}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_answer_is_not_waited_for_for_ever() {
+        let error = answered(None).unwrap_err();
+        assert!(matches!(error, ControlError::Silent { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let refusal = Verdict::refused("only root may ask".to_owned()).line().unwrap();
+        let error = answered(Some(refusal)).unwrap_err();
+        assert!(error.to_string().ends_with("answered: only root may ask"), "{error}");
+    }
 }

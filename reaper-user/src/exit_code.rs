@@ -12,7 +12,7 @@ pub const REFUSED: u8 = 1;
 pub const USAGE: u8 = 64;
 
 /// Something that is needed is not there: a kernel feature, the lock (another daemon holds it), the initial pid
-/// namespace. `EX_UNAVAILABLE`.
+/// namespace, somebody who reads what the daemon writes. `EX_UNAVAILABLE`.
 pub const UNAVAILABLE: u8 = 69;
 
 /// A privilege is missing, and the message says which. `EX_NOPERM`.

@@ -18,6 +18,10 @@ use crate::{identity::BootTime, text::Untrusted};
 /// Bytes of a command line that are read.
 const CMDLINE_BYTES: u64 = 4096;
 
+/// Bytes of `stat` or `status` that are read. `status` lists the supplementary groups, of which a process can have
+/// 65,536 of ten digits each: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/limits.h> (`NGROUPS_MAX`)
+const STATE_BYTES: u64 = 1 << 20;
+
 /// <https://man7.org/linux/man-pages/man7/signal.7.html>
 const SIGCHLD_BIT: u64 = 1 << (17 - 1);
 
@@ -82,8 +86,8 @@ impl Proc {
     pub fn see_with_cmdline(&self, pid: u32) -> Result<(Seen, Option<Untrusted>), ReadError> {
         let process = self.open(pid).map_err(|error| failed(pid, error))?;
         let seen = read(&process).map_err(|error| failed(pid, error))?;
-        // Another user's is unreadable without CAP_SYS_PTRACE; a kernel thread has none.
-        let cmdline = bytes(&process, "cmdline").ok().filter(|bytes| !bytes.is_empty());
+        // A kernel thread has none, nor has a process that is ending.
+        let cmdline = bytes(&process, "cmdline", CMDLINE_BYTES).ok().filter(|bytes| !bytes.is_empty());
         Ok((seen, cmdline.map(|bytes| shown_cmdline(&bytes, false))))
     }
 
@@ -125,9 +129,9 @@ pub fn ticks(start: BootTime) -> u64 {
 fn read(process: &Process) -> Result<Seen, ProcError> {
     // Both files are read as bytes first: a name need not be UTF-8, and a process must not be able to hide
     // behind one that is not.
-    let stat_bytes = bytes(process, "stat")?;
+    let stat_bytes = bytes(process, "stat", STATE_BYTES)?;
     let stat = Stat::from_read(stat_bytes.as_slice())?;
-    let status_bytes = bytes(process, "status")?;
+    let status_bytes = bytes(process, "status", STATE_BYTES)?;
     let status = Status::from_buf_read(String::from_utf8_lossy(&status_bytes).as_bytes())?;
     let unsigned = |number: i32| u32::try_from(number).unwrap_or(0);
     Ok(Seen {
@@ -151,9 +155,9 @@ fn name(stat: &[u8]) -> &[u8] {
     stat.get(first..last).unwrap_or_default()
 }
 
-fn bytes(process: &Process, file: &str) -> Result<Vec<u8>, ProcError> {
+fn bytes(process: &Process, file: &str, most: u64) -> Result<Vec<u8>, ProcError> {
     let mut bytes = Vec::new();
-    process.open_relative(file)?.take(CMDLINE_BYTES).read_to_end(&mut bytes)?;
+    process.open_relative(file)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -175,6 +179,10 @@ mod tests {
     use super::*;
 
     fn fake(name: &[u8]) -> (tempfile::TempDir, Proc) {
+        fake_in_groups(name, "")
+    }
+
+    fn fake_in_groups(name: &[u8], groups: &str) -> (tempfile::TempDir, Proc) {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("42");
         fs::create_dir(&directory).unwrap();
@@ -186,8 +194,11 @@ mod tests {
         status.extend(name);
         status.extend(
             b"\nUmask:\t0022\nState:\tZ (zombie)\nTgid:\t42\nNgid:\t0\nPid:\t42\nPPid:\t7\nTracerPid:\t9\n\
-            Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t0\nGroups:\t \nNStgid:\t42\t3\nNSpid:\t42\t3\n\
-            NSpgid:\t1\t0\nNSsid:\t1\t0\nThreads:\t1\nSigQ:\t0/96\nSigPnd:\t0\nShdPnd:\t0\n\
+            Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nFDSize:\t0\nGroups:\t",
+        );
+        status.extend(groups.as_bytes());
+        status.extend(
+            b" \nNStgid:\t42\t3\nNSpid:\t42\t3\nNSpgid:\t1\t0\nNSsid:\t1\t0\nThreads:\t1\nSigQ:\t0/96\nSigPnd:\t0\nShdPnd:\t0\n\
             SigBlk:\t0000000000010000\nSigIgn:\t0\nSigCgt:\t0000000000000000\nCapInh:\t0\nCapPrm:\t0\nCapEff:\t0\n\
             CapBnd:\t0\nCapAmb:\t0\n\
             voluntary_ctxt_switches:\t5\nnonvoluntary_ctxt_switches:\t7\n",
@@ -223,6 +234,22 @@ mod tests {
     fn a_name_that_is_not_text_hides_nobody() {
         let (_root, proc) = fake(b"\xff\x1b[2J");
         assert_eq!(proc.see(42).unwrap().comm.as_str(), r"\xff\x1b[2J");
+    }
+
+    #[test]
+    fn a_process_in_as_many_groups_as_there_can_be_does_not_hide_behind_them() {
+        let groups: String = (0..65_536).map(|group| format!("{} ", u32::MAX - 1 - group)).collect();
+        let (_root, proc) = fake_in_groups(b"x", groups.trim_end());
+        let seen = proc.see(42).unwrap();
+        assert_eq!((seen.ns_pids, seen.switches), (vec![42, 3], 12));
+    }
+
+    #[test]
+    fn of_an_endless_command_line_the_beginning_is_read() {
+        let (root, proc) = fake(b"x");
+        fs::write(root.path().join("42/cmdline"), [b'x'; 10_000]).unwrap();
+        let (_, cmdline) = proc.see_with_cmdline(42).unwrap();
+        assert_eq!(cmdline.unwrap().as_str().len(), 4096);
     }
 
     #[test]

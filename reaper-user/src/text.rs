@@ -1,15 +1,15 @@
 //! Text that somebody else wrote: names of processes, command lines, cgroup names. A container controls all of
 //! it, and it ends on terminals, in logs and in JSON. So it is escaped once, here, when it comes in.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Text from outside, with everything escaped that could act on a terminal or change the order of what is read:
 /// control bytes, bidirectional and invisible characters, invalid UTF-8 and the backslash that marks an escape.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Untrusted(String);
+/// Clones share the text: a holder's command line stands in many zombies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Untrusted(Arc<str>);
 
 impl Untrusted {
     /// Escapes `bytes`.
@@ -24,7 +24,7 @@ impl Untrusted {
                 out.push_str(&format!("\\x{byte:02x}"));
             }
         }
-        Self(out)
+        Self(out.into())
     }
 
     /// Takes text that this type has written once: its escapes stay as they are, and what should have been
@@ -35,7 +35,7 @@ impl Untrusted {
         for character in text.chars() {
             if character == '\\' { out.push(character) } else { push(&mut out, character) }
         }
-        Self(out)
+        Self(out.into())
     }
 
     /// The escaped text.
@@ -82,6 +82,12 @@ impl From<&str> for Untrusted {
     }
 }
 
+impl Serialize for Untrusted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 impl<'de> Deserialize<'de> for Untrusted {
     /// By [`Untrusted::from_escaped`]: what is read is what was written.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -111,6 +117,13 @@ mod tests {
     #[test]
     fn c1_controls_are_escaped_and_other_languages_are_not() {
         assert_eq!(Untrusted::from("进程\u{9b}1m é").as_str(), r"进程\u{9b}1m é");
+    }
+
+    #[test]
+    fn clones_share_the_text() {
+        let text = Untrusted::from("/usr/bin/python3 -c x");
+        assert!(std::ptr::eq(text.clone().as_str(), text.as_str()));
+        assert_eq!(serde_json::to_value(&text).unwrap(), text.as_str());
     }
 
     #[test]

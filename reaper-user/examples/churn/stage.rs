@@ -62,6 +62,13 @@ impl Stage {
         LIVES.iter().zip(self.counters).map(|(kind, counter)| (*kind, counter.load(Ordering::Relaxed)))
     }
 
+    /// Counts the healthy lives anew, from none.
+    pub(crate) fn count_anew(&self) {
+        for counter in &self.counters[..LIVES.len()] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Counts one leak.
     pub(crate) fn leaked(&self) {
         self.counters[LEAKS].fetch_add(1, Ordering::Relaxed);

@@ -52,7 +52,7 @@ pub enum Command {
 /// `reaper run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs root, or the capabilities that `reaper check` names. It reports and changes nothing.
+Needs root, or the capabilities that `reaper check` names and a /run/reaper of its own. It reports and changes nothing.
 
 Examples:
   reaper run
@@ -94,8 +94,8 @@ pub struct TraceArgs {
 /// `reaper ls`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The answer is the running daemon's, with ages, where there is one. Else a census of the kernel's processes is taken,
-which cannot tell how old a zombie is. The output says which.
+The answer is the running daemon's, with ages, where there is one that answers. Else a census of the kernel's processes
+is taken, which cannot tell how old a zombie is. The output says which.
 
 Examples:
   reaper ls

@@ -1,6 +1,9 @@
 //! `reaper check`: what this kernel and these privileges allow.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -11,6 +14,7 @@ use crate::{
     exit_code,
     kernel::{Cmdlines, Kernel, KernelError, Options, Requirement, Sizes, Standing, requirements},
     report::SCHEMA,
+    workload::{Cgroups, Limits},
 };
 
 /// One line of JSON.
@@ -33,8 +37,10 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
             code = if requirement.privilege { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
         }
     }
+    let cgroups = Cgroups::open(Path::new("/proc"), Limits::default());
+    all.extend(hierarchies(&cgroups));
     if code == exit_code::OK {
-        let (loaded, refused) = load();
+        let (loaded, refused) = load(&cgroups);
         all.push(loaded);
         code = refused;
     }
@@ -72,12 +78,31 @@ const fn parts(standing: &Standing) -> (&'static str, &str) {
     }
 }
 
-/// Loads the object without attaching it: the kernel's own verdict on every program.
-fn load() -> (Requirement, u8) {
+/// What keeps workloads from being named, a line each; one line where nothing does.
+fn hierarchies(cgroups: &Cgroups) -> Vec<Requirement> {
+    let requirement = |standing| Requirement {
+        name: "cgroup hierarchies",
+        purpose: "naming workloads",
+        standing,
+        privilege: false,
+    };
+    match cgroups.troubles() {
+        [] => vec![requirement(Standing::Met("every id can be resolved".to_owned()))],
+        troubles => {
+            troubles.iter().map(|trouble| requirement(Standing::Reduced(trouble.to_string()))).collect()
+        }
+    }
+}
+
+/// Loads the object as the daemon does, without attaching it: the kernel's own verdict on every program.
+fn load(cgroups: &Cgroups) -> (Requirement, u8) {
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
-    let kernel: Result<Kernel, KernelError> =
-        Kernel::load(Options { sizes, pids_hierarchy: 0, cmdlines: Cmdlines::Off });
+    let kernel: Result<Kernel, KernelError> = Kernel::load(Options {
+        sizes,
+        pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0),
+        cmdlines: Cmdlines::Off,
+    });
     let requirement = |standing, privilege| Requirement {
         name: "BPF object",
         purpose: "the kernel accepts every program",
@@ -98,5 +123,28 @@ fn load() -> (Requirement, u8) {
             let privilege = failure.code == exit_code::PERMISSION;
             (requirement(Standing::Missing(failure.message), privilege), failure.code)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn of(mountinfo: &str) -> Vec<Standing> {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir(proc.path().join("self")).unwrap();
+        fs::write(proc.path().join("self/mountinfo"), mountinfo).unwrap();
+        let cgroups = Cgroups::open(proc.path(), Limits::default());
+        hierarchies(&cgroups).into_iter().map(|requirement| requirement.standing).collect()
+    }
+
+    #[test]
+    fn what_keeps_workloads_from_being_named_is_in_the_table() {
+        let none = of("22 1 0:21 / /proc rw - proc proc rw\n");
+        assert!(matches!(&none[..], [Standing::Reduced(what)] if what.contains("mount one")), "{none:?}");
+        let part = of("30 1 0:26 /a /elsewhere rw - cgroup2 cgroup2 rw\n");
+        assert!(matches!(&part[..], [Standing::Reduced(what)] if what.contains("only a part")), "{part:?}");
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
         },
         output,
         duration: None,
-        control: true,
+        service: true,
     }
     .run()?;
     Ok(exit_code::OK)

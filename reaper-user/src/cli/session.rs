@@ -13,10 +13,10 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::Failure;
+use super::{Failure, written};
 use crate::{
     config::Output,
-    control::Control,
+    control::{Control, ControlError},
     exit_code,
     kernel::{KernelError, demand},
     report::{Event, Reporter},
@@ -32,8 +32,8 @@ pub(super) struct Session {
     pub(super) output: Output,
     /// End after this long.
     pub(super) duration: Option<Duration>,
-    /// Answer `reaper ls` while it runs.
-    pub(super) control: bool,
+    /// It is a service: it answers `reaper ls` while it runs, and is of no use when nobody reads its output any more.
+    pub(super) service: bool,
 }
 
 impl Session {
@@ -47,7 +47,7 @@ impl Session {
     }
 
     async fn watch(self) -> Result<(), Failure> {
-        let Self { settings, output, duration, control } = self;
+        let Self { settings, output, duration, service } = self;
         let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
         let (mut interrupt, mut terminate) = (
             signal(SignalKind::interrupt()).map_err(unavailable)?,
@@ -56,16 +56,10 @@ impl Session {
         // Before anything is made: what is missing is the first thing that is said.
         demand()?;
         let (query, queries) = mpsc::channel(8);
-        let control = match control {
-            true => Some(
-                Control::listen(crate::control::SOCKET.as_ref())
-                    .map_err(|error| Failure::new(exit_code::UNAVAILABLE, error.to_string()))?,
-            ),
-            false => None,
-        };
+        let control = service.then(|| Control::listen(crate::control::SOCKET.as_ref())).transpose()?;
         let (events, waiting) = sync_channel(WAITING);
         let watch = Watch::start(settings, Box::new(move |event| send(&events, event)))?;
-        let (left, writer_left) = oneshot::channel();
+        let (failed, writer_left) = oneshot::channel();
         let (hung_up, reader_left) = oneshot::channel();
         thread::Builder::new()
             .name("reader-watch".to_owned())
@@ -73,16 +67,19 @@ impl Session {
             .map_err(unavailable)?;
         let writer = thread::Builder::new()
             .name("writer".to_owned())
-            .spawn(move || write(output, &waiting, left))
+            .spawn(move || write(output, &waiting, failed))
             .map_err(unavailable)?;
         let server = control.map(|control| tokio::spawn(control.serve(query)));
+        let mut unread = None;
         let stop = async {
             tokio::select! {
+                // Ctrl-C ends the reader at the same moment, and is no failure.
+                biased;
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 () = end(duration) => {}
-                _ = writer_left => {}
-                Ok(()) = reader_left => {}
+                failed = writer_left => unread = Some(failed.unwrap_or_else(io::Error::other)),
+                Ok(()) = reader_left => unread = Some(io::ErrorKind::BrokenPipe.into()),
             }
         };
         let result = watch.run(queries, stop).await;
@@ -99,7 +96,15 @@ impl Session {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(result?)
+        result?;
+        match unread {
+            None => Ok(()),
+            Some(error) if service => {
+                tracing::error!(%error, "standard output cannot be written any more: the daemon ends");
+                Err(Failure::new(exit_code::UNAVAILABLE, String::new()))
+            }
+            Some(error) => Err(written(error)),
+        }
     }
 }
 
@@ -136,8 +141,8 @@ fn send(events: &SyncSender<Event>, event: Event) {
     }
 }
 
-/// Writes events as they come. `left` is dropped when there is nobody to write to.
-fn write(output: Output, waiting: &Receiver<Event>, left: oneshot::Sender<()>) {
+/// Writes events as they come. `failed` is told when that is no longer possible.
+fn write(output: Output, waiting: &Receiver<Event>, failed: oneshot::Sender<io::Error>) {
     let mut reporter = Reporter::stdout(output);
     let mut result = reporter.start();
     while result.is_ok() {
@@ -146,12 +151,10 @@ fn write(output: Output, waiting: &Receiver<Event>, left: oneshot::Sender<()>) {
             Err(_closed) => return,
         };
     }
-    if let Err(error) = result
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        tracing::error!(%error, "writing to standard output");
+    if let Err(error) = result {
+        // Nobody waits for it where the session is ending already.
+        let _ended = failed.send(error);
     }
-    drop(left);
 }
 
 impl From<WatchError> for Failure {
@@ -167,6 +170,13 @@ impl From<WatchError> for Failure {
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
         Self::new(code_of(&error), error.to_string())
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        let code = if error.is_permission() { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
+        Self::new(code, error.to_string())
     }
 }
 

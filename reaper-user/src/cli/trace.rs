@@ -24,7 +24,7 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
         },
         output,
         duration: args.duration.map(|duration| duration.0),
-        control: false,
+        service: false,
     }
     .run()?;
     Ok(exit_code::OK)

@@ -24,7 +24,7 @@ pub(super) fn event(zombie: &Zombie) -> Event {
     Event::zombie(zombie, NOW, time())
 }
 
-pub(super) fn shown(zombie: &Zombie) -> ZombieEvent {
+pub(crate) fn shown(zombie: &Zombie) -> ZombieEvent {
     ZombieEvent::new(zombie, NOW, time())
 }
 
@@ -42,7 +42,7 @@ fn party(pid: u32, comm: &str) -> Party {
     }
 }
 
-pub(super) fn never_waited() -> Zombie {
+pub(crate) fn never_waited() -> Zombie {
     let holder = party(4700, "app");
     Zombie {
         identity: Identity { pid: 4712, start: BootTime(999_000_000_123) },

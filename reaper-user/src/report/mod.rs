@@ -29,6 +29,6 @@ pub use self::{
 };
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod schema_tests;

@@ -14,6 +14,8 @@ mod hostile;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod ls;
+#[cfg(test)]
 mod no_scan;
 #[cfg(test)]
 mod privilege;

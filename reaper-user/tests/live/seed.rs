@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::support::{
-    Container, Daemon, MILLISECOND, Rootfs, SECOND, Seen, fixture, machine, program, rounds,
+    Container, Daemon, MILLISECOND, Rootfs, SECOND, Seen, fixture, leeway, machine, program, rounds,
 };
 
 /// How late a report may be.
@@ -104,7 +104,7 @@ fn holds(name: &str, rootfs: Rootfs, fill: impl FnOnce(&Path), program: &[&str],
         assert_right(zombie, child, init, &container.id);
         let after = zombie.at.saturating_sub(child.died + age);
         assert!(zombie.at + 10 * MILLISECOND >= child.died + age, "too early: {zombie:?}");
-        assert!(after <= LATE, "{} ms late: {zombie:?}", after / MILLISECOND);
+        assert!(after <= LATE * u64::from(leeway()), "{} ms late: {zombie:?}", after / MILLISECOND);
         latest = latest.max(after);
     }
     println!("{name}: {count} reports, the latest {} ms after the age", latest / MILLISECOND);

@@ -51,6 +51,12 @@ pub(crate) fn rounds<T>(short: T, long: T) -> T {
     if full() { long } else { short }
 }
 
+/// What a limit in time is multiplied with. The long forms hold the figures that are claimed; the short ones run on machines
+/// that do other work, too, and find what is wrong by an order of magnitude.
+pub(crate) fn leeway() -> u32 {
+    rounds(10, 1)
+}
+
 /// The binary under test.
 pub(crate) fn reaper() -> PathBuf {
     env::var_os("REAPER_BIN").map_or_else(|| env!("CARGO_BIN_EXE_reaper").into(), PathBuf::from)

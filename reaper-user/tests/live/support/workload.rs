@@ -15,7 +15,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Cgroup, churn};
+use super::{Cgroup, churn, leeway};
+
+/// The least that counts as a healthy machine's load, lives a second.
+const HEALTHY: f64 = 1_000.0;
 
 /// A process, as the truth file names one.
 #[derive(Clone, Debug, Deserialize)]
@@ -153,6 +156,23 @@ impl Workload {
     /// What it knows by now.
     pub(crate) fn truth(&self) -> Truth {
         Truth::read(&self.directory.path().join("truth"))
+    }
+
+    /// Healthy lives until it is ended: about 1,100 a second, of which every kind has been led.
+    pub(crate) fn healthy() -> Self {
+        let workload = Self::start(&["idle", "--rate", "1100"]);
+        workload.wait_for("warm", Duration::from_secs(30));
+        workload
+    }
+
+    /// Ends the healthy lives. Panics where there were not a thousand a second: then nothing was put to the test.
+    pub(crate) fn end_healthy(mut self) {
+        drop(self.input.take());
+        let settled = self.wait_for("settled", Duration::from_secs(30));
+        self.end();
+        let rate = settled["rate"].as_f64().unwrap();
+        println!("{rate:.0} lives a second");
+        assert!(rate >= HEALTHY / f64::from(leeway()), "{rate} lives a second only: {settled}");
     }
 
     /// Lets it end all of its processes, and waits for that.
