@@ -5,6 +5,7 @@
 
 mod daemon;
 mod delay;
+mod idle;
 mod instrument;
 mod lives;
 mod numbers;
@@ -13,19 +14,24 @@ mod spawn;
 mod standing;
 mod table;
 
-use std::{fs, path::PathBuf, process::Command, time::Instant};
+use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command, time::Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
-use crate::{build_ebpf, command, root, workspace::Workspace};
+use crate::{
+    build_ebpf, command, root,
+    setup::{self, Group},
+    workspace::Workspace,
+};
 
 /// The BPF programs that ours are compared with.
 const PROGRAMS: &str = "reaper-bench-bpf";
 
-/// Measures cost and delay, and says which targets are reached. As root; takes about ten minutes.
+/// Measures cost and delay, and says which targets are reached. Takes about ten minutes.
 ///
-/// Needs what `cargo xtask setup bench` installs. Figures are of this machine as it is now: end what else it does.
+/// What is missing is set up first. Where you are not root, `sudo -n` is asked for the measuring, not for the build.
+/// Figures are of this machine as it is now: end what else it does.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to measure. [default: everything]
@@ -34,7 +40,7 @@ pub(crate) struct Args {
     /// A third of the rounds: to see that it works, not to quote.
     #[arg(long)]
     quick: bool,
-    /// Measure what was built last time.
+    /// Measure what was built last time, set up nothing.
     #[arg(long)]
     no_build: bool,
 }
@@ -47,6 +53,8 @@ enum Part {
     Spawn,
     /// From a zombie's age to its report
     Delay,
+    /// CPU and wake-ups without zombies
+    Idle,
     /// CPU and memory with standing zombies, beside other tools
     Standing,
 }
@@ -83,13 +91,11 @@ impl Bench<'_> {
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if !args.no_build {
+        setup::ensure(workspace, &[Group::Object, Group::Bench])?;
         build(workspace)?;
     }
     if !root::is_root() {
-        // After the building, which should not be root's.
-        bail!(
-            "measuring loads programs into the kernel: start this as root (`sudo -E env PATH=\"$PATH\" cargo xtask bench`)"
-        );
+        return again_as_root(workspace, args);
     }
 
     let object = build_ebpf::unrecorded(workspace, PROGRAMS);
@@ -106,11 +112,26 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if wanted(Part::Delay) {
         delay::run(&bench)?;
     }
+    if wanted(Part::Idle) {
+        idle::run(&bench)?;
+    }
     if wanted(Part::Standing) {
         standing::run(&bench)?;
     }
     println!("\nbench: measured in {}", command::human(started.elapsed()));
     Ok(())
+}
+
+/// This task once more, without the building, which should not be root's.
+fn again_as_root(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    println!("bench: measuring loads programs into the kernel: it goes on through sudo -n");
+    // sudo drops the environment.
+    let mut again = root::command("env")?;
+    again.arg(workspace.variable());
+    again.arg(env::current_exe().context("this program does not know where it is")?);
+    again.args(env::args_os().skip(1)).args((!args.no_build).then_some("--no-build"));
+    let error = again.exec();
+    bail!("could not start `{}`: {error}", command::line(&again));
 }
 
 fn build(workspace: &Workspace) -> anyhow::Result<()> {

@@ -13,27 +13,32 @@ use crate::{
     command,
     compiler::{self, Compiler, Llvm},
     object,
+    setup::{self, Group},
     workspace::Workspace,
 };
 
 /// The separator of `CARGO_ENCODED_RUSTFLAGS`, so that a path with a space stays one flag.
 const FLAG_SEPARATOR: &str = "\u{1f}";
 
+/// What the kernel runs, on both architectures.
+const TARGET: &str = "bpfel-unknown-none";
+
 /// The program of reaper-ebpf that ships.
 const SHIPPED: &str = "reaper-bpf";
 
 /// Builds the BPF object from reaper-ebpf and puts it, with what it was built by, into reaper-user/bpf/.
 ///
-/// Needs what `cargo xtask setup object` installs.
+/// What is missing is set up first.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build and compare with the committed object, change nothing. The same toolchain must give the same bytes; with
+    /// Build and compare with the committed object, which stays as it is. The same toolchain must give the same bytes; with
     /// another one only the build is demanded.
     #[arg(long)]
     check: bool,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    setup::ensure(workspace, &[Group::Object])?;
     if args.check { check(workspace, None).map(drop) } else { write(workspace) }
 }
 
@@ -146,7 +151,7 @@ pub(crate) fn build_unrecorded(workspace: &Workspace, program: &str) -> anyhow::
 
 /// Where [`build_unrecorded`] puts it.
 pub(crate) fn unrecorded(workspace: &Workspace, program: &str) -> PathBuf {
-    workspace.target().join("bpf").join(format!("{}.bpf.o", program.trim_end_matches("-bpf")))
+    target(workspace).join(format!("{}.bpf.o", program.trim_end_matches("-bpf")))
 }
 
 fn build(
@@ -172,43 +177,67 @@ fn build(
     };
     println!("build-ebpf: building the BPF object with {toolchain}");
 
-    let target = workspace.target().join("bpf");
     let mut cargo = Command::new(&compiler.cargo);
+    cargo.arg("build");
+    for_bpf(&mut cargo, workspace, &compiler)?.args(["--bin", program]);
+    if check {
+        // Warnings are not a flag of the compiler here: that would be a different build, and build twice.
+        cargo.args(["--locked", "-Zwarnings", "--config", "build.warnings=\"deny\""]);
+    }
+    command::run_until(&mut cargo, deadline)?;
+
+    let path = unrecorded(workspace, program);
+    let mut objcopy = Command::new(llvm.objcopy());
+    // DWARF goes; .BTF and .BTF.ext, which the kernel reads, stay.
+    let linked = target(workspace).join(TARGET).join("release").join(program);
+    objcopy.arg("--strip-debug").arg(linked).arg(&path);
+    command::run(&mut objcopy)?;
+    let bytes = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
+    Ok(Built { path, bytes, toolchain })
+}
+
+/// Checks the lints of all BPF programs, with the clippy of the compiler that builds them: the workspace's own sees
+/// only what both sides share.
+pub(crate) fn lint(workspace: &Workspace, deadline: Instant) -> anyhow::Result<()> {
+    let compiler = Compiler::find()?;
+    // Not through cargo, which would take the first clippy on the PATH. What cargo names it by comes first.
+    let mut clippy = Command::new(compiler.clippy());
+    clippy.env("CARGO", &compiler.cargo).arg("clippy");
+    for_bpf(&mut clippy, workspace, &compiler)?.args(["--bins", "--locked", "--", "-D", "warnings"]);
+    command::run_until(&mut clippy, deadline)
+}
+
+/// A folder of its own: what another compiler built would be thrown away again and again.
+fn target(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("bpf")
+}
+
+/// Makes a subcommand of cargo one for the BPF target.
+fn for_bpf<'a>(
+    cargo: &'a mut Command,
+    workspace: &Workspace,
+    compiler: &Compiler,
+) -> anyhow::Result<&'a mut Command> {
+    // What would change the bytes behind our back, or belongs to the toolchain that runs this task.
+    for variable in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
+        cargo.env_remove(variable);
+    }
     cargo
         .current_dir(workspace.root())
-        .args(["build", "--release", "--package", "reaper-ebpf", "--bin", program, "--features", "bpf"])
-        .args(["--target", "bpfel-unknown-none", "-Zbuild-std=core", "--target-dir"])
-        .arg(&target)
+        .args(["--release", "--package", "reaper-ebpf", "--features", "bpf", "--target", TARGET])
+        .args(["-Zbuild-std=core", "--target-dir"])
+        .arg(target(workspace))
         .env("RUSTC", &compiler.rustc)
         // For -Zbuild-std and the BPF target's intrinsics; on this child only.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, &compiler)?.join(FLAG_SEPARATOR))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(workspace, compiler)?.join(FLAG_SEPARATOR))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", workspace.tool("bpf-linker"))
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_PROFILE_RELEASE_PANIC", "abort");
-    // What would change the bytes behind our back, or belongs to the toolchain that runs this task.
-    for variable in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
-        cargo.env_remove(variable);
-    }
-    if check {
-        // Warnings are not a flag of the compiler here: that would be a different build, and build twice.
-        cargo.args(["--locked", "-Zwarnings", "--config", "build.warnings=\"deny\""]);
-    }
-    match deadline {
-        Some(deadline) => command::run_until(&mut cargo, deadline)?,
-        None => command::run(&mut cargo)?,
-    }
-
-    let path = unrecorded(workspace, program);
-    let mut objcopy = Command::new(llvm.objcopy());
-    // DWARF goes; .BTF and .BTF.ext, which the kernel reads, stay.
-    objcopy.arg("--strip-debug").arg(target.join("bpfel-unknown-none/release").join(program)).arg(&path);
-    command::run(&mut objcopy)?;
-    let bytes = fs::read(&path).with_context(|| format!("could not read {}", path.display()))?;
-    Ok(Built { path, bytes, toolchain })
+    Ok(cargo)
 }
 
 /// -Cdebuginfo=2 is not for people: without it the linker has nothing to make .BTF.ext from, and the kernel

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -15,45 +15,53 @@ use crate::root;
 
 /// Runs to the end with the terminal's streams. Anything but success is an error.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("could not start `{}`", line(command)))?;
-    succeeded(command, status)
+    run_until(command, None)
+}
+
+/// Like [`run`], but ends the command and all it started when the deadline passes, where there is one.
+pub(crate) fn run_until(command: &mut Command, deadline: impl Into<Option<Instant>>) -> anyhow::Result<()> {
+    finish(command, deadline.into()).map(drop)
 }
 
 /// Runs to the end and returns its standard output, trimmed.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("could not start `{}`", line(command)))?;
-    succeeded(command, output.status)?;
+    output_until(command, None)
+}
+
+/// Like [`output`], with a deadline as [`run_until`] has it.
+pub(crate) fn output_until(
+    command: &mut Command,
+    deadline: impl Into<Option<Instant>>,
+) -> anyhow::Result<String> {
+    let output = finish(command.stdin(Stdio::null()).stdout(Stdio::piped()), deadline.into())?;
     let text = String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote something that is not UTF-8", line(command)))?;
     Ok(text.trim().to_owned())
 }
 
-/// Like [`run`], but ends the command and all it started when the deadline passes.
-pub(crate) fn run_until(command: &mut Command, deadline: Instant) -> anyhow::Result<()> {
-    let mut child = command.spawn().with_context(|| format!("could not start `{}`", line(command)))?;
+fn finish(command: &mut Command, deadline: Option<Instant>) -> anyhow::Result<Output> {
+    let child = command.spawn().with_context(|| format!("could not start `{}`", line(command)))?;
     let pid = child.id();
     let (sender, receiver) = mpsc::channel();
-    let waiter = thread::spawn(move || sender.send(child.wait()));
-    let left = deadline.saturating_duration_since(Instant::now());
-    let (late, status) = match receiver.recv_timeout(left) {
-        Ok(status) => (false, status),
+    let waiter = thread::spawn(move || sender.send(child.wait_with_output()));
+    let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    let (late, output) = match receiver.recv_timeout(left) {
+        Ok(output) => (false, output),
         Err(_) => {
             let ended = end(pid);
             // Nobody else holds the sender, so this returns when the child is gone.
-            let status = receiver.recv().context("the waiting thread is gone")?;
+            let output = receiver.recv().context("the waiting thread is gone")?;
             ended?;
-            (true, status)
+            (true, output)
         }
     };
     let _already_sent = waiter.join();
-    let status = status.with_context(|| format!("could not wait for `{}`", line(command)))?;
+    let output = output.with_context(|| format!("could not wait for `{}`", line(command)))?;
     if late {
         bail!("out of time: `{}` was ended", line(command));
     }
-    succeeded(command, status)
+    succeeded(command, output.status)?;
+    Ok(output)
 }
 
 fn succeeded(command: &Command, status: ExitStatus) -> anyhow::Result<()> {
@@ -155,6 +163,16 @@ mod tests {
         let error = run_until(&mut command, started + Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.starts_with("out of time"), "{error}");
         assert!(started.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_is_read_comes_with_a_deadline_or_without() {
+        let mut command = Command::new("echo");
+        command.arg("text");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        assert_eq!(output(&mut command).unwrap(), output_until(&mut command, deadline).unwrap());
+        let error = output_until(Command::new("sleep").arg("600"), Instant::now()).unwrap_err().to_string();
+        assert!(error.starts_with("out of time"), "{error}");
     }
 
     #[test]

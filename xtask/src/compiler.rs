@@ -18,6 +18,9 @@ pub(crate) const LLVM_MAJOR: u32 = 22;
 /// The release of bpf-linker that `setup` installs.
 pub(crate) const BPF_LINKER: &str = "0.13.0";
 
+/// Where a distribution's packages put a compiler.
+const DISTRIBUTION: &str = "/usr";
+
 /// A compiler that can build `core` for the BPF target.
 pub(crate) struct Compiler {
     pub(crate) cargo: PathBuf,
@@ -33,7 +36,7 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// The distribution's compiler, else the active one of rustup.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        let distribution = Self::at(Path::new("/usr"));
+        let distribution = Self::at(Path::new(DISTRIBUTION));
         let Err(distribution) = distribution else { return distribution };
         let rustup = active_sysroot().and_then(|sysroot| Self::at(&sysroot));
         rustup.map_err(|rustup| {
@@ -67,6 +70,11 @@ impl Compiler {
             bail!("{} has LLVM {llvm}, and LLVM {LLVM_MAJOR} is needed", rustc.display());
         }
         Ok(Self { cargo, rustc, sources: [source, real], version, llvm: llvm.to_owned() })
+    }
+
+    /// Where its clippy is, if it has one.
+    pub(crate) fn clippy(&self) -> PathBuf {
+        self.cargo.with_file_name("cargo-clippy")
     }
 }
 
@@ -117,6 +125,11 @@ pub(crate) fn tool_is(workspace: &Workspace, name: &str, version: &str) -> bool 
 /// Where the compiler of this task keeps its files.
 pub(crate) fn active_sysroot() -> anyhow::Result<PathBuf> {
     Ok(command::output(Command::new("rustc").args(["--print", "sysroot"]))?.into())
+}
+
+/// Whether the compiler of this task came in packages, and not by rustup.
+pub(crate) fn is_the_distributions() -> bool {
+    active_sysroot().is_ok_and(|sysroot| sysroot == Path::new(DISTRIBUTION))
 }
 
 fn major(version: &str) -> Option<u32> {

@@ -17,6 +17,7 @@ mod object;
 mod root;
 mod run;
 mod setup;
+mod table;
 mod test;
 mod vm;
 mod workspace;

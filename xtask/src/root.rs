@@ -21,8 +21,8 @@ pub(crate) fn command(program: &str) -> anyhow::Result<Command> {
     }
     if !sudo_answers() {
         bail!(
-            "`{program}` has to run as root, and `sudo -n` does not work here: run `sudo -v` first so that \
-             sudo remembers you, or start this task as root"
+            "the next step, `{program}`, has to run as root, and `sudo -n` does not work here: run `sudo -v` first \
+             so that sudo remembers you, or start this task as root"
         );
     }
     Ok(through_sudo(program))

@@ -4,31 +4,52 @@ mod boot;
 mod cpio;
 mod guest;
 mod kernel;
+mod matrix;
 mod report;
 mod verdict;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write as _,
+    fs,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
+pub(crate) use self::kernel::{KEYRING, are_all_there as has_kernels};
 use self::{
-    boot::{Accelerator, Machine},
-    guest::{Cgroup, Guest, Orders, Tests},
+    boot::{Accelerator, Booted, Machine},
+    guest::{Cgroup, Guest, Orders},
     kernel::{Cache, Kernel, Wanted},
+    matrix::Boot,
     report::Row,
     verdict::Verdict,
 };
-use crate::{command, workspace::Workspace};
+use crate::{
+    command,
+    setup::{self, Group},
+    workspace::Workspace,
+};
+
+/// How many machines run at a time. Emulating one and its two processors keeps 1.2 real ones busy.
+const AT_ONCE: usize = 1;
+
+/// Seconds a test program may take where nothing else is said.
+const TIMEOUT: u64 = 180;
 
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
 /// Without arguments: every kernel of the matrix with cgroup v2; the oldest and the newest once more with
-/// lockdown=confidentiality; one with cgroup v1 only and one with both. Kernels are fetched once, into target/vm. Changes
-/// nothing outside target/ and needs no root.
+/// lockdown=confidentiality; one with cgroup v1 only and one with both. qemu and the keys of Debian's archive are set up
+/// first where they are missing, kernels are fetched once, into target/vm. The rest needs no root and changes nothing
+/// outside target/.
 ///
-/// Examples: `cargo xtask vm 6.1`, `cargo xtask vm 5.10 7 --lockdown confidentiality`, `cargo xtask vm -- it_attaches` (the
-/// arguments go to the test program, here a filter), `cargo xtask vm --test ./load-all -- --verbose`.
-#[derive(clap::Args)]
+/// Examples: `cargo xtask vm 6.1`, `cargo xtask vm 5.10 7 --lockdown confidentiality`, `cargo xtask vm -- it_attaches`
+/// (the arguments go to the test program, here a filter), `cargo xtask vm --test ./load-all -- --verbose`.
+#[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// 5.10, 6.1, 6.12, 7, or the path of a kernel image; all four if none is named.
     #[arg(value_name = "KERNEL", value_parser = kernel::parse)]
@@ -36,7 +57,7 @@ pub(crate) struct Args {
     /// Boot with lockdown=MODE.
     #[arg(long, value_name = "MODE", value_parser = ["integrity", "confidentiality"])]
     lockdown: Option<String>,
-    /// How cgroups are mounted [v2 where this is not given].
+    /// How cgroups are mounted. [default: v2]
     #[arg(long, value_enum)]
     cgroup: Option<Cgroup>,
     /// Set kernel.pid_max before the tests; the kernel takes 301 or more.
@@ -49,15 +70,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PARAMETERS")]
     append: Option<String>,
     /// How qemu runs the guest.
-    #[arg(long, value_enum, default_value = "tcg")]
+    #[arg(long, value_enum, default_value_t)]
     accel: Accelerator,
-    /// Seconds a test program may take.
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
-    timeout: u64,
+    /// Seconds a test program may take. [default: 180]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// Fetch the kernels again, for newer ones.
     #[arg(long)]
     refresh: bool,
-    /// A Debian archive's address, where this system's own apt sources name none.
+    /// A Debian archive's address. [default: what this system's own apt sources name]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// Print everything that the tests print, as they print it.
@@ -68,58 +89,69 @@ pub(crate) struct Args {
     test_args: Vec<String>,
 }
 
-/// One boot of the matrix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Boot {
-    wanted: Wanted,
-    lockdown: Option<String>,
-    cgroup: Cgroup,
-}
-
-impl Boot {
-    fn mode(&self) -> String {
-        let Self { wanted: _, lockdown, cgroup } = self;
-        let lockdown = lockdown.as_ref().map(|mode| format!(", lockdown {mode}"));
-        format!("cgroup {}{}", cgroup.as_str(), lockdown.unwrap_or_default())
+impl Args {
+    /// The whole matrix, with these arguments for the test program.
+    pub(crate) fn all_kernels(test_args: &[String]) -> Self {
+        Self { test_args: test_args.to_vec(), ..Self::default() }
     }
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
+    boot_all(workspace, args, None, None)
+}
+
+/// Fetches the kernels of the matrix that are not there yet.
+pub(crate) fn fetch_kernels(workspace: &Workspace) -> anyhow::Result<()> {
+    fetch(&Cache::open(workspace, None)?, &matrix::of(&Args::default()), false).map(drop)
+}
+
+/// Boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
+/// deadline left some unbooted. `object`: what reaper loads, where that is not the committed object.
+pub(crate) fn boot_all(
+    workspace: &Workspace,
+    args: &Args,
+    object: Option<&Path>,
+    deadline: Option<Instant>,
+) -> anyhow::Result<()> {
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("the kernels and the guest's programs are x86_64: this task runs on x86_64 Linux only");
     }
-    boot::require_qemu()?;
-    let directory = workspace.target().join("vm");
-    fs::create_dir_all(&directory)?;
-    // Two at once would write each other's logs; the lock goes with the process.
-    let lock = fs::File::create(directory.join("lock"))?;
-    if lock.try_lock().is_err() {
-        bail!("another `cargo xtask vm` runs in this working tree");
-    }
-
-    let boots = matrix(args);
-    let kernels = fetch(&Cache::at(directory.clone(), args.mirror.clone()), &boots, args.refresh)?;
-    let tests = if args.tests.is_empty() { Tests::Own } else { Tests::Given(&args.tests) };
-    let guest = Guest::build(workspace, &tests)?;
-
-    let logs = directory.join("logs");
+    setup::ensure(workspace, &[Group::Vm])?;
+    let cache = Cache::open(workspace, args.mirror.clone())?;
+    let boots = matrix::of(args);
+    let kernels = fetch(&cache, &boots, args.refresh)?;
+    let guest = Guest::build(workspace, &args.tests, object, deadline)?;
+    let logs = cache.directory().join("logs");
     if logs.exists() {
         fs::remove_dir_all(&logs)?;
     }
+
     let total = boots.len();
+    let rig = &Rig { args, guest, logs, total, deadline };
+    let numbered: Vec<(usize, (&Boot, &Kernel))> = (1..).zip(boots.iter().zip(&kernels)).collect();
     let mut rows = Vec::new();
-    for (number, (boot, kernel)) in (1..).zip(boots.iter().zip(&kernels)) {
-        println!("vm: {number}/{total}: kernel {}, {}", kernel.name, boot.mode());
-        let row = one(args, &guest, boot, kernel, &logs.join(number.to_string()))
-            .with_context(|| format!("kernel {}, {}", kernel.name, boot.mode()))?;
-        rows.push(row);
+    for together in numbered.chunks(AT_ONCE) {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break;
+        }
+        thread::scope(|scope| {
+            let running: Vec<_> = together
+                .iter()
+                .map(|&(number, (boot, kernel))| scope.spawn(move || rig.row(number, boot, kernel)))
+                .collect();
+            rows.extend(
+                running.into_iter().map(|row| row.join().unwrap_or_else(|panic| resume_unwind(panic))),
+            );
+        });
     }
-    print!("{}", report::tables(&rows, &logs));
+    print!("{}", report::tables(&rows, &rig.logs));
+
     let bad = rows.iter().filter(|row| !row.verdict.passed()).count();
-    if bad > 0 {
-        bail!("{bad} of {total} boots failed");
+    match total - rows.len() {
+        0 if bad == 0 => Ok(()),
+        0 => bail!("{bad} of {total} boots failed"),
+        left => bail!("out of time: {left} of {total} boots were not begun, {bad} failed"),
     }
-    Ok(())
 }
 
 /// The images of the boots, in their order; each fetched at most once.
@@ -137,75 +169,82 @@ fn fetch(cache: &Cache, boots: &[Boot], refresh: bool) -> anyhow::Result<Vec<Ker
     Ok(kernels)
 }
 
-fn matrix(args: &Args) -> Vec<Boot> {
-    let Args { kernels, lockdown, cgroup, .. } = args;
-    let lines = kernel::LINES.map(Wanted::Line);
-    let plain = |wanted: &Wanted| Boot { wanted: wanted.clone(), lockdown: None, cgroup: Cgroup::V2 };
-    if kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
-        let [oldest, second, _, newest] = &lines;
-        let locked = |wanted| Boot { lockdown: Some("confidentiality".to_owned()), ..plain(wanted) };
-        let special = [
-            locked(oldest),
-            locked(newest),
-            // v1 alone is what machines with old kernels have.
-            Boot { cgroup: Cgroup::V1, ..plain(oldest) },
-            Boot { cgroup: Cgroup::Both, ..plain(second) },
-        ];
-        return lines.iter().map(plain).chain(special).collect();
-    }
-    let chosen = if kernels.is_empty() { &lines[..] } else { &kernels[..] };
-    let boot = |wanted: &Wanted| Boot {
-        wanted: wanted.clone(),
-        lockdown: lockdown.clone(),
-        cgroup: cgroup.unwrap_or(Cgroup::V2),
-    };
-    chosen.iter().map(boot).collect()
+/// What all boots share.
+struct Rig<'a> {
+    args: &'a Args,
+    guest: Guest,
+    logs: PathBuf,
+    total: usize,
+    deadline: Option<Instant>,
 }
 
-fn one(
-    args: &Args,
-    guest: &Guest,
-    boot: &Boot,
-    kernel: &Kernel,
-    logs: &std::path::Path,
-) -> anyhow::Result<Row> {
-    fs::create_dir_all(logs)?;
-    let own = args.tests.is_empty();
-    // The guest's tests change the whole machine: one at a time.
-    let harness = ["--include-ignored", "--test-threads=1", "--color=never"].map(str::to_owned);
-    let harness = if own { harness.to_vec() } else { Vec::new() };
-    let test_args: Vec<String> = harness.into_iter().chain(args.test_args.iter().cloned()).collect();
-    let timeout = Duration::from_secs(args.timeout);
-    let orders = Orders { cgroup: boot.cgroup, pid_max: args.pid_max, timeout, args: &test_args };
-    let initramfs = logs.join("initramfs");
-    fs::write(&initramfs, guest.initramfs(&orders)?)?;
-
-    let lockdown = boot.lockdown.as_ref().map(|mode| format!("lockdown={mode} "));
-    let programs = u32::try_from(args.tests.len().max(1))?;
-    let machine = Machine {
-        image: &kernel.image,
-        initramfs: &initramfs,
-        append: lockdown.unwrap_or_default() + args.append.as_deref().unwrap_or_default(),
-        accelerator: args.accel,
-        logs,
-        // The init minds the tests' time; this is for a machine that hangs, with time to boot and to power off.
-        timeout: timeout * programs + Duration::from_secs(60),
-    };
-    let booted = machine.boot(|line| {
-        if args.verbose || line.starts_with("test ") {
-            println!("  {line}");
-        }
-    })?;
-    fs::remove_file(&initramfs)?;
-    let verdict = Verdict::of(&booted);
-    if !verdict.passed() {
-        if !args.verbose {
-            println!("{}", tail(&booted.tests, 60));
-        }
-        println!("vm: the kernel's last messages:\n{}", tail(&booted.console, 40));
+impl Rig<'_> {
+    /// Boots once and says how it went. A machine that cannot be booted is a failed boot: the others may tell more.
+    fn row(&self, number: usize, boot: &Boot, kernel: &Kernel) -> Row {
+        let Kernel { name, image } = kernel;
+        let (mode, total) = (boot.mode(), self.total);
+        println!("vm: {number}/{total}: kernel {name}, {mode}");
+        let started = Instant::now();
+        let verdict = match self.boot(number, boot, image) {
+            Ok(booted) => {
+                let verdict = Verdict::of(&booted);
+                if !verdict.passed() {
+                    print!("{}", self.last_words(number, &booted));
+                }
+                verdict
+            }
+            Err(error) => Verdict::unbooted(format!("{error:#}")),
+        };
+        let took = started.elapsed();
+        let result = if verdict.passed() { "ok" } else { "FAILED" };
+        println!("vm: {number}/{total}: kernel {name}, {mode}: {result} in {}", command::human(took));
+        Row { kernel: name.clone(), mode, took, verdict }
     }
-    println!("vm: {number} in {took}", number = kernel.name, took = command::human(booted.took));
-    Ok(Row { kernel: kernel.name.clone(), mode: boot.mode(), took: booted.took, verdict })
+
+    fn boot(&self, number: usize, boot: &Boot, image: &Path) -> anyhow::Result<Booted> {
+        let Self { args, guest, logs, total: _, deadline } = self;
+        let logs = logs.join(number.to_string());
+        fs::create_dir_all(&logs)?;
+        // The guest's tests change the whole machine: one at a time.
+        let harness = ["--include-ignored", "--test-threads=1", "--color=never"].map(str::to_owned);
+        let harness = if args.tests.is_empty() { harness.to_vec() } else { Vec::new() };
+        let test_args: Vec<String> = harness.into_iter().chain(args.test_args.iter().cloned()).collect();
+        let timeout = Duration::from_secs(args.timeout.unwrap_or(TIMEOUT));
+        let orders = Orders { cgroup: boot.cgroup, pid_max: args.pid_max, timeout, args: &test_args };
+        let initramfs = logs.join("initramfs");
+        fs::write(&initramfs, guest.initramfs(&orders)?)?;
+
+        let lockdown = boot.lockdown.as_ref().map(|mode| format!("lockdown={mode} "));
+        let programs = u32::try_from(args.tests.len().max(1))?;
+        // The init minds the tests' time; this is for a machine that hangs, with time to boot and to power off.
+        let patience = timeout * programs + Duration::from_secs(60);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let machine = Machine {
+            image,
+            initramfs: &initramfs,
+            append: lockdown.unwrap_or_default() + args.append.as_deref().unwrap_or_default(),
+            accelerator: args.accel,
+            logs: &logs,
+            timeout: left.map_or(patience, |left| left.min(patience)),
+        };
+        let booted = machine.boot(|line| {
+            if args.verbose || line.starts_with("test ") {
+                println!("  {number}: {line}");
+            }
+        })?;
+        fs::remove_file(&initramfs)?;
+        Ok(booted)
+    }
+
+    /// The ends of a boot's two logs, but not of what was printed as it came.
+    fn last_words(&self, number: usize, booted: &Booted) -> String {
+        let mut text = String::new();
+        if !self.args.verbose {
+            let _ = writeln!(text, "vm: {number}: the tests' last lines:\n{}", tail(&booted.tests, 60));
+        }
+        let _ = writeln!(text, "vm: {number}: the kernel's last messages:\n{}", tail(&booted.console, 40));
+        text
+    }
 }
 
 fn tail(text: &str, lines: usize) -> String {
@@ -224,32 +263,22 @@ mod tests {
         args: Args,
     }
 
-    fn parsed(words: &[&str]) -> Args {
+    pub(super) fn parsed(words: &[&str]) -> Args {
         Cli::try_parse_from(std::iter::once(&"vm").chain(words))
             .unwrap_or_else(|error| panic!("{error}"))
             .args
     }
 
     #[test]
-    fn the_whole_matrix_has_lockdown_at_both_ends_and_every_cgroup_layout() {
-        let boots = matrix(&parsed(&[]));
-        let modes: Vec<String> = boots.iter().map(Boot::mode).collect();
-        assert_eq!(modes.len(), 8);
-        assert_eq!(modes.iter().filter(|mode| mode.contains("confidentiality")).count(), 2);
-        assert!(modes.contains(&"cgroup v1".to_owned()) && modes.contains(&"cgroup both".to_owned()));
-    }
-
-    #[test]
-    fn named_kernels_are_booted_as_the_flags_say() {
-        let boots = matrix(&parsed(&["5.10", "7.x", "--cgroup", "v1", "--lockdown", "integrity"]));
-        assert_eq!(boots.len(), 2);
-        assert!(boots.iter().all(|boot| boot.mode() == "cgroup v1, lockdown integrity"));
-        assert_eq!(matrix(&parsed(&["--lockdown", "confidentiality"])).len(), 4);
-    }
-
-    #[test]
     fn a_pid_max_that_the_kernel_would_refuse_is_refused_here() {
         assert!(Cli::try_parse_from(["vm", "--pid-max", "300"]).is_err());
         assert_eq!(parsed(&["--pid-max", "301"]).pid_max, Some(301));
+    }
+
+    #[test]
+    fn the_tests_boot_what_the_task_boots_without_arguments() {
+        let all = Args::all_kernels(&["filter".to_owned()]);
+        assert_eq!(matrix::of(&all), matrix::of(&parsed(&[])));
+        assert_eq!(all.test_args, ["filter"]);
     }
 }

@@ -2,11 +2,15 @@
 
 use std::{
     env,
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::Context as _;
+
+/// What cargo sets for the programs it runs.
+const MANIFEST: &str = "CARGO_MANIFEST_DIR";
 
 /// The working tree this task was started in.
 pub(crate) struct Workspace {
@@ -17,9 +21,17 @@ impl Workspace {
     /// Asks the environment that cargo sets up, not the path at compile time: two trees may share a binary
     /// when they share a target directory.
     pub(crate) fn find() -> anyhow::Result<Self> {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR").context("start this as `cargo xtask`")?;
+        let manifest = env::var_os(MANIFEST).context("start this as `cargo xtask`")?;
         let root = Path::new(&manifest).parent().context("xtask lies in no workspace")?;
         Ok(Self { root: root.to_path_buf() })
+    }
+
+    /// What makes [`Self::find`] find this tree, as an argument of `env`.
+    pub(crate) fn variable(&self) -> OsString {
+        let mut variable = OsString::from(MANIFEST);
+        variable.push("=");
+        variable.push(self.root.join("xtask"));
+        variable
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -60,6 +72,13 @@ impl Workspace {
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", self.target());
+        command
+    }
+
+    /// The same, building reaper with this object where it is not to be the committed one.
+    pub(crate) fn cargo_with(&self, object: Option<&Path>) -> Command {
+        let mut command = self.cargo();
+        command.envs(object.map(|object| ("REAPER_BPF_OBJECT", object)));
         command
     }
 }

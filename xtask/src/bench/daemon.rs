@@ -65,15 +65,24 @@ impl Drop for Daemon {
 
 /// CPU time of a process's threads, as the scheduler counts it.
 pub(super) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    // Nanoseconds on a CPU, nanoseconds waiting for one, time slices.
+    sum_over_threads(pid, "schedstat", |text| text.split(' ').next()?.parse().ok()).map(Duration::from_nanos)
+}
+
+/// How often a process's threads have gone to sleep.
+pub(super) fn wake_ups(pid: u32) -> anyhow::Result<u64> {
+    sum_over_threads(pid, "status", |text| {
+        text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    })
+}
+
+fn sum_over_threads(pid: u32, file: &str, number: impl Fn(&str) -> Option<u64>) -> anyhow::Result<u64> {
     let folder = format!("/proc/{pid}/task");
-    let mut sum = Duration::ZERO;
+    let mut sum = 0;
     for task in fs::read_dir(&folder).with_context(|| format!("could not list {folder}"))? {
-        // Nanoseconds on a CPU, nanoseconds waiting for one, time slices.
-        let Ok(text) = task.and_then(|task| fs::read_to_string(task.path().join("schedstat"))) else {
-            continue;
-        };
-        let first = text.split(' ').next().and_then(|number| number.parse().ok());
-        sum += Duration::from_nanos(first.with_context(|| format!("{folder}: schedstat is {text:?}"))?);
+        // One that ended in between has no number.
+        let Ok(text) = task.and_then(|task| fs::read_to_string(task.path().join(file))) else { continue };
+        sum += number(&text).with_context(|| format!("{folder}: {file} is {text:?}"))?;
     }
     Ok(sum)
 }

@@ -13,7 +13,7 @@ use super::{
     table::{Table, verdict},
 };
 
-const PAIRS: usize = 60;
+const PAIRS: usize = 120;
 /// Lives in half a block.
 const LIVES: u32 = 150;
 /// After the daemon was started or ended, before the clock runs.

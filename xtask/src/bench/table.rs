@@ -1,5 +1,8 @@
-//! Aligned columns: the first to the left, numbers to the right.
+//! What was measured, in columns, and whether it is enough.
 
+use crate::table::{Cells, aligned};
+
+/// Indented, so that the line above it stands out.
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -14,26 +17,9 @@ impl Table {
     }
 
     pub(super) fn print(&self) {
-        print!("{}", self.text());
-    }
-
-    fn text(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = String::from(" ");
-            for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                line += &if column == 0 { format!(" {cell:<width$}") } else { format!("  {cell:>width$}") };
-            }
-            text += line.trim_end();
-            text.push('\n');
+        for line in aligned(&self.rows, Cells::Right).lines() {
+            println!("  {line}");
         }
-        text
     }
 }
 
@@ -42,16 +28,4 @@ pub(super) fn verdict(what: &str, value: f64, limit: f64) {
     let reached = if value <= limit { "reached" } else { "MISSED" };
     let digits = if limit < 0.1 { 5 } else { 3 };
     println!("  {what}: {value:.digits$}, target at most {limit}: {reached}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let mut table = Table::new(&["name", "ns"]);
-        table.row(["a".to_owned(), "1234".to_owned()]);
-        assert_eq!(table.text(), "  name    ns\n  a     1234\n");
-    }
 }

@@ -10,12 +10,13 @@ use anyhow::{Context as _, bail};
 
 pub(crate) use self::needs::{Group, program};
 use self::needs::{Kind, NEEDS, Need};
-use crate::{command, compiler::Llvm, root, workspace::Workspace};
+use crate::{command, compiler::Llvm, root, vm, workspace::Workspace};
 
 /// Installs what build and tests need and is not there yet, saying what and why before.
 ///
-/// `cargo build` and `cargo xtask run` need stable Rust only and nothing of this. Packages come from apt and mounts are made as
-/// root (through `sudo -n` where you are not root); bpf-linker and cargo-deny go into target/tools.
+/// `cargo build` and `cargo xtask run` need stable Rust and a C linker and nothing of this. Packages come from apt and
+/// mounts are made as root (through `sudo -n` where you are not root); bpf-linker and cargo-deny go into target/tools,
+/// kernels into target/vm.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to prepare for; everything where nothing is named.
@@ -65,9 +66,14 @@ fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow
             Kind::Tool { version, options, with_llvm } => {
                 install_tool(workspace, need.name, version, options, with_llvm)?;
             }
-            Kind::Component { .. } => add_component(need.name)?,
+            Kind::Component { .. } if need.packages().is_empty() => add_component(need, need.name)?,
             Kind::Mount { kind, at } => mount(kind, at)?,
-            Kind::Program { .. } | Kind::File { .. } | Kind::Compiler { .. } | Kind::Llvm { .. } => {}
+            Kind::Kernels => vm::fetch_kernels(workspace)?,
+            Kind::Component { .. }
+            | Kind::Program { .. }
+            | Kind::File { .. }
+            | Kind::Compiler { .. }
+            | Kind::Llvm { .. } => {}
         }
     }
     // Installing may not be enough: a package of that name may hold another version.
@@ -109,12 +115,17 @@ fn install_tool(
     command::run(&mut cargo)
 }
 
-fn add_component(name: &str) -> anyhow::Result<()> {
+fn add_component(need: &Need, component: &str) -> anyhow::Result<()> {
     if program("rustup").is_none() {
-        bail!("{name} is missing and there is no rustup to add it: install {name} for your compiler");
+        bail!(
+            "{} is missing ({}), and there is neither a package of it nor rustup to add it: bring {component} for \
+             your compiler and start again",
+            need.name,
+            need.why
+        );
     }
-    println!("setup: adding {name} to the active toolchain of rustup");
-    command::run(Command::new("rustup").args(["component", "add", name]))
+    println!("setup: adding {component} to the active toolchain of rustup");
+    command::run(Command::new("rustup").args(["component", "add", component]))
 }
 
 fn mount(kind: &str, at: &str) -> anyhow::Result<()> {

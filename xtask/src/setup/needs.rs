@@ -9,9 +9,10 @@ use std::{
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use self::Group::{Bench, Lint, Live, Object, Vm};
+use self::Group::{Bench, Kernels, Lint, Live, Object, Vm};
 use crate::{
     compiler::{self, Compiler, Llvm},
+    vm,
     workspace::Workspace,
 };
 
@@ -28,10 +29,13 @@ pub(crate) enum Group {
     Bench,
     /// Tests on other kernels, in virtual machines
     Vm,
+    /// The kernels that the vm tier boots
+    Kernels,
 }
 
 impl Group {
-    pub(crate) const ALL: &[Self] = &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm];
+    pub(crate) const ALL: &[Self] =
+        &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm, Self::Kernels];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,6 +44,7 @@ impl Group {
             Self::Live => "live",
             Self::Bench => "bench",
             Self::Vm => "vm",
+            Self::Kernels => "kernels",
         }
     }
 }
@@ -58,16 +63,19 @@ pub(crate) enum Kind {
     Program { also: &'static [&'static str], package: &'static str },
     /// A file.
     File { path: &'static str, package: &'static str },
-    /// A compiler for the BPF object.
-    Compiler { packages: &'static [&'static str] },
+    /// A compiler for the BPF object that has this, and rustup's component with it for where no package is known.
+    Compiler { packages: &'static [&'static str], component: &'static str, has: fn(&Compiler) -> bool },
     /// LLVM's development files and objcopy.
     Llvm { package: &'static str },
     /// A program from crates.io, in this release, in the tree's target/tools.
     Tool { version: &'static str, options: &'static [&'static str], with_llvm: bool },
-    /// A component of the active toolchain, by rustup's name, and the program it brings.
-    Component { program: &'static str },
+    /// A component of the active toolchain, by rustup's name; the program it brings, and the package of it for a
+    /// toolchain that is the distribution's.
+    Component { program: &'static str, package: &'static str },
     /// A file system of this kind at this place.
     Mount { kind: &'static str, at: &'static str },
+    /// The images of all kernels that are tested on.
+    Kernels,
 }
 
 /// In the order of installation: what builds something comes before what it builds.
@@ -76,7 +84,22 @@ pub(crate) const NEEDS: &[Need] = &[
         name: "compiler with the source of core",
         why: "the BPF object brings its own core",
         groups: &[Object, Lint],
-        kind: Kind::Compiler { packages: &["cargo-web", "rust-web-src", "rustc-web"] },
+        kind: Kind::Compiler {
+            packages: &["cargo-web", "rust-web-src", "rustc-web"],
+            component: "rust-src",
+            has: |_| true,
+        },
+    },
+    Need {
+        name: "clippy of that compiler",
+        why: "checks the lints of the BPF programs",
+        groups: &[Lint],
+        kind: Kind::Compiler {
+            // All of them, so that all are of one version.
+            packages: &["cargo-web", "rust-web-clippy", "rust-web-src", "rustc-web"],
+            component: "clippy",
+            has: |compiler| compiler.clippy().is_file(),
+        },
     },
     Need {
         name: "LLVM 22",
@@ -104,13 +127,13 @@ pub(crate) const NEEDS: &[Need] = &[
         name: "clippy",
         why: "checks the lints",
         groups: &[Lint],
-        kind: Kind::Component { program: "cargo-clippy" },
+        kind: Kind::Component { program: "cargo-clippy", package: "rust-web-clippy" },
     },
     Need {
         name: "rustfmt",
         why: "checks the formatting",
         groups: &[Lint],
-        kind: Kind::Component { program: "rustfmt" },
+        kind: Kind::Component { program: "rustfmt", package: "rustfmt-web" },
     },
     on_path("runc", "runc", "runs the containers whose zombies are watched", &[Live]),
     on_path("go", "golang-go", "builds the Go program that never waits", &[Live]),
@@ -155,6 +178,18 @@ pub(crate) const NEEDS: &[Need] = &[
         kind: Kind::Program { also: &["process-exporter"], package: "prometheus-process-exporter" },
     },
     on_path("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", &[Vm]),
+    Need {
+        name: "keys of Debian's archive",
+        why: "say that a fetched kernel is Debian's",
+        groups: &[Vm, Kernels],
+        kind: Kind::File { path: vm::KEYRING, package: "debian-archive-keyring" },
+    },
+    Need {
+        name: "kernels to boot",
+        why: "the tests run on each of them",
+        groups: &[Kernels],
+        kind: Kind::Kernels,
+    },
 ];
 
 /// The row of a program that is called the same everywhere.
@@ -174,12 +209,15 @@ impl Need {
                 std::iter::once(&self.name).chain(also).any(|name| program(name).is_some())
             }
             Kind::File { path, .. } => Path::new(path).exists(),
-            Kind::Compiler { .. } => Compiler::find().is_ok(),
+            Kind::Compiler { has, .. } => Compiler::find().is_ok_and(|compiler| has(&compiler)),
             Kind::Llvm { .. } => Llvm::find().is_ok(),
             Kind::Tool { version, .. } => compiler::tool_is(workspace, self.name, version),
             // rustup puts a proxy on the PATH even where the component is not installed.
-            Kind::Component { program } => compiler::active_sysroot()?.join("bin").join(program).is_file(),
+            Kind::Component { program, .. } => {
+                compiler::active_sysroot()?.join("bin").join(program).is_file()
+            }
             Kind::Mount { kind, at } => is_mounted(kind, at)?,
+            Kind::Kernels => vm::has_kernels(workspace),
         })
     }
 
@@ -189,8 +227,11 @@ impl Need {
             Kind::Program { package, .. } | Kind::File { package, .. } | Kind::Llvm { package } => {
                 std::slice::from_ref(package)
             }
-            Kind::Compiler { packages } => packages,
-            Kind::Tool { .. } | Kind::Component { .. } | Kind::Mount { .. } => &[],
+            Kind::Component { package, .. } if compiler::is_the_distributions() => {
+                std::slice::from_ref(package)
+            }
+            Kind::Compiler { packages, .. } => packages,
+            Kind::Tool { .. } | Kind::Component { .. } | Kind::Mount { .. } | Kind::Kernels => &[],
         }
     }
 
@@ -198,8 +239,9 @@ impl Need {
     pub(crate) fn source(&self) -> String {
         match self.kind {
             Kind::Tool { version, .. } => format!("{version} from crates.io, into target/tools"),
-            Kind::Component { .. } => "a component of the toolchain".to_owned(),
             Kind::Mount { kind, at } => format!("mount -t {kind} {kind} {at}"),
+            Kind::Kernels => "Debian's archive, into target/vm".to_owned(),
+            _ if self.packages().is_empty() => "a component of the toolchain".to_owned(),
             _ => format!("Debian: {}", self.packages().join(" ")),
         }
     }

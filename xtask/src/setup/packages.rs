@@ -14,7 +14,8 @@ use crate::{command, root};
 const SERVICES: &[&str] = &["prometheus-node-exporter", "prometheus-process-exporter"];
 
 /// Runs as root. Both invoke-rc.d and systemd's own helper ask policy-rc.d before they start a service; 101 is
-/// "forbidden". One that is there already is the administrator's and stays.
+/// "forbidden". One that is there already is the administrator's and stays. A machine that has just started may be
+/// updating itself: that is waited for.
 /// <https://people.debian.org/~hmh/invokerc.d-policyrc.d-specification.txt>
 const INSTALL: &str = r#"
 set -eu
@@ -26,7 +27,7 @@ if [ ! -e "$policy" ]; then
     chmod 755 "$policy"
 fi
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
-apt-get install --yes --no-install-recommends "$@"
+apt-get install --yes --quiet --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300 "$@"
 "#;
 
 /// Installs what packages the missing things come in, if any.
@@ -35,24 +36,33 @@ pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    if needs::program("apt-get").is_none() {
-        return without_apt(&wanted);
+    let has_apt = needs::program("apt-get").is_some();
+    if has_apt {
+        update()?;
     }
-    println!("setup: fetching the lists of packages (apt-get update)");
-    command::run(root::command("apt-get")?.args(["update", "--quiet=2"]))?;
-
-    let mut packages = Vec::new();
+    let mut packaged = Vec::new();
     for need in wanted {
-        if matches!(need.kind, Kind::Compiler { .. }) && !need.packages().iter().all(|name| is_known(name)) {
-            add_source_of_core(need)?;
-        } else {
-            packages.extend_from_slice(need.packages());
+        match need.kind {
+            // The distribution has no compiler on the right LLVM; rustup's may be.
+            Kind::Compiler { packages, component, .. } if !packages.iter().all(|name| is_known(name)) => {
+                super::add_component(need, component)?;
+            }
+            _ => packaged.push(need),
         }
     }
-    if packages.is_empty() {
+    if packaged.is_empty() {
         return Ok(());
     }
-    println!("setup: installing {} (apt-get, without recommended packages)", packages.join(" "));
+    if !has_apt {
+        return without_apt(&packaged);
+    }
+    let mut packages: Vec<&str> = packaged.iter().flat_map(|need| need.packages()).copied().collect();
+    packages.sort_unstable();
+    packages.dedup();
+    println!(
+        "setup: installing {} (apt-get, without recommended packages, removing none)",
+        packages.join(" ")
+    );
     let services: Vec<&str> = SERVICES.iter().copied().filter(|name| packages.contains(name)).collect();
     if !services.is_empty() {
         println!("setup: {} will not be started: policy-rc.d forbids it meanwhile", services.join(" and "));
@@ -62,7 +72,7 @@ pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
     // The script itself would only hide which command it was.
     command::run(&mut install).map_err(|_| {
         anyhow!(
-            "`apt-get install --no-install-recommends {}` failed, for the reason above",
+            "`apt-get install --no-install-recommends --no-remove {}` failed, for the reason above",
             packages.join(" ")
         )
     })?;
@@ -87,27 +97,27 @@ fn disable(services: &[&str]) -> anyhow::Result<()> {
     command::run(disable.args(services))
 }
 
+fn update() -> anyhow::Result<()> {
+    println!("setup: fetching the lists of packages (apt-get update)");
+    // An archive of somebody else's that is out of reach is no reason to stop: what is not found will be.
+    if let Err(error) = command::run(root::command("apt-get")?.args(["update", "--quiet=2"])) {
+        println!("setup: {error:#}; going on with the lists there are");
+    }
+    Ok(())
+}
+
 fn is_known(package: &str) -> bool {
     let mut apt = Command::new("apt-cache");
     apt.args(["show", package]).stdout(Stdio::null()).stderr(Stdio::null());
     apt.status().is_ok_and(|status| status.success())
 }
 
-/// The way where the distribution has no compiler on the right LLVM: rustup's, if that is on it.
-fn add_source_of_core(need: &Need) -> anyhow::Result<()> {
-    if needs::program("rustup").is_none() {
-        return without_apt(&[need]);
-    }
-    println!("setup: adding rust-src to the active toolchain of rustup: {}", need.why);
-    command::run(Command::new("rustup").args(["component", "add", "rust-src"]))
-}
-
 fn without_apt(wanted: &[&Need]) -> anyhow::Result<()> {
     let lines: Vec<String> =
         wanted.iter().map(|need| format!("  {}: {} ({})", need.name, need.why, need.source())).collect();
     bail!(
-        "these cannot be installed from here, because apt-get is missing or does not know them; install them with \
-         your own package manager and start again:\n{}",
+        "these cannot be installed from here, because there is no apt-get; install them with your own package \
+         manager and start again:\n{}",
         lines.join("\n")
     );
 }

@@ -24,6 +24,7 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let mut clippy = workspace.cargo();
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     check("clippy", command::run_until(&mut clippy, session.deadline));
+    check("clippy of the BPF programs", build_ebpf::lint(workspace, session.deadline));
 
     let mut deny = Command::new(workspace.tool("cargo-deny"));
     // Not the advisories: those need the network and change without us.

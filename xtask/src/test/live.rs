@@ -18,12 +18,14 @@ const VM: &str = "vm";
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;
-    // What is tested is what ships: the release profile.
-    let mut build = cargo(session);
+    // What the source gives is what is tested, where that is not the committed object.
+    let cargo = || workspace.cargo_with(session.rebuilt.as_deref());
+    // And what ships: the release profile.
+    let mut build = cargo();
     build.args(["build", "--locked", "--release", "--package", "reaper-user", "--bins", "--examples"]);
     command::run_until(&mut build, session.deadline)?;
 
-    let mut tests = cargo(session);
+    let mut tests = cargo();
     tests.args(["test", "--locked", "--no-fail-fast", "--package", "reaper-user"]);
     for target in targets(&workspace.root().join("reaper-user/tests"))? {
         tests.args(["--test", &target]);
@@ -37,16 +39,6 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     }
     tests.args(["--", "--test-threads=1"]).args(session.args);
     command::run_until(&mut tests, session.deadline)
-}
-
-/// Cargo, building with the object the lint tier built where that is not the committed one: what the source gives
-/// is what is tested.
-fn cargo(session: &Session<'_>) -> Command {
-    let mut cargo = session.workspace.cargo();
-    if let Some(object) = &session.rebuilt {
-        cargo.env("REAPER_BPF_OBJECT", object);
-    }
-    cargo
 }
 
 /// The test programs in a folder, but the one that is for virtual machines: its kernel may crash. Cargo has a

@@ -5,9 +5,9 @@ mod lint;
 mod live;
 mod tier;
 mod unit;
+mod vm;
 
 use std::{
-    ffi::OsString,
     fmt::Write as _,
     path::PathBuf,
     time::{Duration, Instant},
@@ -20,8 +20,9 @@ use crate::{command, setup, workspace::Workspace};
 
 /// Runs the tests; CI runs exactly this.
 ///
-/// Tiers: lint (formatting, clippy, licences, the object against its source), unit, live (as root, on this
-/// kernel). What is missing is set up first. A tier that fails or runs out of time fails the whole, after the later tiers have run.
+/// Tiers: lint (formatting, clippy, licences, the object against its source), unit, live (as root, on this kernel), vm
+/// (on other kernels). What is missing is set up first, on nobody's budget. A tier that fails or runs out of time fails
+/// the whole, after the later tiers have run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The tiers to run; all where nothing is named.
@@ -38,7 +39,7 @@ pub(crate) struct Args {
 
     /// Arguments for the test programs: a part of a test's name, `--nocapture`.
     #[arg(last = true, value_name = "ARGS")]
-    args: Vec<OsString>,
+    args: Vec<String>,
 }
 
 /// What a tier is given.
@@ -46,7 +47,7 @@ struct Session<'a> {
     workspace: &'a Workspace,
     full: bool,
     /// For the test programs.
-    args: &'a [OsString],
+    args: &'a [String],
     deadline: Instant,
     /// The object the lint tier built, where it is not the committed one: a tier that loads one takes this.
     rebuilt: Option<PathBuf>,
@@ -62,8 +63,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     // In their own order, whatever order they were named in: later tiers use what earlier ones built.
     let asked = |tier: &Tier| args.tiers.is_empty() || args.tiers.contains(tier);
     let tiers: Vec<Tier> = Tier::ALL.iter().copied().filter(asked).collect();
-    let mut groups: Vec<_> = tiers.iter().flat_map(|tier| tier.needs()).copied().collect();
-    groups.dedup();
+    let groups: Vec<_> = tiers.iter().flat_map(|tier| tier.needs()).copied().collect();
     setup::ensure(workspace, &groups)?;
 
     let mut rebuilt = None;
@@ -107,7 +107,7 @@ fn word(error: Option<&anyhow::Error>) -> &'static str {
     if error.is_some() { "FAILED" } else { "ok" }
 }
 
-/// `lint ok, unit FAILED, live ok; 7m02s in all`
+/// `lint ok, unit FAILED, live ok, vm ok; 17m02s in all`
 fn summary(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for Outcome { tier, took: _, error } in outcomes {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::{Session, lint, live, unit};
+use super::{Session, lint, live, unit, vm};
 use crate::setup::Group;
 
 /// A part of the tests that runs and fails as one.
@@ -16,16 +16,19 @@ pub(crate) enum Tier {
     Unit,
     /// On this kernel, as root
     Live,
+    /// On other kernels, in virtual machines
+    Vm,
 }
 
 impl Tier {
-    pub(super) const ALL: &[Self] = &[Self::Lint, Self::Unit, Self::Live];
+    pub(super) const ALL: &[Self] = &[Self::Lint, Self::Unit, Self::Live, Self::Vm];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Lint => "lint",
             Self::Unit => "unit",
             Self::Live => "live",
+            Self::Vm => "vm",
         }
     }
 
@@ -34,6 +37,7 @@ impl Tier {
             Self::Lint => "formatting, clippy, licences, the object against its source",
             Self::Unit => "what needs no kernel",
             Self::Live => "this kernel, as root",
+            Self::Vm => "kernels from 5.10 on, in virtual machines",
         }
     }
 
@@ -42,16 +46,18 @@ impl Tier {
             Self::Lint => &[Group::Object, Group::Lint],
             Self::Unit => &[],
             Self::Live => &[Group::Live],
+            Self::Vm => &[Group::Vm, Group::Kernels],
         }
     }
 
-    /// Building included. The short forms together stay under 30 minutes, with room for a tier of 6.
+    /// Building included, setting up not. The short forms together stay under 30 minutes.
     pub(super) fn budget(self, full: bool) -> Duration {
         Duration::from_mins(match (self, full) {
             (Self::Lint, _) => 6,
-            (Self::Unit, _) => 6,
-            (Self::Live, false) => 12,
+            (Self::Unit, _) => 4,
+            (Self::Live, false) => 10,
             (Self::Live, true) => 90,
+            (Self::Vm, _) => 10,
         })
     }
 
@@ -60,6 +66,7 @@ impl Tier {
             Self::Lint => lint::run(session),
             Self::Unit => unit::run(session),
             Self::Live => live::run(session),
+            Self::Vm => vm::run(session),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, ErrorKind},
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -15,9 +15,10 @@ use anyhow::{Context as _, Result, bail};
 const QEMU: &str = "qemu-system-x86_64";
 
 /// What qemu runs the guest with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Accelerator {
     /// Software emulation: works everywhere.
+    #[default]
     Tcg,
     /// The processor's own virtualisation, where /dev/kvm works.
     Kvm,
@@ -47,23 +48,13 @@ pub(crate) struct Booted {
     pub(crate) took: Duration,
 }
 
-/// Fails, with what to do about it, where qemu is not installed.
-pub(crate) fn require_qemu() -> Result<()> {
-    match Command::new(QEMU).arg("--version").stdout(Stdio::null()).status() {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("{QEMU} is not installed: `cargo xtask setup` installs it")
-        }
-        Err(error) => Err(error).context(QEMU),
-    }
-}
-
 impl Machine<'_> {
     /// Boots and waits for the power-off; calls `progress` with each line of the tests' output.
     pub(crate) fn boot(&self, mut progress: impl FnMut(&str)) -> Result<Booted> {
         let console_path = self.logs.join("console.log");
         let started = Instant::now();
-        let mut qemu = Switch(self.command(&console_path).spawn().with_context(|| QEMU.to_owned())?);
+        let mut qemu =
+            Switch(self.command(&console_path).spawn().with_context(|| format!("could not start {QEMU}"))?);
         let output = qemu.0.stdout.take().context("qemu has no output")?;
 
         let (sender, lines) = mpsc::channel();

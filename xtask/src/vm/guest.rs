@@ -3,8 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
+    process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +16,12 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The directories of the guest, parents first.
 const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "vm"];
+
+const INIT: &str = "vm-init";
+const DAEMON: &str = "reaper";
+
+/// What runs in the guest where nothing else is given, an integration test of reaper-user.
+const OWN_TEST: &str = "vm";
 
 /// The workloads of the tests, examples of reaper-user.
 const EXAMPLES: [&str; 2] = ["churn", "holder"];
@@ -58,43 +64,39 @@ pub(crate) struct Guest {
     tests: Vec<(String, Vec<u8>)>,
 }
 
-/// What is run in the guest.
-pub(crate) enum Tests<'a> {
-    /// The integration test `vm`.
-    Own,
-    /// These statically linked programs.
-    Given(&'a [PathBuf]),
-}
-
 impl Guest {
     /// Builds everything for the guest: statically, in a target directory of its own, so that no other build is thrown away.
-    pub(crate) fn build(workspace: &Workspace, tests: &Tests<'_>) -> Result<Self> {
+    ///
+    /// What runs in it are the `given` programs, statically linked too, or the integration test `vm` where none is
+    /// given. `object`: what reaper loads, where that is not the committed object.
+    pub(crate) fn build(
+        workspace: &Workspace,
+        given: &[PathBuf],
+        object: Option<&Path>,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
         println!("vm: building the guest's programs, statically linked");
-        command::run(static_cargo(workspace).args([
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "xtask",
-            "--bin",
-            "vm-init",
-        ]))?;
-        let mut cargo = static_cargo(workspace);
-        cargo.args(["build", "--locked", "--release", "--package", "reaper-user", "--bin", "reaper"]);
-        command::run(cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name])))?;
-        let built = workspace.target().join("static").join(TARGET).join("release");
-
-        let mut programs = vec![("reaper".to_owned(), static_program(&built.join("reaper"))?)];
-        for name in EXAMPLES {
-            programs.push((name.to_owned(), static_program(&built.join("examples").join(name))?));
+        let mut cargo = static_cargo(workspace, object);
+        cargo.args(["build", "--locked", "--release", "--message-format=json-render-diagnostics"]);
+        cargo.args(["--package", "xtask", "--bin", INIT, "--package", "reaper-user", "--bin", DAEMON]);
+        cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
+        if given.is_empty() {
+            cargo.args(["--test", OWN_TEST]);
         }
-        let paths = match tests {
-            Tests::Own => vec![build_own_test(workspace)?],
-            Tests::Given(paths) => paths.to_vec(),
+        let messages = command::output_until(&mut cargo, deadline)?;
+        let built = |name: &str| {
+            let path = executable(&messages, name);
+            static_program(&path.with_context(|| format!("cargo did not say where `{name}` is"))?)
         };
-        let tests =
-            paths.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?;
-        Ok(Self { init: static_program(&built.join("vm-init"))?, programs, tests })
+
+        let named = |name: &&str| Ok(((*name).to_owned(), built(name)?));
+        let programs = std::iter::once(&DAEMON).chain(&EXAMPLES).map(named).collect::<Result<_>>()?;
+        let tests = if given.is_empty() {
+            vec![named(&OWN_TEST)?]
+        } else {
+            given.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?
+        };
+        Ok(Self { init: built(INIT)?, programs, tests })
     }
 
     /// The initramfs for one boot.
@@ -135,9 +137,9 @@ impl Guest {
     }
 }
 
-/// A cargo whose subcommand and package are still to be named.
-fn static_cargo(workspace: &Workspace) -> Command {
-    let mut cargo = workspace.cargo();
+/// A cargo whose subcommand and packages are still to be named.
+fn static_cargo(workspace: &Workspace, object: Option<&Path>) -> Command {
+    let mut cargo = workspace.cargo_with(object);
     cargo
         // With a target named, build scripts and procedural macros are spared the flag, which they cannot bear.
         .env("CARGO_BUILD_TARGET", TARGET)
@@ -150,20 +152,12 @@ fn static_cargo(workspace: &Workspace) -> Command {
     cargo
 }
 
-/// Builds the integration test `vm` and says where it is: its name has a hash in it.
-fn build_own_test(workspace: &Workspace) -> Result<PathBuf> {
-    let mut cargo = static_cargo(workspace);
-    cargo.args(["test", "--no-run", "--locked", "--release", "--package", "reaper-user", "--test", "vm"]);
-    let messages =
-        command::output(cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()))?;
-    test_executable(&messages).context("cargo did not say where the test `vm` is")
-}
-
-fn test_executable(messages: &str) -> Option<PathBuf> {
+/// Where cargo has put a program: a test's name has a hash in it.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "vm")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -244,13 +238,16 @@ mod tests {
     }
 
     #[test]
-    fn the_test_program_is_found_among_cargos_messages() {
+    fn programs_are_found_among_cargos_messages_and_libraries_of_their_name_are_not() {
         let messages = concat!(
+            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"reaper\"},\"executable\":null}\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"reaper\"},\"executable\":\"/t/reaper\"}\n",
             "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"vm\"},\"executable\":\"/t/vm-1\"}\n",
             "{\"reason\":\"build-finished\",\"success\":true}\n",
         );
-        assert_eq!(test_executable(messages), Some("/t/vm-1".into()));
+        assert_eq!(executable(messages, "reaper"), Some("/t/reaper".into()));
+        assert_eq!(executable(messages, "vm"), Some("/t/vm-1".into()));
+        assert_eq!(executable(messages, "holder"), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The kernels of the matrix: Debian's cloud kernels, fetched as packages, of which only the image is kept.
 //!
-//! Guarantees: nothing outside the cache directory changes (apt runs with lists, sources and state of its own), a kernel
-//! in the cache is not fetched again, and a fetch that is interrupted leaves no half of one behind.
+//! Guarantees: nothing outside the cache directory changes (apt runs with lists, sources and state of its own), nobody
+//! else changes that meanwhile, a kernel in the cache is not fetched again, and a fetch that is interrupted leaves no
+//! half of one behind.
 
 use std::{
     fs,
@@ -12,10 +13,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command;
+use crate::{command, workspace::Workspace};
 
 /// Where Debian's `debian-archive-keyring` puts the keys its suites are signed with.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What Debian itself calls the archive for everybody.
+const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 
 /// A kernel of the matrix, and the suite that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,21 @@ pub(crate) const LINES: [Line; 4] = [
     Line { name: "6.12", suite: "trixie" },
     Line { name: "7", suite: "sid" },
 ];
+
+impl Line {
+    fn image(self, directory: &Path) -> PathBuf {
+        directory.join("kernels").join(self.name).join("vmlinuz")
+    }
+}
+
+/// Whether the whole matrix is in the cache.
+pub(crate) fn are_all_there(workspace: &Workspace) -> bool {
+    LINES.iter().all(|line| line.image(&directory(workspace)).is_file())
+}
+
+fn directory(workspace: &Workspace) -> PathBuf {
+    workspace.target().join("vm")
+}
 
 /// An image to boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,16 +80,30 @@ pub(crate) fn parse(text: &str) -> Result<Wanted, String> {
     Err(format!("known are {}, or the path of a kernel image (with a slash in it)", known.join(", ")))
 }
 
-/// The directory that kernels and scratch apt states are kept in.
+/// The directory that kernels, scratch apt states and logs are kept in, for one task at a time.
 pub(crate) struct Cache {
     directory: PathBuf,
     mirror: Option<String>,
+    /// Goes with the process, however that ends.
+    _lock: fs::File,
 }
 
 impl Cache {
-    /// `mirror`: a Debian archive's address, where this system's own apt sources name none.
-    pub(crate) const fn at(directory: PathBuf, mirror: Option<String>) -> Self {
-        Self { directory, mirror }
+    /// `mirror`: a Debian archive's address, where it is not to be that of this system's own apt sources.
+    pub(crate) fn open(workspace: &Workspace, mirror: Option<String>) -> Result<Self> {
+        let directory = directory(workspace);
+        fs::create_dir_all(&directory).with_context(|| format!("could not make {}", directory.display()))?;
+        let lock = fs::File::create(directory.join("lock"))?;
+        if lock.try_lock().is_err() {
+            bail!(
+                "other kernels are being fetched or booted in this working tree: wait until that has ended"
+            );
+        }
+        Ok(Self { directory, mirror, _lock: lock })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The image: from the cache, else fetched.
@@ -83,7 +116,7 @@ impl Cache {
             }
             Wanted::Image(image) => bail!("{}: no such kernel image", image.display()),
         };
-        let image = self.directory.join("kernels").join(line.name).join("vmlinuz");
+        let image = line.image(&self.directory);
         if refresh || !image.is_file() {
             self.fetch(line, &image).with_context(|| {
                 format!("could not fetch kernel {} from Debian {}", line.name, line.suite)
@@ -112,12 +145,7 @@ impl Cache {
         fs::create_dir_all(&scratch)?;
         println!("vm: downloading {package}");
         // A package goes to the working directory, by this system's own checksums and signatures.
-        command::output(
-            apt.command("apt-get")
-                // As root apt downloads as its own user, who cannot write here.
-                .args(["--quiet", "-o", "APT::Sandbox::User=root", "download", package])
-                .current_dir(&scratch),
-        )?;
+        command::output(apt.command("apt-get").args(["--quiet", "download", package]).current_dir(&scratch))?;
         let deb = package_in(&scratch)?;
         let unpacked = scratch.join("unpacked");
         fs::create_dir(&unpacked)?;
@@ -133,9 +161,6 @@ impl Cache {
     }
 
     fn apt(&self, suite: &str) -> Result<Apt> {
-        if !Path::new(KEYRING).exists() {
-            bail!("{KEYRING} is missing: install the package debian-archive-keyring");
-        }
         let directory = self.directory.join("apt").join(suite);
         for sub in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(sub))?;
@@ -165,6 +190,8 @@ impl Apt {
             ("Dir::State", self.directory.join("state")),
             ("Dir::State::status", "/dev/null".into()),
             ("Dir::Cache", self.directory.join("cache")),
+            // As root apt reads and writes as its own user, who may not look into this tree.
+            ("APT::Sandbox::User", "root".into()),
             ("APT::Architecture", "amd64".into()),
             ("APT::Architectures", "amd64".into()),
             // An old suite's Release file may have expired; what it lists is checked by signature and sums.
@@ -189,19 +216,23 @@ fn depends_of(shown: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The Debian archive that this system's own apt uses.
+/// The Debian archive that this system's own apt uses, which may be nearer or the only one in reach.
 fn system_mirror() -> Result<String> {
     let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
     let targets = command::output(&mut command).context("apt's sources could not be read")?;
-    debian_archive(&targets).map(str::to_owned).context(
-        "this system's apt sources name no Debian archive (or `apt-get update` never ran): name one with --mirror",
-    )
+    if let Some(mirror) = debian_archive(&targets) {
+        return Ok(mirror.to_owned());
+    }
+    println!("vm: apt's sources name no Debian archive: it is {DEFAULT_MIRROR}; --mirror names another");
+    Ok(DEFAULT_MIRROR.to_owned())
 }
 
+/// The lines have an origin and a label where `apt-get update` has fetched them. An installer's disc has one suite only.
 fn debian_archive(targets: &str) -> Option<&str> {
-    targets.lines().find_map(|line| line.strip_prefix("Debian|Debian|")).map(|uri| uri.trim_end_matches('/'))
+    let uris = targets.lines().filter_map(|line| line.strip_prefix("Debian|Debian|"));
+    uris.map(|uri| uri.trim_end_matches('/')).find(|uri| !uri.starts_with("cdrom:"))
 }
 
 fn remove(directory: &Path) -> Result<()> {
@@ -288,6 +319,6 @@ mod tests {
         let targets =
             "Other|Debian|http://o/\nDebian|Debian-Security|http://s/\nDebian|Debian|http://m/debian/\n";
         assert_eq!(debian_archive(targets), Some("http://m/debian"));
-        assert_eq!(debian_archive("Ubuntu|Ubuntu|http://u/\n"), None);
+        assert_eq!(debian_archive("Ubuntu|Ubuntu|http://u/\nDebian|Debian|cdrom://[Debian 12]/\n"), None);
     }
 }

@@ -3,7 +3,10 @@
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use super::verdict::Verdict;
-use crate::command;
+use crate::{
+    command,
+    table::{Cells, aligned},
+};
 
 /// One boot, as the tables name it.
 pub(crate) struct Row {
@@ -21,7 +24,12 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
     let mut boots =
         vec![["", "kernel", "mode", "time", "kernel's log", "result"].map(str::to_owned).to_vec()];
     for (number, row) in (1..).zip(rows) {
-        let log = if row.verdict.complaint.is_some() { "COMPLAINT" } else { "clean" };
+        let log = match &row.verdict {
+            Verdict { complaint: Some(_), .. } => "COMPLAINT",
+            // It never came so far that its own messages count.
+            Verdict { release: None, .. } => "-",
+            _ => "clean",
+        };
         let result = if row.verdict.passed() { "ok" } else { "FAILED" };
         boots.push(vec![
             format!("{number}"),
@@ -32,9 +40,9 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
             result.to_owned(),
         ]);
     }
-    text += &aligned(&boots);
+    text += &aligned(&boots, Cells::Left);
     text.push('\n');
-    text += &aligned(&by_test(rows));
+    text += &aligned(&by_test(rows), Cells::Left);
 
     for (number, row) in (1..).zip(rows).filter(|(_, row)| !row.verdict.passed()) {
         let Verdict { release: _, tests, complaint, trouble } = &row.verdict;
@@ -75,19 +83,6 @@ fn by_test(rows: &[Row]) -> Vec<Vec<String>> {
         table.push(std::iter::once(name.to_owned()).chain(rows.iter().map(outcome)).collect());
     }
     table
-}
-
-fn aligned(table: &[Vec<String>]) -> String {
-    let columns = table.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column| table.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in table {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

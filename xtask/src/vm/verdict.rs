@@ -53,6 +53,11 @@ impl Verdict {
         verdict
     }
 
+    /// Of a machine that could not be booted at all.
+    pub(crate) fn unbooted(why: String) -> Self {
+        Self { trouble: Some(why), ..Self::default() }
+    }
+
     pub(crate) fn passed(&self) -> bool {
         let Self { release: _, tests, complaint, trouble } = self;
         let ran = tests.iter().any(|(_, outcome)| *outcome == Outcome::Passed);

@@ -1,0 +1,72 @@
+//! What is booted: which kernels, and how.
+
+use super::{
+    Args,
+    guest::Cgroup,
+    kernel::{self, Wanted},
+};
+
+/// One boot of the matrix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Boot {
+    pub(crate) wanted: Wanted,
+    pub(crate) lockdown: Option<String>,
+    pub(crate) cgroup: Cgroup,
+}
+
+impl Boot {
+    /// How it differs from others of the same kernel.
+    pub(crate) fn mode(&self) -> String {
+        let Self { wanted: _, lockdown, cgroup } = self;
+        let lockdown = lockdown.as_ref().map(|mode| format!(", lockdown {mode}"));
+        format!("cgroup {}{}", cgroup.as_str(), lockdown.unwrap_or_default())
+    }
+}
+
+/// What the arguments ask for, in the order of booting.
+pub(crate) fn of(args: &Args) -> Vec<Boot> {
+    let Args { kernels, lockdown, cgroup, .. } = args;
+    let lines = kernel::LINES.map(Wanted::Line);
+    let plain = |wanted: &Wanted| Boot { wanted: wanted.clone(), lockdown: None, cgroup: Cgroup::V2 };
+    if kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
+        let [oldest, second, _, newest] = &lines;
+        let locked = |wanted| Boot { lockdown: Some("confidentiality".to_owned()), ..plain(wanted) };
+        let special = [
+            locked(oldest),
+            locked(newest),
+            // v1 alone is what machines with old kernels have.
+            Boot { cgroup: Cgroup::V1, ..plain(oldest) },
+            Boot { cgroup: Cgroup::Both, ..plain(second) },
+        ];
+        return lines.iter().map(plain).chain(special).collect();
+    }
+    let chosen = if kernels.is_empty() { &lines[..] } else { &kernels[..] };
+    let boot = |wanted: &Wanted| Boot {
+        wanted: wanted.clone(),
+        lockdown: lockdown.clone(),
+        cgroup: cgroup.unwrap_or(Cgroup::V2),
+    };
+    chosen.iter().map(boot).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::parsed, *};
+
+    #[test]
+    fn the_whole_matrix_has_lockdown_at_both_ends_and_every_cgroup_layout() {
+        let boots = of(&parsed(&[]));
+        let modes: Vec<String> = boots.iter().map(Boot::mode).collect();
+        assert_eq!(modes.len(), 8);
+        assert_eq!(modes.iter().filter(|mode| mode.contains("confidentiality")).count(), 2);
+        assert!(modes.contains(&"cgroup v1".to_owned()) && modes.contains(&"cgroup both".to_owned()));
+    }
+
+    #[test]
+    fn named_kernels_are_booted_as_the_flags_say() {
+        let boots = of(&parsed(&["5.10", "7.x", "--cgroup", "v1", "--lockdown", "integrity"]));
+        assert_eq!(boots.len(), 2);
+        assert!(boots.iter().all(|boot| boot.mode() == "cgroup v1, lockdown integrity"));
+        assert_eq!(of(&parsed(&["--lockdown", "confidentiality"])).len(), 4);
+    }
+}
