@@ -80,6 +80,7 @@ fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, more: u32) {
             exit::fill(entry, task);
             entry.add_flags(flag::PREDATES_EXIT | more);
             entry.publish::<K>(key(state::DEAD, id));
+            count(counter::HOOK_MISSED);
         }
         return;
     }
@@ -102,6 +103,9 @@ fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, more: u32) {
 #[inline(always)]
 fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, more: u32) {
     birth::parent(entry, task, start);
+    if more != 0 {
+        count(counter::HOOK_MISSED);
+    }
     let more = more | flag::PREDATES_FORK;
     if dead {
         birth::rest(entry, task, more | flag::PREDATES_EXIT);

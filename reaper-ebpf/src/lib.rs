@@ -412,8 +412,10 @@ pub mod seed {
 pub mod meta {
     /// Of the object and all it was loaded with. Not 0 once everything is attached and entered.
     pub const FINGERPRINT: u32 = 0;
+    /// From here on, what of each counter has been reported: a counter outlives the daemon that reports it.
+    pub const SAID: u32 = 1;
     /// How many there are.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = SAID + super::counter::COUNT;
 }
 
 /// Places in the per-CPU array of counters.
@@ -433,8 +435,10 @@ pub mod counter {
     /// A living process's entry that was given to a dead one. Its own death is entered if there is room then; its
     /// parent at fork is unknown.
     pub const LIVING_DISPLACED: u32 = 6;
+    /// What a later census has entered or marked dead: a hook had missed it.
+    pub const HOOK_MISSED: u32 = 7;
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,19 +14,20 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
 use crate::{
+    lock,
     report::{Event, ParseError, ZombieEvent, parse, to_line},
     watch::Query,
 };
 
-/// Where the daemon listens.
-pub const SOCKET: &str = "/run/reaper/reaper.sock";
+/// The socket's file, in the folder of what is there while a daemon runs.
+const SOCKET: &str = "reaper.sock";
 
 /// The version of what is spoken. A daemon answers only its own.
 pub const VERSION: u32 = 1;
@@ -34,8 +35,11 @@ pub const VERSION: u32 = 1;
 /// Clients that are served at once.
 const CLIENTS: usize = 8;
 
-/// How long a client may take to ask, and to read.
+/// How long a client may take to ask, and to read what it is sent at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are sent at once.
+const AT_ONCE: usize = 64 << 10;
 
 /// How long the daemon may take to be asked and to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -43,15 +47,21 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Bytes of a question.
 const QUESTION: u64 = 4096;
 
+/// Where the daemon listens.
+#[must_use]
+pub fn socket() -> PathBuf {
+    lock::directory().join(SOCKET)
+}
+
 /// Why the daemon could not be asked, or could not listen.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// No daemon is there to be asked.
     #[error("no daemon listens at {0}")]
     NoDaemon(PathBuf),
-    /// Another daemon listens there.
-    #[error("another daemon listens at {0}: stop it first")]
-    Taken(PathBuf),
+    /// This user may not ask the daemon.
+    #[error("{0}: only root may ask the daemon: run as root")]
+    NotRoot(PathBuf),
     /// This user may not make the socket, or its directory.
     #[error(
         "{directory}: {source}: run as root, or make the directory this user's own (systemd: RuntimeDirectory=reaper)"
@@ -107,13 +117,15 @@ impl ControlError {
     /// True where a privilege is what is missing (exit code 77).
     #[must_use]
     pub const fn is_permission(&self) -> bool {
-        matches!(self, Self::Denied { .. })
+        matches!(self, Self::Denied { .. } | Self::NotRoot(_))
     }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     version: u32,
+    /// Another version may have another question, and shall be told what is wrong with its version.
+    #[serde(default)]
     request: String,
 }
 
@@ -151,7 +163,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at `path`; its directory is made where it is missing. A file that a dead daemon left is replaced.
+    /// Listens at `path`; its directory is made where it is missing. A file that a dead daemon left is replaced: that
+    /// it is dead, the [lock](crate::lock) has shown.
     pub fn listen(path: &Path) -> Result<Self, ControlError> {
         let directory = path.parent().unwrap_or(path);
         let failed = |source: io::Error| match source.kind() {
@@ -160,10 +173,7 @@ impl Control {
             }
             _ => ControlError::Socket { path: path.to_owned(), source },
         };
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(ControlError::Taken(path.to_owned()));
-        }
+        lock::make(directory).map_err(failed)?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -186,8 +196,8 @@ impl Control {
                 Ok((stream, _)) => {
                     let queries = queries.clone();
                     tokio::spawn(async move {
-                        if let Ok(Err(error)) = timeout(PATIENCE, serve(stream, &queries)).await {
-                            tracing::debug!(%error, "a client of the control socket left");
+                        if let Err(error) = serve(stream, &queries).await {
+                            tracing::debug!(%error, "a client of the control socket left or was left");
                         }
                         drop(place);
                     });
@@ -206,21 +216,17 @@ impl Drop for Control {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "the control socket was gone already");
         }
-        if let Some(directory) = self.path.parent() {
-            // Stays where something else is in it, or where a service manager owns it.
-            let _not_empty = fs::remove_dir(directory);
-        }
     }
 }
 
 async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
     let peer = stream.peer_cred()?;
-    let (read, mut write) = stream.into_split();
+    let (read, write) = stream.into_split();
     if peer.uid() != 0 {
-        return write.write_all(Verdict::refused("only root may ask".to_owned()).line()?.as_bytes()).await;
+        return send(write, &Verdict::refused("only root may ask".to_owned()).line()?).await;
     }
     let mut line = String::new();
-    BufReader::new(read.take(QUESTION)).read_line(&mut line).await?;
+    timeout(PATIENCE, BufReader::new(read.take(QUESTION)).read_line(&mut line)).await??;
     let refusal = match serde_json::from_str::<Question>(&line) {
         Err(error) => Some(format!("the question is not understood: {error}")),
         Ok(Question { version, .. }) if version != VERSION => Some(format!(
@@ -230,7 +236,7 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
         Ok(_) => None,
     };
     if let Some(message) = refusal {
-        return write.write_all(Verdict::refused(message).line()?.as_bytes()).await;
+        return send(write, &Verdict::refused(message).line()?).await;
     }
     let (reply, answer) = oneshot::channel();
     // An answer that cannot be given now is dropped by whoever would give it.
@@ -240,14 +246,22 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
     };
     let Some(zombies) = zombies else {
         let refusal = Verdict::refused("it cannot answer now".to_owned());
-        return write.write_all(refusal.line()?.as_bytes()).await;
+        return send(write, &refusal.line()?).await;
     };
     let mut text = Verdict::followed_by(zombies.len()).line()?;
     for zombie in zombies {
         text.push_str(&to_line(&Event::Zombie(Box::new(zombie)))?);
         text.push('\n');
     }
-    write.write_all(text.as_bytes()).await
+    send(write, &text).await
+}
+
+/// Writes it all; who reads none of it for too long is left.
+async fn send(mut to: impl AsyncWrite + Unpin, text: &str) -> io::Result<()> {
+    for part in text.as_bytes().chunks(AT_ONCE) {
+        timeout(PATIENCE, to.write_all(part)).await??;
+    }
+    Ok(())
 }
 
 /// Asks the daemon at `path` for every zombie that stands now.
@@ -265,6 +279,9 @@ async fn ask(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
     let stream = match UnixStream::connect(path).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Err(ControlError::NoDaemon(path.to_owned()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ControlError::NotRoot(path.to_owned()));
         }
         stream => stream.map_err(failed)?,
     };

@@ -80,6 +80,11 @@ impl Aging {
         self.threshold
     }
 
+    /// Reports zombies from this age on: the next sweep judges by it.
+    pub fn set_threshold(&mut self, threshold: Duration) {
+        self.threshold = threshold;
+    }
+
     fn half(&self) -> Duration {
         self.threshold / 2
     }
@@ -101,6 +106,16 @@ impl Aging {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.asked = false;
         }
+    }
+
+    /// It is not reported now, though it is due. Says when it is handed out again.
+    pub fn hold(&mut self, id: u64, now: BootTime) -> BootTime {
+        let then = now.plus(AGAIN);
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.asked = false;
+            pending.not_before = then;
+        }
+        then
     }
 
     /// The holder's probation has been taken care of: the report is next.
@@ -247,6 +262,25 @@ mod tests {
         sweep.end();
         aging.settle(1);
         assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn another_threshold_holds_from_the_next_sweep_on() {
+        let mut aging = Aging::new(10 * SECOND);
+        let mut sweep = aging.sweep(at(104));
+        assert_eq!(sweep.look(1, at(100)), None);
+        sweep.end();
+        aging.set_threshold(2 * SECOND);
+        let mut sweep = aging.sweep(at(104));
+        assert_eq!(sweep.look(1, at(100)), Some(Due::Report), "it is older than that already");
+        sweep.end();
+        aging.ask_again(1);
+        aging.set_threshold(20 * SECOND);
+        let mut sweep = aging.sweep(at(105));
+        assert_eq!(sweep.look(1, at(100)), None);
+        assert_eq!(sweep.end(), at(110));
+        assert_eq!(aging.pending(), 0, "it is young again");
+        assert_eq!(aging.sweep(at(111)).look(1, at(100)), Some(Due::Probation));
     }
 
     #[test]

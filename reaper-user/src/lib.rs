@@ -11,6 +11,7 @@ pub mod exit_code;
 pub mod identity;
 pub mod kernel;
 pub mod ledger;
+pub mod lock;
 pub mod observe;
 pub mod proc;
 pub mod report;

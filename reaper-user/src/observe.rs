@@ -81,6 +81,8 @@ pub enum Answer {
 pub enum Purpose {
     /// What a sweep of the ledger found due.
     Sweep,
+    /// What an earlier daemon has reported and still stands.
+    Restore,
     /// A list that somebody has asked for, by its number.
     List(u64),
 }

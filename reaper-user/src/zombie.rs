@@ -36,6 +36,10 @@ pub struct Zombie {
     pub evidence: Evidence,
     /// Whose it is.
     pub workload: Workload,
+    /// It died before the daemon started, and before anything was recorded.
+    pub predates: bool,
+    /// It may have been told of before, by an earlier daemon; or a hook had missed it and a census found it.
+    pub recovered: bool,
 }
 
 /// When a zombie died.
@@ -45,22 +49,22 @@ pub enum Died {
     At(BootTime),
     /// As above, but the machine was suspended since, and the stamp cannot tell before or after.
     About(BootTime),
-    /// Before the daemon started, at this moment.
+    /// Before this moment, when a census found it dead.
     Before(BootTime),
 }
 
 impl Died {
-    /// The age at `now`: exact, or at least so much where it predates the daemon.
+    /// The age at `now`: exact, or at least so much where its death was not seen.
     #[must_use]
     pub fn age(self, now: BootTime) -> Duration {
         let (Self::At(then) | Self::About(then) | Self::Before(then)) = self;
         now.since(then)
     }
 
-    /// True where the zombie is older than the daemon.
+    /// True where its death was seen, so that its age is known.
     #[must_use]
-    pub const fn predates(self) -> bool {
-        matches!(self, Self::Before(_))
+    pub const fn was_seen(self) -> bool {
+        !matches!(self, Self::Before(_))
     }
 }
 

@@ -10,6 +10,7 @@ mod instrument;
 mod lives;
 mod numbers;
 mod programs;
+mod soak;
 mod spawn;
 mod standing;
 mod table;
@@ -34,10 +35,10 @@ const PROGRAMS: &str = "reaper-bench-bpf";
 /// Figures are of this machine as it is now: end what else it does.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to measure. [default: everything]
+    /// What to measure. [default: everything but the soak]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// A third of the rounds: to see that it works, not to quote.
+    /// A third of the rounds, three minutes of the soak: to see that it works, not to quote.
     #[arg(long)]
     quick: bool,
     /// Measure what was built last time, set up nothing.
@@ -57,6 +58,8 @@ enum Part {
     Idle,
     /// CPU and memory with standing zombies, beside other tools
     Standing,
+    /// Memory, descriptors and list after half an hour of lives and leaks
+    Soak,
 }
 
 /// What all parts share.
@@ -117,6 +120,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     if wanted(Part::Standing) {
         standing::run(&bench)?;
+    }
+    // Half an hour: only where it is asked for.
+    if args.parts.contains(&Part::Soak) {
+        soak::run(&bench)?;
     }
     println!("\nbench: measured in {}", command::human(started.elapsed()));
     Ok(())

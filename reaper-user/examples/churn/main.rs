@@ -3,7 +3,8 @@
 //!
 //! `churn load --rate 2000 --leaks 20 --seconds 60 --threshold 2000 --truth FILE` prints a JSON line when it has
 //! started, one when it makes nothing new any more (`settled`), then keeps its zombies until standard input ends,
-//! and prints a last one when all are gone. `--only KIND` leaks one kind; `--rate 0` leads no healthy lives.
+//! and prints a last one when all are gone. A line on standard input lets it settle before its time.
+//! `--only KIND` leaks one kind, or several where it is repeated; `--rate 0` leads no healthy lives.
 
 mod healthy;
 mod leaks;
@@ -47,10 +48,10 @@ enum Mode {
         /// Leaks a second.
         #[arg(long, default_value_t = 20.0)]
         leaks: f64,
-        /// Leaks of this kind only.
+        /// Leaks of this kind only; may be repeated.
         #[arg(long)]
-        only: Option<String>,
-        /// How long to make new ones.
+        only: Vec<String>,
+        /// How long to make new ones, unless a line on standard input comes first.
         #[arg(long, default_value_t = 20.0)]
         seconds: f64,
         /// The age at which a zombie will be reported, ms: those that are released later stand for twice that.
@@ -99,12 +100,12 @@ fn main() -> Result<()> {
         Mode::Load { rate, leaks, only, seconds, threshold, workers, truth } => {
             let stage = Stage::new(Truth::new(truth.as_deref())?, Duration::from_millis(threshold))?;
             let started = begin()?;
-            let mut pids = leaks::start(&stage, leaks, only.as_deref())?;
+            let mut pids = leaks::start(&stage, leaks, &only)?;
             if rate > 0.0 {
                 pids.extend(healthy::start(&stage, rate, workers)?);
             }
             let number = u64::try_from(pids.len())?;
-            watch(|| started.elapsed().as_secs_f64() >= seconds || input_ended());
+            watch(|| started.elapsed().as_secs_f64() >= seconds || input_came());
             let lived = started.elapsed();
             stage.stop();
             watch(|| stage.settled() + stage.failed() >= number || input_ended());
@@ -185,8 +186,16 @@ fn watch(mut enough: impl FnMut() -> bool) {
 }
 
 fn input_ended() -> bool {
-    sys::readable(io::stdin().as_fd(), Duration::ZERO)
-        && matches!(io::stdin().read(&mut [0; 64]), Ok(0) | Err(_))
+    input_is(|read| matches!(read, Ok(0) | Err(_)))
+}
+
+/// A line, or the end.
+fn input_came() -> bool {
+    input_is(|_| true)
+}
+
+fn input_is(what: impl FnOnce(io::Result<usize>) -> bool) -> bool {
+    sys::readable(io::stdin().as_fd(), Duration::ZERO) && what(io::stdin().read(&mut [0; 64]))
 }
 
 /// Says what was made, keeps it until standard input ends, then ends every process below this one.

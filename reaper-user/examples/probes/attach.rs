@@ -64,7 +64,7 @@ fn shipped(pids_hierarchy: u32, probation: Option<u32>) -> Result<()> {
     // As the daemon sizes it by default.
     let entries = pid_max.next_power_of_two().min(131_072);
     let sizes = Sizes { entries, overflow: 16_384 };
-    let mut kernel = Kernel::load(Options { sizes, pids_hierarchy, cmdlines: Cmdlines::Watched })?;
+    let mut kernel = Kernel::load(Options { sizes, pids_hierarchy, cmdlines: Cmdlines::Watched }, None)?;
     kernel.attach()?;
     if let Some(pid) = probation {
         kernel.watch(pid, 0);

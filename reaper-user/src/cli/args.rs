@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Age, Output, Overrides, Span},
+    config::{Age, Output, Overrides, PinPath, Span},
     exit_code,
     report::Filter,
 };
@@ -47,6 +47,8 @@ pub enum Command {
     Check,
     /// Check or print a configuration file
     Config(ConfigArgs),
+    /// Remove what a daemon that has ended left in the kernel
+    Unload(UnloadArgs),
 }
 
 /// `reaper run`.
@@ -130,6 +132,21 @@ impl From<&FilterArgs> for Filter {
         let FilterArgs { pid, comm, container, cgroup } = args;
         Self::new(pid, comm, container, cgroup)
     }
+}
+
+/// `reaper unload`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A daemon leaves its maps and links in the kernel, pinned, so that the next one finds what happened meanwhile. This
+removes them and prints the path of each. While a daemon runs it is refused with exit code 69.
+
+Examples:
+  reaper unload
+  reaper unload --pin-path /sys/fs/bpf/elsewhere")]
+pub struct UnloadArgs {
+    /// The folder that the daemon was told to pin them under
+    #[arg(long, value_name = "PATH", default_value = PinPath::DEFAULT)]
+    pub pin_path: PinPath,
 }
 
 /// `reaper config`.
@@ -220,7 +237,7 @@ mod tests {
     #[test]
     fn every_scalar_key_is_a_flag_of_run() {
         let Command::Run(args) = parse(
-            "reaper run --config f --age 1s --cgroup-cache 64 --ledger-entries 512 --ledger-overflow 512 \
+            "reaper run --config f --age 1s --cgroup-cache 64 --pin-path /a --ledger-entries 512 --ledger-overflow 512 \
              --capture-cmdline off --log-level warn",
         )
         .command
@@ -229,8 +246,10 @@ mod tests {
         };
         let config = crate::config::Config::default().with(&args.overrides, None);
         let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
-                    log.level = 'warn'";
+                    log.level = 'warn'\npin_path = '/a'";
         assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
+        let Command::Run(args) = parse("reaper run --no-persist").command else { panic!() };
+        assert!(!crate::config::Config::default().with(&args.overrides, None).persist);
     }
 
     #[test]
@@ -245,6 +264,8 @@ mod tests {
             ("reaper ls --output xml", "\"human\" and \"json\""),
             ("reaper config check", "<FILE>"),
             ("reaper run --ledger-entries 1000", "power of two"),
+            ("reaper run --no-persist --pin-path /a", "--no-persist"),
+            ("reaper unload --pin-path a", "path from the root"),
         ] {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::USAGE, "{line}");
@@ -255,7 +276,9 @@ mod tests {
     #[test]
     fn help_and_version_are_no_errors_and_help_has_examples() {
         assert_eq!(refusal("reaper --version").0, exit_code::OK);
-        for line in ["reaper --help", "reaper run --help", "reaper trace --help", "reaper ls -h"] {
+        for line in
+            ["reaper --help", "reaper run --help", "reaper trace --help", "reaper ls -h", "reaper unload -h"]
+        {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::OK, "{line}");
             assert!(text.contains("Examples:"), "{text}");

@@ -98,11 +98,10 @@ fn hierarchies(cgroups: &Cgroups) -> Vec<Requirement> {
 fn load(cgroups: &Cgroups) -> (Requirement, u8) {
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
-    let kernel: Result<Kernel, KernelError> = Kernel::load(Options {
-        sizes,
-        pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0),
-        cmdlines: Cmdlines::Off,
-    });
+    let kernel: Result<Kernel, KernelError> = Kernel::load(
+        Options { sizes, pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0), cmdlines: Cmdlines::Off },
+        None,
+    );
     let requirement = |standing, privilege| Requirement {
         name: "BPF object",
         purpose: "the kernel accepts every program",

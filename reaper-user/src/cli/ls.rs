@@ -1,6 +1,9 @@
 //! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 
@@ -25,6 +28,10 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     let (source, mut zombies) = match ask() {
         Ok(zombies) => (Source::Daemon, zombies),
         Err(ControlError::NoDaemon(_)) => (Source::Census, census()?),
+        // Who may not ask the daemon may still hold the capabilities for a census.
+        Err(error @ ControlError::NotRoot(_)) => {
+            (Source::Census, census().map_err(|failure| failure.or_rather(error))?)
+        }
         Err(error) => {
             tracing::warn!("{error}; taking a census instead");
             (Source::Census, census()?)
@@ -37,12 +44,12 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
 }
 
 fn ask() -> Result<Vec<ZombieEvent>, ControlError> {
-    let path = Path::new(control::SOCKET);
+    let path: PathBuf = control::socket();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| ControlError::Socket { path: path.to_owned(), source })?
-        .block_on(control::zombies(path))
+        .map_err(|source| ControlError::Socket { path: path.clone(), source })?
+        .block_on(control::zombies(&path))
 }
 
 /// One walk over the kernel's tasks; nothing is attached.
@@ -57,11 +64,10 @@ fn census() -> Result<Vec<ZombieEvent>, Failure> {
     let Config { ledger, .. } = Config::default();
     // The ledger stays empty: as small as it can be.
     let sizes = Sizes { entries: 64.min(pid_max()), overflow: ledger.overflow.get() };
-    let mut kernel = Kernel::load(Options {
-        sizes,
-        pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0),
-        cmdlines: Cmdlines::Off,
-    })?;
+    let mut kernel = Kernel::load(
+        Options { sizes, pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0), cmdlines: Cmdlines::Off },
+        None,
+    )?;
     let clock = kernel.clock()?;
     let records = kernel.zombies()?;
     let workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);

@@ -5,9 +5,13 @@ mod check;
 pub mod config;
 mod log;
 mod ls;
+mod notify;
+mod reload;
 mod run;
 mod session;
 mod trace;
+mod unload;
+mod writer;
 
 use std::{io, io::Write as _, process::ExitCode};
 
@@ -24,6 +28,11 @@ pub struct Failure {
 impl Failure {
     fn new(code: u8, message: String) -> Self {
         Self { code, message }
+    }
+
+    /// Where privileges are what is missing: this is what they are missing for.
+    fn or_rather(self, error: impl Into<Self>) -> Self {
+        if self.code == exit_code::PERMISSION { error.into() } else { self }
     }
 }
 
@@ -44,6 +53,7 @@ pub fn main() -> ExitCode {
             config::run(&args.command, output.unwrap_or_default(), &mut io::stdout(), &mut io::stderr())
                 .map_err(written)
         }
+        Command::Unload(args) => unload::run(&args, output.unwrap_or_default()),
     };
     match done {
         Ok(code) => code.into(),
@@ -75,6 +85,6 @@ fn pid_max() -> u32 {
         .unwrap_or(4_194_304)
 }
 
-fn start_log(level: LogLevel) {
-    log::start(level);
+fn start_log(level: LogLevel) -> log::Switch {
+    log::start(level)
 }

@@ -1,10 +1,19 @@
 //! `reaper run`: the daemon.
 
-use super::{Failure, args::RunArgs, pid_max, session::Session, start_log};
+use super::{
+    Failure,
+    args::RunArgs,
+    notify::Notifier,
+    pid_max,
+    reload::Reload,
+    session::{Service, Session},
+    start_log,
+};
 use crate::{
     config::{self, Config, Output},
     exit_code,
-    kernel::{Cmdlines, Options, Sizes},
+    kernel::{Cmdlines, Options, Sizes, demand},
+    lock::{Lock, directory},
     report::Filter,
     watch::Settings,
     workload::Limits,
@@ -18,28 +27,45 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
         }
         None => Config::default(),
     };
-    let Config { age, output, cgroup_cache, ledger, capture, log } = config.with(&args.overrides, output);
-    start_log(log.level);
-    let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
-    let cmdlines = match capture.cmdline {
+    let config = config.with(&args.overrides, output);
+    let log = start_log(config.log.level);
+    let notifier = Notifier::from_environment();
+    // What is missing is the first thing that is said, before anything is made.
+    demand()?;
+    // Held until everything else has ended.
+    let _lock = Lock::take(&directory())?;
+    let sizes =
+        Sizes { entries: config.ledger.entries.resolve(pid_max()), overflow: config.ledger.overflow.get() };
+    let cmdlines = match config.capture.cmdline {
         config::Cmdlines::Off => Cmdlines::Off,
         config::Cmdlines::Probation => Cmdlines::Watched,
         config::Cmdlines::All => Cmdlines::All,
     };
+    let age = config.age.get();
     Session {
         settings: Settings {
-            age: age.get(),
+            age,
             kernel: Options { sizes, pids_hierarchy: 0, cmdlines },
+            pins: config.pins(),
             // A removed cgroup must be remembered for longer than a zombie takes to be reported.
             cgroups: Limits {
-                entries: cgroup_cache.get() as usize,
-                keep_gone: Limits::default().keep_gone.max(age.get() * 2),
+                entries: config.cgroup_cache.get() as usize,
+                keep_gone: Limits::default().keep_gone.max(age * 2),
             },
             filter: Filter::default(),
         },
-        output,
+        output: config.output,
         duration: None,
-        service: true,
+        service: Some(Service {
+            notifier,
+            reload: Reload {
+                file: args.config.clone(),
+                overrides: args.overrides.clone(),
+                output,
+                running: config,
+                log,
+            },
+        }),
     }
     .run()?;
     Ok(exit_code::OK)

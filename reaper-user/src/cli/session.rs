@@ -2,29 +2,28 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
+    time::Interval,
 };
 
-use super::{Failure, written};
+use super::{Failure, notify::Notifier, reload::Reload, writer, written};
 use crate::{
     config::Output,
     control::{Control, ControlError},
     exit_code,
-    kernel::{KernelError, demand},
-    report::{Event, Reporter},
-    watch::{Settings, Watch, WatchError},
+    kernel::KernelError,
+    lock::LockError,
+    report::Outbox,
+    watch::{Query, Settings, Watch, WatchError},
 };
 
-/// Events that may wait to be written. When that many do, whoever reads has stopped.
-const WAITING: usize = 16_384;
+/// From being told to end, how long what is not written yet may take.
+const GRACE: Duration = Duration::from_millis(700);
 
 /// How a session is run.
 pub(super) struct Session {
@@ -32,8 +31,15 @@ pub(super) struct Session {
     pub(super) output: Output,
     /// End after this long.
     pub(super) duration: Option<Duration>,
-    /// It is a service: it answers `reaper ls` while it runs, and is of no use when nobody reads its output any more.
-    pub(super) service: bool,
+    /// Where it is one: a service answers `reaper ls` while it runs, and is of no use when nobody can read its output
+    /// any more.
+    pub(super) service: Option<Service>,
+}
+
+/// What a daemon has that a foreground command has not.
+pub(super) struct Service {
+    pub(super) notifier: Notifier,
+    pub(super) reload: Reload,
 }
 
 impl Session {
@@ -47,30 +53,27 @@ impl Session {
     }
 
     async fn watch(self) -> Result<(), Failure> {
-        let Self { settings, output, duration, service } = self;
+        let Self { settings, output, duration, mut service } = self;
         let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
-        let (mut interrupt, mut terminate) = (
+        let (mut interrupt, mut terminate, hangup) = (
             signal(SignalKind::interrupt()).map_err(unavailable)?,
             signal(SignalKind::terminate()).map_err(unavailable)?,
+            signal(SignalKind::hangup()).map_err(unavailable)?,
         );
-        // Before anything is made: what is missing is the first thing that is said.
-        demand()?;
+        // It would kill where a file may not grow further; with a handler, the write fails and is tried again.
+        let _outgrown = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unavailable)?;
         let (query, queries) = mpsc::channel(8);
-        let control = service.then(|| Control::listen(crate::control::SOCKET.as_ref())).transpose()?;
-        let (events, waiting) = sync_channel(WAITING);
-        let watch = Watch::start(settings, Box::new(move |event| send(&events, event)))?;
+        let control = service.as_ref().map(|_| Control::listen(&crate::control::socket())).transpose()?;
+        let is_service = service.is_some();
+        let (outbox, outgoing) = Outbox::new();
+        let backlog = outgoing.backlog();
+        let watch = Watch::start(settings, outbox)?;
         let (failed, writer_left) = oneshot::channel();
         let (hung_up, reader_left) = oneshot::channel();
-        thread::Builder::new()
-            .name("reader-watch".to_owned())
-            .spawn(move || wait_for_reader_to_leave(hung_up))
-            .map_err(unavailable)?;
-        let writer = thread::Builder::new()
-            .name("writer".to_owned())
-            .spawn(move || write(output, &waiting, failed))
-            .map_err(unavailable)?;
-        let server = control.map(|control| tokio::spawn(control.serve(query)));
-        let mut unread = None;
+        writer::watch_reader(hung_up).map_err(unavailable)?;
+        let writer = writer::start(output, outgoing, is_service, failed).map_err(unavailable)?;
+        let server = control.map(|control| tokio::spawn(control.serve(query.clone())));
+        let (mut unread, mut told) = (None, Instant::now());
         let stop = async {
             tokio::select! {
                 // Ctrl-C ends the reader at the same moment, and is no failure.
@@ -80,6 +83,11 @@ impl Session {
                 () = end(duration) => {}
                 failed = writer_left => unread = Some(failed.unwrap_or_else(io::Error::other)),
                 Ok(()) = reader_left => unread = Some(io::ErrorKind::BrokenPipe.into()),
+                () = attend(service.as_mut(), hangup, query) => {}
+            }
+            told = Instant::now();
+            if let Some(service) = &service {
+                service.notifier.stopping();
             }
         };
         let result = watch.run(queries, stop).await;
@@ -90,16 +98,16 @@ impl Session {
         }
         // The channel is closed with the watch, so the writer ends when it has written what waited. One that
         // hangs on a full pipe is left behind.
-        for _ in 0..10 {
-            if writer.is_finished() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        while !writer.is_finished() && told.elapsed() < GRACE {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if backlog.waiting() > 0 {
+            tracing::warn!(events = backlog.waiting(), "the end came before these could be written");
         }
         result?;
         match unread {
             None => Ok(()),
-            Some(error) if service => {
+            Some(error) if is_service => {
                 tracing::error!(%error, "standard output cannot be written any more: the daemon ends");
                 Err(Failure::new(exit_code::UNAVAILABLE, String::new()))
             }
@@ -108,52 +116,53 @@ impl Session {
     }
 }
 
-async fn end(duration: Option<Duration>) {
-    match duration {
-        Some(duration) => tokio::time::sleep(duration).await,
-        None => std::future::pending().await,
+/// What goes on beside watching, and never ends: the service manager hears that we are alive, and SIGHUP is heeded. It
+/// runs in the task that watches, so that whoever hears it knows that that one is alive.
+async fn attend(mut service: Option<&mut Service>, mut hangup: Signal, queries: mpsc::Sender<Query>) {
+    let watchdog = service.as_ref().and_then(|service| service.notifier.watchdog());
+    let mut pulse = watchdog.map(tokio::time::interval);
+    if let Some(service) = &service {
+        service.notifier.ready(&service.status());
     }
-}
-
-/// Says when whoever reads standard output has gone, which a write would only find out with the next event.
-/// Ends with the process.
-fn wait_for_reader_to_leave(left: oneshot::Sender<()>) {
-    let stdout = io::stdout();
     loop {
-        let mut descriptors = [PollFd::new(&stdout, PollFlags::empty())];
-        match poll(&mut descriptors, None) {
-            Ok(_) if descriptors[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
-                // Nobody waits for it where the session has ended by itself.
-                let _ended = left.send(());
-                return;
+        tokio::select! {
+            () = next(&mut pulse) => {
+                if let Some(service) = &service {
+                    service.notifier.alive();
+                }
             }
-            Err(rustix::io::Errno::INTR) => {}
-            // Nothing to learn here: the next write will say.
-            Ok(_) | Err(_) => return,
+            _ = hangup.recv() => match &mut service {
+                None => tracing::info!("SIGHUP: there is no configuration to read again"),
+                Some(service) => {
+                    service.notifier.reloading();
+                    if let Some(age) = service.reload.read() {
+                        // Nobody takes it where the watch has just ended.
+                        let _ended = queries.send(Query::Age(age.get())).await;
+                    }
+                    service.notifier.ready(&service.status());
+                }
+            },
         }
     }
 }
 
-/// Hands an event to the writer; never waits for it.
-fn send(events: &SyncSender<Event>, event: Event) {
-    if let Err(TrySendError::Full(_)) = events.try_send(event) {
-        tracing::error!(waiting = WAITING, "an event was dropped: nobody reads the output");
+impl Service {
+    fn status(&self) -> String {
+        format!("watching; zombies are reported at an age of {}", self.reload.running.age)
     }
 }
 
-/// Writes events as they come. `failed` is told when that is no longer possible.
-fn write(output: Output, waiting: &Receiver<Event>, failed: oneshot::Sender<io::Error>) {
-    let mut reporter = Reporter::stdout(output);
-    let mut result = reporter.start();
-    while result.is_ok() {
-        result = match waiting.recv() {
-            Ok(event) => reporter.report(&event),
-            Err(_closed) => return,
-        };
+async fn next(pulse: &mut Option<Interval>) {
+    match pulse {
+        Some(pulse) => drop(pulse.tick().await),
+        None => std::future::pending().await,
     }
-    if let Err(error) = result {
-        // Nobody waits for it where the session is ending already.
-        let _ended = failed.send(error);
+}
+
+async fn end(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -170,6 +179,13 @@ impl From<WatchError> for Failure {
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
         Self::new(code_of(&error), error.to_string())
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let code = if error.is_permission() { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
+        Self::new(code, error.to_string())
     }
 }
 

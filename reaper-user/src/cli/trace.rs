@@ -4,7 +4,7 @@ use super::{Failure, args::TraceArgs, pid_max, session::Session, start_log};
 use crate::{
     config::{Config, LogLevel, Output},
     exit_code,
-    kernel::{Cmdlines, Options, Sizes},
+    kernel::{Cmdlines, Options, Sizes, demand},
     report::Filter,
     watch::Settings,
     workload::Limits,
@@ -13,18 +13,21 @@ use crate::{
 /// Watches until it is told to stop.
 pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::default());
+    // Before anything is made: what is missing is the first thing that is said.
+    demand()?;
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
     Session {
         settings: Settings {
             age: args.age.get(),
             kernel: Options { sizes, pids_hierarchy: 0, cmdlines: Cmdlines::Watched },
+            pins: None,
             cgroups: Limits::default(),
             filter: Filter::from(&args.filter),
         },
         output,
         duration: args.duration.map(|duration| duration.0),
-        service: false,
+        service: None,
     }
     .run()?;
     Ok(exit_code::OK)

@@ -8,6 +8,8 @@ mod file;
 mod span;
 mod value;
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 pub(crate) use self::error::shown;
@@ -15,11 +17,11 @@ pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
     span::{Span, SpanError},
-    value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, Slots, ValueError},
+    value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, Slots, ValueError},
 };
 
 /// All that can be configured. [`Default`] is what the file says that `reaper config default` prints.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// How long a zombie stands before it is reported.
@@ -28,6 +30,10 @@ pub struct Config {
     pub output: Output,
     /// How many cgroups' paths are kept.
     pub cgroup_cache: CacheEntries,
+    /// Whether the kernel side stays when the daemon ends, and records on for the next one.
+    pub persist: bool,
+    /// Where it is pinned.
+    pub pin_path: PinPath,
     /// The kernel-side table of processes.
     pub ledger: Ledger,
     /// What is taken from processes while they live.
@@ -62,7 +68,57 @@ pub struct Log {
     pub level: LogLevel,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            age: Age::default(),
+            output: Output::default(),
+            cgroup_cache: CacheEntries::default(),
+            persist: true,
+            pin_path: PinPath::default(),
+            ledger: Ledger::default(),
+            capture: Capture::default(),
+            log: Log::default(),
+        }
+    }
+}
+
 impl Config {
+    /// Where the kernel side is pinned; `None` where it ends with the daemon.
+    #[must_use]
+    pub fn pins(&self) -> Option<PathBuf> {
+        self.persist.then(|| self.pin_path.get().to_owned())
+    }
+
+    /// The keys whose values differ between the two.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let Self {
+            age,
+            output,
+            cgroup_cache,
+            persist,
+            pin_path,
+            ledger: Ledger { entries, overflow },
+            capture: Capture { cmdline },
+            log: Log { level },
+        } = self;
+        [
+            ("age", *age != other.age),
+            ("output", *output != other.output),
+            ("cgroup_cache", *cgroup_cache != other.cgroup_cache),
+            ("persist", *persist != other.persist),
+            ("pin_path", *pin_path != other.pin_path),
+            ("ledger.entries", *entries != other.ledger.entries),
+            ("ledger.overflow", *overflow != other.ledger.overflow),
+            ("capture.cmdline", *cmdline != other.capture.cmdline),
+            ("log.level", *level != other.log.level),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
     /// The commented file that `reaper config default` prints; it parses to [`Config::default`].
     #[must_use]
     pub const fn default_toml() -> &'static str {
@@ -73,12 +129,22 @@ impl Config {
     /// that every command has.
     #[must_use]
     pub fn with(self, flags: &Overrides, output: Option<Output>) -> Self {
-        let Overrides { age, cgroup_cache, ledger_entries, ledger_overflow, capture_cmdline, log_level } =
-            *flags;
+        let Overrides {
+            age,
+            cgroup_cache,
+            no_persist,
+            pin_path,
+            ledger_entries,
+            ledger_overflow,
+            capture_cmdline,
+            log_level,
+        } = flags;
         Self {
             age: age.unwrap_or(self.age),
             output: output.unwrap_or(self.output),
             cgroup_cache: cgroup_cache.unwrap_or(self.cgroup_cache),
+            persist: self.persist && !no_persist,
+            pin_path: pin_path.clone().unwrap_or(self.pin_path),
             ledger: Ledger {
                 entries: ledger_entries.unwrap_or(self.ledger.entries),
                 overflow: ledger_overflow.unwrap_or(self.ledger.overflow),
@@ -91,7 +157,7 @@ impl Config {
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
 /// command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Configuration (a flag wins over the file)")]
 pub struct Overrides {
     /// Report a zombie when it has stood this long [file: age; default: 30s]
@@ -102,6 +168,12 @@ pub struct Overrides {
     /// Keep the paths of this many cgroups [file: cgroup_cache; default: 16384]
     #[arg(long, value_name = "COUNT")]
     pub cgroup_cache: Option<CacheEntries>,
+    /// Let the kernel side end with the daemon: what happens until the next one runs is not seen [file: persist = false]
+    #[arg(long, conflicts_with = "pin_path")]
+    pub no_persist: bool,
+    /// Pin the kernel side under this folder of a bpf file system [file: pin_path; default: /sys/fs/bpf/reaper]
+    #[arg(long, value_name = "PATH")]
+    pub pin_path: Option<PinPath>,
     /// Slots of the ledger: a power of two, or auto [file: ledger.entries; default: auto]
     ///
     /// Each takes 64 bytes of kernel memory. "auto" is pid_max rounded up to a power of two, at most 131072.

@@ -24,7 +24,9 @@ fn the_printed_default_is_the_default() {
 #[test]
 fn the_printed_default_names_every_key() {
     let text = Config::default_toml();
-    for key in ["age", "output", "cgroup_cache", "entries", "overflow", "cmdline", "level"] {
+    for key in
+        ["age", "output", "cgroup_cache", "persist", "pin_path", "entries", "overflow", "cmdline", "level"]
+    {
         assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
     }
 }
@@ -36,6 +38,8 @@ fn values_are_read_with_their_types() {
         age = "1m30s"
         output = "json"
         cgroup_cache = "64"
+        persist = false
+        pin_path = "/sys/fs/bpf//elsewhere/"
         ledger = { entries = 512, overflow = 512 }
         capture.cmdline = "all"
         log.level = "debug"
@@ -45,6 +49,8 @@ fn values_are_read_with_their_types() {
     assert_eq!(config.age.get(), Duration::from_secs(90));
     assert_eq!(config.output, Output::Json);
     assert_eq!(config.cgroup_cache.get(), 64);
+    assert_eq!((config.persist, config.pins()), (false, None));
+    assert_eq!(config.pin_path.get(), Path::new("/sys/fs/bpf/elsewhere"));
     assert_eq!((config.ledger.entries, config.ledger.overflow.get()), (Slots::Count(512), 512));
     assert_eq!(config.capture.cmdline, Cmdlines::All);
     assert_eq!(config.log.level, LogLevel::Debug);
@@ -90,6 +96,10 @@ fn values_out_of_range_say_the_range() {
         ("ledger.overflow = -1", "\"-1\" is out of range"),
         ("cgroup_cache = 99999999999", "between 64 and 1048576"),
         ("output = 'xml'", "\"xml\" is not known here: write one of \"human\" and \"json\""),
+        ("persist = 'yes'", "persist: invalid type: string \"yes\", expected a boolean"),
+        ("pin_path = 'bpf/reaper'", "pin_path: \"bpf/reaper\" is not a path from the root"),
+        ("pin_path = '/sys/../etc'", "is not a path from the root: write one without `..`"),
+        ("pin_path = '/'", "\"/sys/fs/bpf/reaper\""),
         ("log.level = 'loud'", "\"trace\""),
         ("capture.cmdline = true", "expected a string or a whole number"),
         ("age = 1.5", "expected a string or a whole number"),
@@ -131,6 +141,40 @@ fn a_flag_wins_over_the_file_and_only_where_it_is_given() {
     assert_eq!((config.age.get(), config.ledger.overflow.get()), (Duration::from_secs(1), 32));
     assert_eq!(config.output, Output::Json);
     assert_eq!(config.clone().with(&Overrides::default(), None), config);
+}
+
+#[test]
+fn pins_are_where_the_file_or_the_flag_says_unless_there_shall_be_none() {
+    let pins = |text: &str, flags: Overrides| parse(text).unwrap().with(&flags, None).pins();
+    let none = || Overrides { no_persist: true, ..Overrides::default() };
+    let elsewhere = || Overrides { pin_path: Some("/b".parse().unwrap()), ..Overrides::default() };
+    assert_eq!(pins("", Overrides::default()), Some("/sys/fs/bpf/reaper".into()));
+    assert_eq!(pins("pin_path = '/a'", Overrides::default()), Some("/a".into()));
+    assert_eq!(pins("pin_path = '/a'", elsewhere()), Some("/b".into()));
+    assert_eq!(pins("pin_path = '/a'", none()), None);
+    assert_eq!(pins("persist = false", elsewhere()), None);
+}
+
+#[test]
+fn the_keys_that_differ_are_named() {
+    let all = "age = '1s'\noutput = 'json'\ncgroup_cache = 64\npersist = false\npin_path = '/a'\n\
+               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\nlog.level = 'warn'";
+    let keys = parse(all).unwrap().differences(&Config::default());
+    assert_eq!(
+        keys,
+        [
+            "age",
+            "output",
+            "cgroup_cache",
+            "persist",
+            "pin_path",
+            "ledger.entries",
+            "ledger.overflow",
+            "capture.cmdline",
+            "log.level"
+        ]
+    );
+    assert!(parse("").unwrap().differences(&Config::default()).is_empty());
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! The types of values. Each reads itself from text, so that the file and the flags accept the same and say
 //! the same when they do not.
 
-use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    marker::PhantomData,
+    path::{Component, Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
@@ -31,6 +37,9 @@ pub enum ValueError {
         /// The most.
         max: u32,
     },
+    /// It is no path, or one that depends on where the daemon was started.
+    #[error("\"{0}\" is not a path from the root: write one without `..`, such as \"{default}\"", default = PinPath::DEFAULT)]
+    Path(Untrusted),
     /// It is none of the words.
     #[error("\"{value}\" is not known here: write one of {words}")]
     Word {
@@ -185,6 +194,42 @@ impl FromStr for CacheEntries {
     }
 }
 
+/// The folder under which maps and links are pinned: a path from the root, in a bpf file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinPath(PathBuf);
+
+impl PinPath {
+    /// Where they are when nobody says otherwise.
+    pub const DEFAULT: &str = "/sys/fs/bpf/reaper";
+
+    /// The path.
+    #[must_use]
+    pub fn get(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Default for PinPath {
+    fn default() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+}
+
+impl FromStr for PinPath {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let path = Path::new(text);
+        let mut components = path.components();
+        let fits = components.next() == Some(Component::RootDir)
+            && path.file_name().is_some()
+            && components.all(|component| matches!(component, Component::Normal(_)))
+            && !text.contains('\0');
+        // Anew from its components: no doubled slash, none at the end.
+        if fits { Ok(Self(path.components().collect())) } else { Err(ValueError::Path(text.into())) }
+    }
+}
+
 /// A closed set of words, read and written by name.
 macro_rules! words {
     ($(#[$docs:meta])* $name:ident { $($(#[$variant_docs:meta])* $variant:ident = $word:literal,)+ } $words:literal) => {
@@ -298,4 +343,4 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries Output Cmdlines LogLevel);
+deserialize_from_text!(Age Slots Overflow CacheEntries PinPath Output Cmdlines LogLevel);

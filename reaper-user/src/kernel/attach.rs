@@ -14,14 +14,25 @@
 //! | `wait` | while a holder is on probation | 87 | 338, 626 for the holder's own |
 //! | `exec_cmdline` | while a holder is on probation | 76 | 264, 1,874 where a line is taken |
 
-use std::time::Instant;
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    time::Instant,
+};
 
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, Iter, Program, tp_btf::BtfTracePointLinkId},
+    programs::{
+        BtfTracePoint, Iter, Program,
+        links::{FdLink, PinnedLink},
+        tp_btf::BtfTracePointLinkId,
+    },
 };
 
-use super::{Cmdlines, KernelError, LINGER};
+use super::{
+    Cmdlines, KernelError, LINGER,
+    pins::{self, Set},
+};
 
 /// Programs that are always attached, in the order that leaves no gap: what removes an entry is there before
 /// what makes one.
@@ -116,13 +127,66 @@ pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Loaded, KernelError> {
     Ok(Loaded { flavour, no_cmdlines })
 }
 
-/// Attaches what is always attached.
-pub(super) fn always(ebpf: &mut Ebpf, flavour: Flavour) -> Result<(), KernelError> {
-    for (name, _) in ALWAYS {
-        let name = flavour.name(name);
-        tracing_program(ebpf, name)?.attach().map_err(|error| KernelError::program(name, error))?;
+/// What is always attached. The programs are kept for what the kernel counts of them.
+#[derive(Default)]
+pub(super) struct Always {
+    programs: Vec<BtfTracePoint>,
+    links: Vec<PinnedLink>,
+}
+
+impl Always {
+    /// Takes over what a set has, where its programs are the ones that were loaded here.
+    pub(super) fn adopt(ebpf: &mut Ebpf, flavour: Flavour, set: &Set) -> Result<Option<Self>, KernelError> {
+        let mut ours = Vec::new();
+        for (name, _) in ALWAYS {
+            let name = flavour.name(name);
+            let program = ebpf.program(name).ok_or_else(|| missing(name))?;
+            ours.push((name, program.try_into().map_err(|error| KernelError::program(name, error))?));
+        }
+        let Some((programs, links)) = set.adopt(ours) else { return Ok(None) };
+        for (name, _) in ALWAYS {
+            let name = flavour.name(name);
+            // They have served: what is attached are the set's own.
+            tracing_program(ebpf, name)?.unload().map_err(|error| KernelError::program(name, error))?;
+        }
+        Ok(Some(Self { programs, links }))
     }
-    Ok(())
+
+    /// Attaches it all, and pins it where there is a set to be.
+    pub(super) fn attach(ebpf: &mut Ebpf, flavour: Flavour, set: Option<&Set>) -> Result<Self, KernelError> {
+        let mut always = Self::default();
+        for (name, _) in ALWAYS {
+            let name = flavour.name(name);
+            let program = tracing_program(ebpf, name)?;
+            let refused = |error| KernelError::program(name, error);
+            let link = program.attach().map_err(refused)?;
+            let Some(set) = set else { continue };
+            let link: FdLink = program.take_link(link).map_err(refused)?.into();
+            let (at, program_at) = (set.link(name), set.program(name));
+            program.pin(&program_at).map_err(|error| pins::refused(&program_at, error))?;
+            always.links.push(link.pin(&at).map_err(|error| pins::refused(&at, error))?);
+            always.programs.push(BtfTracePoint::from_pin(&program_at).map_err(refused)?);
+        }
+        Ok(always)
+    }
+
+    /// How often the kernel has skipped one of them, because the same program was running on that CPU already: a
+    /// kernel that lets programs be interrupted does that now and then. 0 where it does not count.
+    pub(super) fn skipped(&self, ebpf: &Ebpf, flavour: Flavour) -> u64 {
+        let own = ALWAYS.iter().filter_map(|(name, _)| {
+            let program: &BtfTracePoint = ebpf.program(flavour.name(name))?.try_into().ok()?;
+            program.fd().ok()
+        });
+        let theirs = self.programs.iter().filter_map(|program| program.fd().ok());
+        let fds: Vec<_> = if self.programs.is_empty() { own.collect() } else { theirs.collect() };
+        fds.into_iter().filter_map(|fd| skipped(fd.as_fd())).sum()
+    }
+}
+
+/// As /proc says it of a program's descriptor.
+fn skipped(program: BorrowedFd<'_>) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Iter, KernelError> {
@@ -134,10 +198,14 @@ fn tracing_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, KernelError> {
-    ebpf.program_mut(name).ok_or_else(|| KernelError::Unavailable {
+    ebpf.program_mut(name).ok_or_else(|| missing(name))
+}
+
+fn missing(name: &str) -> KernelError {
+    KernelError::Unavailable {
         what: format!("the object has no program `{name}`"),
         remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
-    })
+    }
 }
 
 /// The hooks that somebody has to ask for.

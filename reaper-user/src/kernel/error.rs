@@ -1,6 +1,6 @@
 //! What can be missing, and what to do about it.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError, sys::SyscallError};
 use thiserror::Error;
@@ -42,6 +42,16 @@ pub enum KernelError {
         program: &'static str,
         /// What the kernel said.
         source: Box<ProgramError>,
+    },
+    /// The folder with what is pinned cannot be used.
+    #[error("{}: {problem}; {remedy}", .path.display())]
+    Pins {
+        /// Which.
+        path: PathBuf,
+        /// What is the matter.
+        problem: String,
+        /// What would help.
+        remedy: String,
     },
     /// A map could not be read or written.
     #[error("the BPF map `{map}`: {}", chain(.source))]

@@ -9,25 +9,36 @@ mod error;
 mod notices;
 mod offsets;
 mod patch;
+mod pins;
 mod requirements;
 mod table;
 mod trim;
 
-use std::{collections::HashSet, os::fd::AsFd, time::Duration};
+use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Duration};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORDS, WaitProfile, counter, state};
+use reaper_ebpf::{
+    CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, counter, flag, meta, state,
+};
 
-use self::{btf::Btf, table::Table};
+use self::{
+    attach::Always,
+    btf::Btf,
+    pins::{Set, Store},
+    table::Table,
+};
 pub use self::{
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
     notices::{LogLines, Notices},
+    pins::unload,
     requirements::{Requirement, Standing, demand, requirements},
 };
+
+use crate::identity::BootTime;
 
 /// The object, as `cargo xtask build-ebpf` made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("REAPER_BPF_OBJECT"));
@@ -85,38 +96,78 @@ pub struct Kernel {
     cmdlines: HashMap<MapData, u64, [u64; 33]>,
     counters: PerCpuArray<MapData, u64>,
     orders: census::Orders,
+    meta: Array<MapData, u64>,
     /// Entries that were taken out of the overflow map from here.
     taken_back: u64,
+    always: Always,
     on_demand: attach::OnDemand,
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
+    pinned: Option<Pinned>,
+}
+
+/// The set of pins that a kernel side lives in.
+struct Pinned {
+    store: Store,
+    set: Set,
+    /// What the set says it was made from, once it is complete.
+    fingerprint: u64,
+    /// It was there already.
+    adopted: bool,
 }
 
 impl Kernel {
-    /// Loads the object. Nothing is attached yet.
-    pub fn load(options: Options) -> Result<Self, KernelError> {
+    /// Loads the object. Nothing is attached yet. With `pins` (a folder in a BPF file system, made where it is
+    /// missing) the kernel side outlives this process, and what an earlier one has left is taken over.
+    pub fn load(options: Options, pins: Option<&Path>) -> Result<Self, KernelError> {
         demand()?;
-        let (mut ebpf, kernel_btf) = {
-            let bytes = requirements::btf_bytes()?;
-            let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
-            let object = patch::patch(OBJECT, &offsets)?;
-            let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
-                .map_err(|error| KernelError::load(error.into()))?;
-            drop(bytes);
-            let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
-            let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
-            let mut loader = EbpfLoader::new();
-            loader.btf(Some(&kernel_btf));
-            loader
-                .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
-                .override_global("SET_MASK", &mask, true)
-                .override_global("ALL_CMDLINES", &all_cmdlines, true)
-                .map_max_entries("LEDGER", options.sizes.entries)
-                .map_max_entries("OVERFLOW", options.sizes.overflow);
-            (loader.load(&object).map_err(KernelError::load)?, kernel_btf)
-        };
-        let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, &kernel_btf)?;
-        drop(kernel_btf);
+        let bytes = requirements::btf_bytes()?;
+        let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
+        let object = patch::patch(OBJECT, &offsets)?;
+        let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
+            .map_err(|error| KernelError::load(error.into()))?;
+        drop(bytes);
+        let Some(root) = pins else { return Self::load_into(options, &object, &kernel_btf, None) };
+
+        let store = Store::open(root)?;
+        let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
+        if let Some(set) = store.find(fingerprint)? {
+            let pinned = Pinned { store, set, fingerprint, adopted: true };
+            let mut kernel = Self::load_into(options, &object, &kernel_btf, Some(pinned))?;
+            if kernel.adopt()? {
+                return Ok(kernel);
+            }
+            tracing::warn!(path = %root.display(), "what is pinned there is not what it says; it is replaced");
+        }
+        let store = Store::open(root)?;
+        let set = store.make()?;
+        let pinned = Pinned { store, set, fingerprint, adopted: false };
+        Self::load_into(options, &object, &kernel_btf, Some(pinned))
+    }
+
+    fn load_into(
+        options: Options,
+        object: &[u8],
+        kernel_btf: &aya::Btf,
+        pinned: Option<Pinned>,
+    ) -> Result<Self, KernelError> {
+        let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
+        let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(kernel_btf));
+        loader
+            .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
+            .override_global("SET_MASK", &mask, true)
+            .override_global("ALL_CMDLINES", &all_cmdlines, true)
+            .map_max_entries("LEDGER", options.sizes.entries)
+            .map_max_entries("OVERFLOW", options.sizes.overflow);
+        if let Some(Pinned { set, .. }) = &pinned {
+            for name in pins::MAPS {
+                loader.map_pin_path(name, set.path(name));
+            }
+        }
+        let mut ebpf = loader.load(object).map_err(KernelError::load)?;
+        let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
 
         let ledger = take(&mut ebpf, "LEDGER")?;
         let Map::Array(ledger) = ledger else {
@@ -137,19 +188,89 @@ impl Kernel {
             cmdlines: map(&mut ebpf, "CMDLINES")?,
             counters: map(&mut ebpf, "COUNTERS")?,
             orders: census::Orders::new(&mut ebpf)?,
+            meta: map(&mut ebpf, "META")?,
             taken_back: 0,
+            always: Always::default(),
             on_demand,
             flavour,
             no_cmdlines,
+            pinned,
             ebpf,
         })
     }
 
-    /// Attaches what is always attached, then enters every process that was there before.
+    /// Takes over the set's programs and links. False where they are not ours.
+    fn adopt(&mut self) -> Result<bool, KernelError> {
+        let Some(Pinned { set, .. }) = &self.pinned else { return Ok(false) };
+        let Some(always) = Always::adopt(&mut self.ebpf, self.flavour, set)? else { return Ok(false) };
+        self.always = always;
+        // Whom the last daemon watched is nothing to this one.
+        let watched: Vec<u32> = self.watched.keys().flatten().collect();
+        for holder in watched {
+            self.unwatch(holder);
+        }
+        let in_overflow = self.overflow.keys().flatten().count() as u64;
+        let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
+        self.taken_back = put.saturating_sub(taken).saturating_sub(in_overflow);
+        Ok(true)
+    }
+
+    /// True where an earlier daemon's kernel side was taken over.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.adopted)
+    }
+
+    /// Attaches what is always attached, then enters every process that was there before. What other sets were
+    /// pinned in the same folder is removed after that.
     pub fn attach(&mut self) -> Result<(), KernelError> {
-        attach::always(&mut self.ebpf, self.flavour)?;
+        if !self.adopted() {
+            let set = self.pinned.as_ref().map(|pinned| &pinned.set);
+            self.always = Always::attach(&mut self.ebpf, self.flavour, set)?;
+        }
         self.on_demand.settle(&mut self.ebpf, false)?;
-        self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), 0).map(drop)
+        let others = match &self.pinned {
+            Some(Pinned { store, set, .. }) => store.has_others(set)?,
+            None => false,
+        };
+        if self.adopted() {
+            self.census()?;
+        } else {
+            // What another set's daemon may have told of is told again, and marked as such.
+            let flags = if others { flag::RECOVERED } else { 0 };
+            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flags)?;
+        }
+        let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
+        if !adopted {
+            let complete = self.meta.set(meta::FINGERPRINT, fingerprint, 0);
+            complete.map_err(|error| KernelError::map("META", error))?;
+        }
+        for replaced in store.keep_only(set)? {
+            tracing::info!(replaced, "removed what another version or an interrupted start had pinned");
+        }
+        Ok(())
+    }
+
+    /// Compares the ledger with the processes that there are: what a hook has missed is entered, with
+    /// [`flag::RECOVERED`]. Returns the identity bits of all processes.
+    pub fn census(&mut self) -> Result<HashSet<u64>, KernelError> {
+        /// A fork is in the kernel's list of processes a moment before its hook runs.
+        const YOUNG: Duration = Duration::from_secs(2);
+        let before = BootTime(boot_now().0.saturating_sub(YOUNG.as_nanos() as u64));
+        let keys = self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
+        Ok(keys.into_iter().map(|key| key & reaper_ebpf::ID_MASK).collect())
+    }
+
+    /// Whether the pins are still where they were made; true where there are none.
+    #[must_use]
+    pub fn pins_are_there(&self) -> bool {
+        self.pinned.as_ref().is_none_or(|pinned| pinned.set.is_there())
+    }
+
+    /// How often the kernel has skipped one of the programs that are always attached.
+    #[must_use]
+    pub fn skipped(&self) -> u64 {
+        self.always.skipped(&self.ebpf, self.flavour)
     }
 
     /// Why command lines cannot be taken at exec, where they cannot.
@@ -182,10 +303,19 @@ impl Kernel {
     }
 
     /// Shows every dead process that was not reported to `visit`.
-    pub fn each_dead(&self, mut visit: impl FnMut(Record)) -> Result<(), KernelError> {
-        self.table.each_dead(&mut visit);
+    pub fn each_dead(&self, visit: impl FnMut(Record)) -> Result<(), KernelError> {
+        self.each(|found| found == state::DEAD, visit)
+    }
+
+    /// Shows every process to `visit` that is in one of the `wanted` states.
+    pub fn each(
+        &self,
+        wanted: impl Fn(u64) -> bool,
+        mut visit: impl FnMut(Record),
+    ) -> Result<(), KernelError> {
+        self.table.each(&wanted, &mut visit);
         self.each_in_overflow(|record| {
-            if record.state() == state::DEAD {
+            if wanted(record.state()) {
                 visit(record);
             }
         })
@@ -232,9 +362,22 @@ impl Kernel {
         self.transit(id, state::STANDING)
     }
 
-    /// Gives back a dead entry that has no process any more.
+    /// Marks an entry's report as written out, for a daemon that comes after this one.
+    pub fn tell(&mut self, id: u64) {
+        if self.table.set_flags(id, flag::TOLD) {
+            return;
+        }
+        if let Ok(mut words) = self.overflow.get(&id, 0) {
+            words[WORD_FLAGS] |= u64::from(flag::TOLD) << 32;
+            // It may have been freed meanwhile.
+            let _gone = self.overflow.insert(id, words, BPF_EXIST);
+        }
+    }
+
+    /// Gives back an entry that has no process any more.
     pub fn forget(&mut self, id: u64) -> bool {
-        if self.table.transit(id, state::DEAD, state::FREE) {
+        let states = [state::ALIVE, state::DEAD, state::STANDING];
+        if states.into_iter().any(|from| self.table.transit(id, from, state::FREE)) {
             return true;
         }
         let removed = self.overflow.remove(&id).is_ok();
@@ -303,6 +446,16 @@ impl Kernel {
         let values: PerCpuValues<u64> =
             self.counters.get(&counter, 0).map_err(|error| KernelError::map("COUNTERS", error))?;
         Ok(values.iter().sum())
+    }
+
+    /// What of a counter has been reported, by this daemon or by one before it.
+    pub fn said(&self, counter: u32) -> Result<u64, KernelError> {
+        self.meta.get(&(meta::SAID + counter), 0).map_err(|error| KernelError::map("META", error))
+    }
+
+    /// Writes down what of a counter has been reported.
+    pub fn say(&mut self, counter: u32, total: u64) -> Result<(), KernelError> {
+        self.meta.set(meta::SAID + counter, total, 0).map_err(|error| KernelError::map("META", error))
     }
 
     /// Every process that is dead now, without a ledger: one walk over the kernel's tasks.

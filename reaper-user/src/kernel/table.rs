@@ -9,7 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering, fence},
 };
 
-use reaper_ebpf::{ID_MASK, Record, Slot, WAYS, WORD_KEY, WORDS, key, state, state_of, tgid_of};
+use reaper_ebpf::{ID_MASK, Record, Slot, WAYS, WORD_FLAGS, WORD_KEY, WORDS, key, state, state_of, tgid_of};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 type Words = [AtomicU64; WORDS];
@@ -49,11 +49,11 @@ impl Table {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.slots) }
     }
 
-    /// Shows every dead process that was not reported to `visit`.
-    pub(super) fn each_dead(&self, mut visit: impl FnMut(Record)) {
+    /// Shows every process to `visit` that is in one of the `wanted` states.
+    pub(super) fn each(&self, wanted: impl Fn(u64) -> bool, mut visit: impl FnMut(Record)) {
         for words in self.words() {
             let key = words[WORD_KEY].load(Ordering::Acquire);
-            if state_of(key) == state::DEAD
+            if wanted(state_of(key))
                 && let Some(record) = read(words)
             {
                 visit(record);
@@ -85,6 +85,13 @@ impl Table {
         self.find(id).is_some_and(|words| {
             words[WORD_KEY].compare_exchange(key(from, id), new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         })
+    }
+
+    /// Sets flags of an entry. False where there is none.
+    pub(super) fn set_flags(&self, id: u64, flags: u32) -> bool {
+        let Some(words) = self.find(id) else { return false };
+        words[WORD_FLAGS].fetch_or(u64::from(flags) << 32, Ordering::Relaxed);
+        true
     }
 
     fn find(&self, id: u64) -> Option<&Words> {

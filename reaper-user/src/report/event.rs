@@ -43,9 +43,9 @@ pub struct ZombieEvent {
     pub comm: Untrusted,
     /// Its command line; `None` where it was not taken.
     pub cmdline: Option<Untrusted>,
-    /// How long it has been dead; `None` where it predates the daemon.
+    /// How long it has been dead; `None` where its death was not seen.
     pub age_seconds: Option<Seconds>,
-    /// How long it has been dead at least, counted from the daemon's start; only where it predates the daemon.
+    /// How long it has been dead at least, since a census found it; only where its death was not seen.
     pub age_at_least: Option<Seconds>,
     /// True where the machine was suspended since it died and the age may be off by that time. Always present.
     pub age_approximate: bool,
@@ -64,6 +64,9 @@ pub struct ZombieEvent {
     pub workload: ShownWorkload,
     /// True where it died before the daemon started.
     pub predates: bool,
+    /// True where it may have been told of before, by an earlier daemon; or where no hook had recorded it and a census
+    /// found it.
+    pub recovered: bool,
 }
 
 /// The release of a reported zombie.
@@ -239,8 +242,21 @@ impl ZombieEvent {
     /// A zombie as it stands at `now` on the boot clock, which is `time` on the wall.
     #[must_use]
     pub fn new(zombie: &Zombie, now: BootTime, time: Timestamp) -> Self {
-        let Zombie { identity, ns_pid, comm, cmdline, died, exit, holder, forker, cause, evidence, workload } =
-            zombie;
+        let Zombie {
+            identity,
+            ns_pid,
+            comm,
+            cmdline,
+            died,
+            exit,
+            holder,
+            forker,
+            cause,
+            evidence,
+            workload,
+            predates,
+            recovered,
+        } = zombie;
         let (exact, at_least) = split(*died, now);
         Self {
             time,
@@ -258,7 +274,8 @@ impl ZombieEvent {
             cause: *cause,
             evidence: evidence.into(),
             workload: workload.into(),
-            predates: died.predates(),
+            predates: *predates,
+            recovered: *recovered,
         }
     }
 }
@@ -285,6 +302,8 @@ impl Event {
             cause,
             evidence: _,
             workload,
+            predates,
+            recovered: _,
         } = zombie;
         let (exact, at_least) = split(*died, released);
         Self::Released(Box::new(ReleasedEvent {
@@ -301,7 +320,7 @@ impl Event {
             holder: holder.into(),
             cause: *cause,
             workload: workload.into(),
-            predates: died.predates(),
+            predates: *predates,
         }))
     }
 
@@ -321,7 +340,7 @@ impl Event {
 /// How long ago it died: exactly, or at least.
 fn split(died: Died, now: BootTime) -> (Option<Seconds>, Option<Seconds>) {
     let age = Seconds(died.age(now));
-    if died.predates() { (None, Some(age)) } else { (Some(age), None) }
+    if died.was_seen() { (Some(age), None) } else { (None, Some(age)) }
 }
 
 impl From<&Party> for Process {

@@ -37,6 +37,11 @@ pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
     }
     if zombie.predates {
         said.push("died before the daemon started".to_owned());
+    } else if zombie.age_at_least.is_some() {
+        said.push("its death was not seen, a census found it".to_owned());
+    }
+    if zombie.recovered {
+        said.push("may have been reported before".to_owned());
     }
     if zombie.age_approximate {
         said.push("age is approximate: the machine was suspended".to_owned());

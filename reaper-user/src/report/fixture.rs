@@ -77,6 +77,8 @@ pub(crate) fn never_waited() -> Zombie {
             unit: Some("cri-containerd-3f2a.scope".into()),
             cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         },
+        predates: false,
+        recovered: false,
     }
 }
 
@@ -137,6 +139,7 @@ pub(super) fn predating() -> Zombie {
     Zombie {
         ns_pid: None,
         died: Died::Before(BootTime(NOW.0 - 252_000_000_000)),
+        predates: true,
         holder: Party { pid: 4700, start: None, comm: None, cmdline: None, state: None },
         forker: None,
         cause: Cause::Unknown,

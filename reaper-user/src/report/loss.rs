@@ -11,25 +11,79 @@ pub enum Loss {
     DeathLost,
     /// A fork found no room in the ledger.
     ForkUnrecorded,
+    /// A living process's entry was given to a dead one.
+    LivingDisplaced,
     /// A release could not be announced.
     ReleaseLost,
     /// A new cgroup could not be announced.
     CgroupLost,
+    /// The census found a process, or the death of one, that no hook had recorded.
+    HookMissed,
+    /// The kernel did not run a program.
+    ProgramSkipped,
+    /// An entry had no process any more: the kernel's free was not recorded.
+    FreeMissed,
+    /// The ledger was looked at later than was due.
+    SweepLate,
+    /// A holder could not be watched.
+    HolderUnwatched,
+    /// An event was dropped because nobody reads the output.
+    EventDropped,
+}
+
+/// Who counts a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counted {
+    /// The kernel side, in this place of its counters.
+    Kernel(u32),
+    /// The kernel itself, with each program.
+    Programs,
+    /// The daemon.
+    Here,
 }
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::DeathLost, Self::ForkUnrecorded, Self::ReleaseLost, Self::CgroupLost];
+    pub const ALL: [Self; 11] = [
+        Self::DeathLost,
+        Self::ForkUnrecorded,
+        Self::LivingDisplaced,
+        Self::ReleaseLost,
+        Self::CgroupLost,
+        Self::HookMissed,
+        Self::ProgramSkipped,
+        Self::FreeMissed,
+        Self::SweepLate,
+        Self::HolderUnwatched,
+        Self::EventDropped,
+    ];
 
-    /// Its place in the kernel side's array of counters: one of [`reaper_ebpf::counter`].
+    /// Who counts it.
     #[must_use]
-    pub const fn counter(self) -> u32 {
+    pub const fn counted(self) -> Counted {
         match self {
-            Self::DeathLost => counter::DEATH_LOST,
-            Self::ForkUnrecorded => counter::FORK_UNRECORDED,
-            Self::ReleaseLost => counter::RELEASE_LOST,
-            Self::CgroupLost => counter::CGROUP_LOST,
+            Self::DeathLost => Counted::Kernel(counter::DEATH_LOST),
+            Self::ForkUnrecorded => Counted::Kernel(counter::FORK_UNRECORDED),
+            Self::LivingDisplaced => Counted::Kernel(counter::LIVING_DISPLACED),
+            Self::ReleaseLost => Counted::Kernel(counter::RELEASE_LOST),
+            Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
+            Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
+            Self::ProgramSkipped => Counted::Programs,
+            Self::FreeMissed | Self::SweepLate | Self::HolderUnwatched | Self::EventDropped => Counted::Here,
         }
+    }
+
+    /// Whether the ledger may be wrong after it, so that it is to be compared with the kernel's own list.
+    #[must_use]
+    pub const fn unsettles(self) -> bool {
+        matches!(
+            self,
+            Self::DeathLost
+                | Self::LivingDisplaced
+                | Self::ReleaseLost
+                | Self::ProgramSkipped
+                | Self::SweepLate
+        )
     }
 
     /// The word for it, as in JSON.
@@ -38,8 +92,15 @@ impl Loss {
         match self {
             Self::DeathLost => "death-lost",
             Self::ForkUnrecorded => "fork-unrecorded",
+            Self::LivingDisplaced => "living-displaced",
             Self::ReleaseLost => "release-lost",
             Self::CgroupLost => "cgroup-lost",
+            Self::HookMissed => "hook-missed",
+            Self::ProgramSkipped => "program-skipped",
+            Self::FreeMissed => "free-missed",
+            Self::SweepLate => "sweep-late",
+            Self::HolderUnwatched => "holder-unwatched",
+            Self::EventDropped => "event-dropped",
         }
     }
 
@@ -48,12 +109,17 @@ impl Loss {
     pub const fn message(self) -> &'static str {
         match self {
             Self::DeathLost => {
-                "deaths found no room in the ledger: a zombie among them is not reported; raise [ledger] entries or \
-                 overflow and restart, or find what forks so much"
+                "deaths found no room in the ledger: a zombie among them is not reported until a census finds it; \
+                 raise [ledger] entries or overflow and restart, or find what forks so much"
             }
             Self::ForkUnrecorded => {
                 "forks found no room in the ledger: their zombies are reported where there is room when they die, \
                  but without parent at fork and forker; raise [ledger] entries or overflow and restart"
+            }
+            Self::LivingDisplaced => {
+                "entries of living processes were given to dead ones because the ledger was full: if those die \
+                 unwaited they are reported without parent at fork and forker; raise [ledger] entries or overflow \
+                 and restart"
             }
             Self::ReleaseLost => {
                 "releases could not be announced because the ring buffer was full: they are found by the next sweep, \
@@ -62,6 +128,29 @@ impl Loss {
             Self::CgroupLost => {
                 "new cgroups could not be announced because the ring buffer was full: zombies of a container that is \
                  removed meanwhile are reported without its id; if it goes on, give the daemon more CPU"
+            }
+            Self::HookMissed => {
+                "a census found processes or deaths that no hook had recorded: their zombies are reported now, \
+                 without what only the hook could see; nothing to do"
+            }
+            Self::ProgramSkipped => {
+                "the kernel skipped BPF programs because they were interrupted by themselves: a census puts the \
+                 ledger right; nothing to do"
+            }
+            Self::FreeMissed => {
+                "entries had no process any more, the kernel's free was not seen: they were given back; nothing to do"
+            }
+            Self::SweepLate => {
+                "the ledger was looked at more than a second too late, and reports were late by that: give the daemon \
+                 more CPU"
+            }
+            Self::HolderUnwatched => {
+                "there was no room to watch another holder's wait calls: its zombies are reported without them; \
+                 nothing to do"
+            }
+            Self::EventDropped => {
+                "releases or losses were not written because nobody read the output in time: read it faster, or \
+                 write to a file"
             }
         }
     }
@@ -72,11 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_word_is_the_one_in_json_and_each_counter_is_its_own() {
-        let mut counters: Vec<u32> = Loss::ALL.iter().map(|loss| loss.counter()).collect();
+    fn each_word_is_the_one_in_json_and_each_counter_of_the_kernel_side_is_its_own() {
+        let of_kernel = |loss: &Loss| matches!(loss.counted(), Counted::Kernel(_));
+        let losses = Loss::ALL.into_iter().filter(of_kernel);
+        let mut counters: Vec<_> = losses.map(Loss::counted).collect();
+        let number = counters.len();
         counters.sort_unstable();
         counters.dedup();
-        assert_eq!(counters.len(), Loss::ALL.len());
+        assert_eq!(counters.len(), number);
         for loss in Loss::ALL {
             assert_eq!(serde_json::to_value(loss).unwrap(), loss.as_str());
         }

@@ -12,6 +12,7 @@ mod human;
 mod json;
 mod listing;
 mod loss;
+mod outbox;
 mod reporter;
 mod span;
 
@@ -23,7 +24,8 @@ pub use self::{
     filter::Filter,
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, table},
-    loss::Loss,
+    loss::{Counted, Loss},
+    outbox::{Backlog, Outbox, Outgoing},
     reporter::{Page, Reporter},
     span::shown,
 };

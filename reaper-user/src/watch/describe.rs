@@ -69,7 +69,7 @@ impl Describer {
         });
         let moment = self.clock.moment(record.exit_stamp);
         let died = match (record.flags & flag::PREDATES_EXIT != 0, moment.exact) {
-            (true, _) => Died::Before(self.started),
+            (true, _) => Died::Before(moment.at),
             (false, true) => Died::At(moment.at),
             (false, false) => Died::About(moment.at),
         };
@@ -95,6 +95,8 @@ impl Describer {
             cause,
             evidence,
             workload,
+            predates: record.flags & flag::PREDATES_EXIT != 0 && moment.at <= self.started,
+            recovered: record.flags & flag::RECOVERED != 0,
         }
     }
 

@@ -47,23 +47,23 @@ impl Holder {
 }
 
 impl Holders {
-    /// Puts a holder on probation, or keeps it there.
-    pub(super) fn put(&mut self, seen: &Seen, now: BootTime, kernel: &mut Kernel) {
+    /// Puts a holder on probation, or keeps it there. False where there was no room for it.
+    pub(super) fn put(&mut self, seen: &Seen, now: BootTime, kernel: &mut Kernel) -> bool {
         let Seen { tgid, start_ticks, .. } = *seen;
         let look = Look::at(seen);
         if let Some(holder) = self.watched.get_mut(&tgid).filter(|holder| holder.start_ticks == start_ticks) {
             holder.needed = now;
             holder.look = look;
-            return;
+            return true;
         }
         let right = |start| ticks(BootTime(start)) == start_ticks;
         let known = kernel.process(tgid, right).ok().flatten();
         let start = known.map_or(0, |record| record.start);
-        if kernel.watch(tgid, start) {
+        let watched = kernel.watch(tgid, start);
+        if watched {
             self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look });
-        } else {
-            tracing::debug!(tgid, "no room to watch another holder's wait calls");
         }
+        watched
     }
 
     /// The holder with this pid, if it is the one that was seen.

@@ -1,14 +1,13 @@
-//! What the kernel side could not record, said as events and once a minute in the log.
+//! What could not be recorded, said as events and once a minute in the log.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Sink;
 use crate::{
     identity::BootTime,
     kernel::{Kernel, KernelError},
-    report::{Event, Loss},
+    report::{Counted, Event, Loss, Outbox},
 };
 
 /// Events are not closer together than this.
@@ -17,37 +16,85 @@ const APART: Duration = Duration::from_secs(1);
 /// Log lines are not closer together than this.
 const LOG_APART: Duration = Duration::from_secs(60);
 
+const KINDS: usize = Loss::ALL.len();
+
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    said: [u64; Loss::ALL.len()],
-    logged: [u64; Loss::ALL.len()],
+    /// What the daemon itself has counted, and what it was told.
+    counted: [u64; KINDS],
+    said: [u64; KINDS],
+    logged: [u64; KINDS],
     last: BootTime,
     last_logged: BootTime,
 }
 
+/// What a loss makes necessary.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Needed {
+    /// Releases may have been missed.
+    pub(super) releases: bool,
+    /// The ledger may be wrong.
+    pub(super) census: bool,
+}
+
 impl Losses {
-    /// Says what was lost since it was last said, not too often unless this is the `end`. True where a release was
-    /// among it.
+    /// Goes on where an earlier daemon has ended: what it has said is not said again.
+    pub(super) fn since(kernel: &Kernel) -> Result<Self, KernelError> {
+        let mut losses = Self::default();
+        for (index, loss) in Loss::ALL.into_iter().enumerate() {
+            if let Counted::Kernel(counter) = loss.counted() {
+                losses.said[index] = kernel.said(counter)?;
+                losses.logged[index] = losses.said[index];
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Counts one that nobody else counts.
+    pub(super) const fn count(&mut self, loss: Loss) {
+        self.counted[loss as usize] += 1;
+    }
+
+    /// Takes over a total that is counted elsewhere.
+    pub(super) const fn set(&mut self, loss: Loss, total: u64) {
+        self.counted[loss as usize] = total;
+    }
+
+    /// How often each has happened.
+    pub(super) fn totals(&self, kernel: &Kernel) -> Result<[u64; KINDS], KernelError> {
+        let mut totals = self.counted;
+        for (total, loss) in totals.iter_mut().zip(Loss::ALL) {
+            if let Counted::Kernel(counter) = loss.counted() {
+                *total = kernel.count(counter)?;
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Says what was lost since it was last said, not too often unless this is the `end`.
     pub(super) fn report(
         &mut self,
-        kernel: &Kernel,
+        kernel: &mut Kernel,
         now: BootTime,
         end: bool,
-        sink: &mut Sink,
-    ) -> Result<bool, KernelError> {
+        outbox: &mut Outbox,
+    ) -> Result<Needed, KernelError> {
+        let mut needed = Needed::default();
         if now.since(self.last) < APART && !end {
-            return Ok(false);
+            return Ok(needed);
         }
         self.last = now;
+        self.set(Loss::EventDropped, outbox.dropped());
         let log = end || now.since(self.last_logged) >= LOG_APART;
-        let mut releases = false;
-        for (index, loss) in Loss::ALL.into_iter().enumerate() {
-            let total = kernel.count(loss.counter())?;
-            let count = total - self.said[index];
-            if count > 0 {
+        for (index, (loss, total)) in Loss::ALL.into_iter().zip(self.totals(kernel)?).enumerate() {
+            let count = total.saturating_sub(self.said[index]);
+            if count > 0 && outbox.send(Event::lost(loss, count, total, Timestamp::now())).is_some() {
                 self.said[index] = total;
-                releases |= loss == Loss::ReleaseLost;
-                sink(Event::lost(loss, count, total, Timestamp::now()));
+                needed.releases |= loss == Loss::ReleaseLost;
+                needed.census |= loss.unsettles();
+                if let Counted::Kernel(counter) = loss.counted() {
+                    kernel.say(counter, total)?;
+                }
             }
             if log && total > self.logged[index] {
                 let count = total - self.logged[index];
@@ -56,6 +103,6 @@ impl Losses {
                 tracing::warn!(count, total, "{}: {}", loss.as_str(), loss.message());
             }
         }
-        Ok(releases)
+        Ok(needed)
     }
 }

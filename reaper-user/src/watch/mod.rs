@@ -2,6 +2,7 @@
 //! (`observe` reads /proc, `report` writes).
 
 mod alarm;
+mod books;
 mod describe;
 mod holders;
 mod lists;
@@ -9,7 +10,8 @@ mod losses;
 mod standing;
 
 use std::{
-    path::Path,
+    collections::VecDeque,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,27 +20,35 @@ use reaper_ebpf::{Notice, Record, flag, notice, state};
 use rustix::{
     io::Errno,
     process::{Pid, test_kill_process},
+    time::{ClockId, clock_gettime},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::describe::Describer;
-use self::{alarm::Alarm, lists::Lists, losses::Losses, standing::Standings};
+use self::{alarm::Alarm, books::Books, lists::Lists, losses::Losses, standing::Standings};
 use crate::{
     identity::{BootTime, Identity},
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::{Again, Aging, Due},
     observe::{Answer, Answers, Observer, Purpose, Request, Scene},
     proc::{Proc, ticks},
-    report::{Event, Filter, ZombieEvent},
+    report::{Event, Filter, Loss, Outbox, ZombieEvent},
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
+    zombie::Zombie,
 };
 
 /// When to ask again what the observer had no room for.
 const BEHIND: Duration = Duration::from_millis(100);
 
-/// Looking up v1 cgroups takes one part in so many of the time, at most.
+/// Looking up v1 cgroups takes one part in so many of a CPU, at most,
 const PASS_SHARE: u32 = 10;
+
+/// but no report waits longer for it than this.
+const PASSES_APART: Duration = Duration::from_millis(200);
+
+/// A sweep that is later than this is counted.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Cgroups are not pruned more often than this.
 const PRUNED_APART: Duration = Duration::from_secs(1);
@@ -50,6 +60,8 @@ pub struct Settings {
     pub age: Duration,
     /// The kernel side.
     pub kernel: Options,
+    /// Where it is pinned, so that it outlives the daemon; nowhere if `None`.
+    pub pins: Option<PathBuf>,
     /// How many cgroups are kept.
     pub cgroups: Limits,
     /// Which zombies are reported.
@@ -78,10 +90,9 @@ pub enum WatchError {
 pub enum Query {
     /// Every zombie that stands now, of any age.
     Zombies(oneshot::Sender<Vec<ZombieEvent>>),
+    /// Report zombies from this age on.
+    Age(Duration),
 }
-
-/// Where events go. Must not block.
-pub type Sink = Box<dyn FnMut(Event)>;
 
 /// The state of the pipeline.
 pub struct Watch {
@@ -89,6 +100,11 @@ pub struct Watch {
     aging: Aging,
     standing: Standings,
     losses: Losses,
+    books: Books,
+    /// Zombies that were reported, by the number of their event: those that are written out are told for good.
+    untold: VecDeque<(u64, u64)>,
+    /// Said once: the pins are gone.
+    unpinned: bool,
     /// New cgroups that the kernel did not show yet.
     unborn: Vec<(Instant, CgroupId, usize)>,
     observer: Observer,
@@ -100,20 +116,20 @@ pub struct Watch {
     notices: Notices,
     log: Option<LogLines>,
     filter: Filter,
-    sink: Sink,
+    outbox: Outbox,
 }
 
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
-    pub fn start(settings: Settings, sink: Sink) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, cgroups: limits, filter } = settings;
+    pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
+        let Settings { age, kernel: options, pins, cgroups: limits, filter } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
             tracing::warn!("{trouble}");
         }
         let options = Options { pids_hierarchy: cgroups.v1_pids_number().unwrap_or(0), ..options };
-        let mut kernel = Kernel::load(options)?;
+        let mut kernel = Kernel::load(options, pins.as_deref())?;
         if let Some(reason) = kernel.no_cmdlines().filter(|_| options.cmdlines != Cmdlines::Off) {
             tracing::warn!("command lines of zombies cannot be taken: {reason}");
         }
@@ -132,6 +148,12 @@ impl Watch {
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
         Kernel::trim();
+        let losses = Losses::since(&kernel)?;
+        // What was left behind is compared at once.
+        let books = Books::new(if kernel.adopted() { BootTime(0) } else { boot_now() });
+        if kernel.adopted() {
+            tracing::info!("took over what an earlier daemon has pinned; recording went on in between");
+        }
         tracing::info!(
             age = %crate::config::Span(age),
             ledger_kib = options.sizes.bytes() / 1024,
@@ -142,7 +164,10 @@ impl Watch {
             describer: Describer::new(kernel, clock, workloads, proc),
             aging: Aging::new(age),
             standing: Standings::default(),
-            losses: Losses::default(),
+            losses,
+            books,
+            untold: VecDeque::new(),
+            unpinned: false,
             unborn: Vec::new(),
             observer,
             answers,
@@ -152,7 +177,7 @@ impl Watch {
             notices,
             log,
             filter,
-            sink,
+            outbox,
         })
     }
 
@@ -164,6 +189,7 @@ impl Watch {
     ) -> Result<(), WatchError> {
         tokio::pin!(stop);
         let alarm = Alarm::new().map_err(|error| WatchError::System("making a timer", error))?;
+        self.restore()?;
         self.sweep()?;
         let asleep = |error| WatchError::System("setting a timer", error);
         let mut set_to = BootTime(0);
@@ -177,6 +203,9 @@ impl Watch {
                 () = &mut stop => break,
                 due = alarm.goes_off() => {
                     due.map_err(asleep)?;
+                    if boot_now().since(set_to) > LATE {
+                        self.losses.count(Loss::SweepLate);
+                    }
                     self.sweep()?;
                 }
                 () = until(retry) => self.retry_cgroups(),
@@ -187,8 +216,59 @@ impl Watch {
             }
         }
         let now = self.describer.clock.refresh();
-        self.losses.report(&self.describer.kernel, now, true, &mut self.sink)?;
+        self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());
+        self.losses.report(&mut self.describer.kernel, now, true, &mut self.outbox)?;
+        // What is written out by now need not be told again by the next daemon.
+        for _ in 0..30 {
+            self.tell();
+            if self.untold.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         Ok(())
+    }
+
+    /// Writes down which zombies have been told of.
+    fn tell(&mut self) {
+        let written = self.outbox.written();
+        while let Some((_, id)) = self.untold.pop_front_if(|(number, _)| *number <= written) {
+            self.describer.kernel.tell(id);
+        }
+    }
+
+    /// Looks at what an earlier daemon has reported and still stands: its release will be announced to this one.
+    fn restore(&mut self) -> Result<(), WatchError> {
+        let mut standing = Vec::new();
+        self.describer.kernel.each(|state| state == state::STANDING, |record| standing.push(record))?;
+        if standing.is_empty() {
+            return Ok(());
+        }
+        self.describer.look_up_v1()?;
+        let requests = standing.iter().map(|record| self.request(Due::Report, record)).collect();
+        // Its queue is empty now.
+        let _full = self.observer.ask(Purpose::Restore, requests);
+        Ok(())
+    }
+
+    /// A zombie of an earlier daemon. It is told of again unless that one surely did.
+    fn resume(&mut self, id: u64, scene: &Scene, now: BootTime) {
+        let Some(record) = self.describer.kernel.record(id) else { return };
+        let mut zombie = self.describer.describe(&record, scene, now);
+        if !self.filter.matches(&zombie) {
+            return;
+        }
+        if record.flags & flag::TOLD == 0 {
+            zombie.recovered = true;
+            self.announce(id, &zombie, now);
+        }
+        self.standing.add(id, self.describer.cgroups(&record), zombie);
+    }
+
+    fn announce(&mut self, id: u64, zombie: &Zombie, now: BootTime) {
+        if let Some(number) = self.outbox.send(Event::zombie(zombie, now, Timestamp::now())) {
+            self.untold.push_back((number, id));
+        }
     }
 
     /// Looks through the ledger and asks about what is due.
@@ -216,10 +296,11 @@ impl Watch {
         let requests: Vec<Request> =
             there.into_iter().map(|(due, record)| self.request(due, &record)).collect();
         if requests.iter().any(|request| matches!(request, Request::Report { .. })) {
-            let began = boot_now();
+            let before = cpu_time();
             self.describer.look_up_v1()?;
-            // Such a pass takes longer the more tasks there are: many zombies share one.
-            let pause = boot_now().since(began) * PASS_SHARE;
+            // Such a pass takes longer the more tasks there are: many zombies share one. What it took on a CPU, for
+            // on a busy machine it takes any time by the clock.
+            let pause = (cpu_time().saturating_sub(before) * PASS_SHARE).min(PASSES_APART);
             self.next_sweep = self.next_sweep.max(now.plus(pause));
         }
         if !requests.is_empty()
@@ -235,9 +316,8 @@ impl Watch {
         let Describer { holders, kernel, .. } = &mut self.describer;
         holders.expire(now, keep, kernel);
         kernel.settle(!holders.is_empty())?;
-        if self.losses.report(&self.describer.kernel, now, false, &mut self.sink)? {
-            self.find_unannounced(now);
-        }
+        self.reconcile(now)?;
+        self.tell();
         let crowded = self.describer.workloads.cgroups().is_crowded();
         if crowded && self.pruned.is_none_or(|pruned| pruned.elapsed() > PRUNED_APART) {
             let now = Instant::now();
@@ -245,6 +325,39 @@ impl Watch {
             let in_use = self.standing.cgroups();
             self.describer.workloads.prune(now, |id| in_use.contains(&id));
         }
+        Ok(())
+    }
+
+    /// Says what was lost, and puts the ledger right where that is due.
+    fn reconcile(&mut self, now: BootTime) -> Result<(), WatchError> {
+        let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
+        if books.compare(kernel, now)? {
+            losses.set(Loss::ProgramSkipped, kernel.skipped());
+            if !self.unpinned && !kernel.pins_are_there() {
+                self.unpinned = true;
+                tracing::warn!(
+                    "what was pinned is no longer in the file system (was it unmounted?): this daemon goes on, but \
+                     when it ends, recording ends; restart it to pin anew"
+                );
+            }
+        }
+        let stale = books.stale(kernel, now);
+        for id in &stale {
+            kernel.forget(*id);
+            losses.count(Loss::FreeMissed);
+        }
+        let needed = losses.report(kernel, now, false, outbox)?;
+        if needed.census {
+            books.doubt();
+        }
+        for id in stale {
+            self.aging.settle(id);
+            self.release(id, now);
+        }
+        if needed.releases {
+            self.find_unannounced(now);
+        }
+        self.sweep_by(self.books.next().max(now.plus(BEHIND)));
         Ok(())
     }
 
@@ -272,9 +385,20 @@ impl Watch {
 
     fn take(&mut self, Answers { purpose, answers, last }: Answers) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
-        if let Purpose::List(number) = purpose {
-            self.lists.take(number, answers, last, now, &mut self.describer);
-            return Ok(());
+        match purpose {
+            Purpose::Sweep => {}
+            Purpose::List(number) => {
+                self.lists.take(number, answers, last, now, &mut self.describer);
+                return Ok(());
+            }
+            Purpose::Restore => {
+                for answer in answers {
+                    if let Answer::Zombie { id, scene } = answer {
+                        self.resume(id, &scene, now);
+                    }
+                }
+                return Ok(());
+            }
         }
         let mut watched = false;
         for answer in answers {
@@ -284,7 +408,9 @@ impl Watch {
                     if let Some(holder) = holder {
                         watched = true;
                         let Describer { holders, kernel, .. } = &mut self.describer;
-                        holders.put(&holder, now, kernel);
+                        if !holders.put(&holder, now, kernel) {
+                            self.losses.count(Loss::HolderUnwatched);
+                        }
                     }
                 }
                 Answer::NotAZombie { id, absent } => self.not_a_zombie(id, now, absent),
@@ -308,11 +434,17 @@ impl Watch {
                 tracing::debug!(?record, "an entry had no process and is given back");
                 self.describer.kernel.forget(id);
                 self.aging.settle(id);
+                self.losses.count(Loss::FreeMissed);
             }
         }
     }
 
     fn report(&mut self, id: u64, scene: &Scene, now: BootTime) {
+        if !self.outbox.has_room() {
+            // The ledger keeps it until somebody reads on.
+            let then = self.aging.hold(id, now);
+            return self.sweep_by(then);
+        }
         self.aging.settle(id);
         // Reported only if its release will be announced: else it has been released already.
         let Some(record) = self.describer.kernel.record(id) else { return };
@@ -323,7 +455,7 @@ impl Watch {
         if !self.filter.matches(&zombie) {
             return;
         }
-        (self.sink)(Event::zombie(&zombie, now, Timestamp::now()));
+        self.announce(id, &zombie, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
     }
 
@@ -342,7 +474,7 @@ impl Watch {
 
     fn release(&mut self, id: u64, at: BootTime) {
         if let Some(zombie) = self.standing.remove(id) {
-            (self.sink)(Event::released(&zombie, at, Timestamp::now()));
+            self.outbox.send(Event::released(&zombie, at, Timestamp::now()));
         }
     }
 
@@ -385,9 +517,19 @@ impl Watch {
                     self.lists.refuse(number);
                 }
             }
+            Query::Age(age) => {
+                self.aging.set_threshold(age);
+                self.describer.workloads.cgroups().outlast(age);
+                self.sweep_by(boot_now());
+            }
         }
         Ok(())
     }
+}
+
+/// What this thread has used of a CPU.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Whether there is a process with this pid, a zombie included.

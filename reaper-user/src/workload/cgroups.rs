@@ -269,6 +269,11 @@ impl Cgroups {
         self.known.is_empty()
     }
 
+    /// Keeps what is gone for longer than a zombie takes to be reported at this age.
+    pub fn outlast(&mut self, age: Duration) {
+        self.limits.keep_gone = Limits::default().keep_gone.max(age * 2);
+    }
+
     /// True where so many are kept that it is time to [`Self::prune`].
     #[must_use]
     pub fn is_crowded(&self) -> bool {

@@ -133,7 +133,7 @@ impl Verdict {
         }
         for (process, reports) in &zombies {
             let known = truth.leaks.contains_key(process) || truth.undecided.contains(process);
-            if !known && is_ours(reports[0]) {
+            if !known && reports[0].is_of_workload() {
                 self.fault("reported and not leaked", reports[0].text("/cause"), || {
                     reports[0].event.to_string()
                 });
@@ -202,13 +202,6 @@ impl Verdict {
             self.fault("wrong standing time", &leak.kind, || format!("{least} to {most}: {release:?}"));
         }
     }
-}
-
-/// Whether a report is about a process of the workload, by any of the marks it has.
-fn is_ours(zombie: &Seen) -> bool {
-    let names = ["/comm", "/holder/comm", "/forker/comm"];
-    names.iter().any(|name| zombie.text(name) == "churn")
-        || zombie.text("/workload/cgroup").contains("reaper-live-")
 }
 
 impl std::fmt::Display for Verdict {

@@ -6,17 +6,23 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
-mod bomb;
-#[cfg(test)]
 mod churn;
+#[cfg(test)]
+mod control;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod idle;
 #[cfg(test)]
+mod kill;
+#[cfg(test)]
 mod ls;
 #[cfg(test)]
 mod no_scan;
+#[cfg(test)]
+mod overflow;
 #[cfg(test)]
 mod privilege;
 #[cfg(test)]
@@ -27,3 +33,5 @@ mod seed;
 mod standing;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod upgrade;

@@ -18,8 +18,21 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it and waits until every hook is attached.
+    /// Starts it, with nothing left behind, and waits until every hook is attached.
     pub(super) fn start(workspace: &Workspace, arguments: &[&str]) -> anyhow::Result<Self> {
+        Self::start_as(workspace, &[&["--no-persist"], arguments].concat())
+    }
+
+    /// As above, with its state pinned under `pins`.
+    pub(super) fn start_pinned(
+        workspace: &Workspace,
+        pins: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        Self::start_as(workspace, &[&["--pin-path", pins], arguments].concat())
+    }
+
+    fn start_as(workspace: &Workspace, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut run = Command::new(workspace.reaper());
         run.args(["run", "--output", "json"]).args(arguments);
         let mut child = run

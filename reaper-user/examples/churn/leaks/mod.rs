@@ -6,7 +6,7 @@ mod own;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     stage::{Pace, Stage},
@@ -42,17 +42,20 @@ const COSTLY: [(&str, Body); 7] = [
     ("namespace-dying", held::namespace_dying),
 ];
 
-/// Starts one process a kind (only `only`, where that is given), which together leak about `rate` children a
-/// second: four in five of the cheap kinds.
-pub(crate) fn start(stage: &Stage, rate: f64, only: Option<&str>) -> Result<Vec<Pid>> {
+/// Starts one process a kind (only those in `only`, where there are any), which together leak about `rate` children a
+/// second, were they all: four in five of the cheap kinds.
+pub(crate) fn start(stage: &Stage, rate: f64, only: &[String]) -> Result<Vec<Pid>> {
     let mut pids = Vec::new();
+    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    let known = |only: &String| CHEAP.iter().chain(&COSTLY).any(|(name, _)| name == only);
+    ensure!(only.iter().all(known), "there is no such kind in {only:?}");
     if rate <= 0.0 {
         return Ok(pids);
     }
     for (kinds, share) in [(&CHEAP[..], 0.8), (&COSTLY[..], 0.2)] {
         let number = u32::try_from(kinds.len())?;
         let interval = Duration::from_secs_f64(f64::from(number) / (rate * share));
-        for (name, body) in kinds.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        for (name, body) in kinds.iter().filter(|(name, _)| is_wanted(name)) {
             pids.push(stage.start(name, |stage| body(stage, Pace::new(interval)))?);
         }
     }

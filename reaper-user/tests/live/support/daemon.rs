@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read},
+    path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{
         Arc, Mutex,
@@ -54,12 +55,20 @@ impl Seen {
         // Both the kernel and we round down; a tick is 10 ms on every architecture that is supported.
         (self.number("/pid"), self.number("/start_time") / 10_000_000)
     }
+
+    /// Whether it is about a process of the workload, by any of the marks it has.
+    pub(crate) fn is_of_workload(&self) -> bool {
+        let names = ["/comm", "/holder/comm", "/forker/comm"];
+        names.iter().any(|name| self.text(name) == "churn")
+            || self.text("/workload/cgroup").contains("reaper-live-")
+    }
 }
 
 /// A running daemon that writes JSON.
 pub(crate) struct Daemon {
     child: Child,
     lines: Receiver<(u64, Vec<u8>)>,
+    watching: Receiver<()>,
     log: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
     seen: Vec<Seen>,
@@ -79,43 +88,71 @@ pub(crate) struct Ended {
 impl Daemon {
     /// `reaper trace` with these arguments, ready.
     pub(crate) fn trace(arguments: &[&str]) -> Self {
-        Self::start(Command::new(reaper()).args(["trace", "--output", "json"]).args(arguments))
+        Self::spawn(reaper_to("trace").args(arguments), Stdio::piped()).ready()
     }
 
-    /// `reaper run` with these arguments, ready.
+    /// `reaper run` with these arguments, ready. It leaves nothing behind.
     pub(crate) fn run(arguments: &[&str]) -> Self {
-        Self::start(Command::new(reaper()).args(["run", "--output", "json"]).args(arguments))
+        Self::run_into(Stdio::piped(), arguments)
     }
 
-    fn start(command: &mut Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    /// As [`Self::run`], with another standard output: its events are not seen here.
+    pub(crate) fn run_into(output: impl Into<Stdio>, arguments: &[&str]) -> Self {
+        Self::spawn(reaper_to("run").arg("--no-persist").args(arguments), output).ready()
+    }
+
+    /// As [`Self::run`], with all that `arrange` says to the command.
+    pub(crate) fn run_as(arrange: impl FnOnce(&mut Command)) -> Self {
+        let mut command = reaper_to("run");
+        arrange(command.arg("--no-persist"));
+        Self::spawn(&mut command, Stdio::piped()).ready()
+    }
+
+    /// `reaper run` with its state pinned under `pins`, ready.
+    pub(crate) fn run_pinned(pins: &Path, arguments: &[&str]) -> Self {
+        Self::spawn_pinned(pins, arguments).ready()
+    }
+
+    /// As [`Self::run_pinned`], but only begun.
+    pub(crate) fn spawn_pinned(pins: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(reaper_to("run").arg("--pin-path").arg(pins).args(arguments), Stdio::piped())
+    }
+
+    fn spawn(command: &mut Command, output: impl Into<Stdio>) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
-        let (ready, is_ready) = mpsc::channel();
+        let (ready, watching) = mpsc::channel();
         let log = Arc::new(Mutex::new(String::new()));
-        let output = child.stdout.take().unwrap();
         let complaints = child.stderr.take().unwrap();
         let kept = Arc::clone(&log);
-        let readers = vec![
-            thread::spawn(move || each_line(output, |line| drop(sender.send((boot_now(), line))))),
-            thread::spawn(move || {
-                each_line(complaints, |line| {
-                    let line = String::from_utf8_lossy(&line);
-                    if line.contains("watching") {
-                        let _ = ready.send(());
-                    }
-                    let mut log = kept.lock().unwrap();
-                    log.push_str(&line);
-                    log.push('\n');
-                });
-            }),
-        ];
-        let mut daemon = Self { child, lines, log, readers, seen: Vec::new() };
-        if is_ready.recv_timeout(READY).is_err() {
-            let status = daemon.child.try_wait();
-            panic!("{command:?} is not ready ({status:?}):\n{}", daemon.log.lock().unwrap());
+        let mut readers = vec![thread::spawn(move || {
+            each_line(complaints, |line| {
+                let line = String::from_utf8_lossy(&line);
+                if line.contains("watching") {
+                    let _ = ready.send(());
+                }
+                let mut log = kept.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            });
+        })];
+        let pass_on = move |line| drop(sender.send((boot_now(), line)));
+        readers.extend(child.stdout.take().map(|output| thread::spawn(move || each_line(output, pass_on))));
+        Self { child, lines, watching, log, readers, seen: Vec::new() }
+    }
+
+    /// Waits until it watches.
+    pub(crate) fn ready(mut self) -> Self {
+        if self.watching.recv_timeout(READY).is_err() {
+            let status = self.child.try_wait();
+            panic!("the daemon is not ready ({status:?}):\n{}", self.log());
         }
-        daemon
+        self
+    }
+
+    /// What it has said on standard error.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Its pid.
@@ -129,7 +166,7 @@ impl Daemon {
             self.came(timeout, done),
             "waited {timeout:?} in vain: {what}; {} events, log:\n{}",
             self.seen.len(),
-            self.log.lock().unwrap()
+            self.log()
         );
     }
 
@@ -163,7 +200,7 @@ impl Daemon {
             Ok((at, line)) => Some(Seen { at, event: assert_valid(&line) }),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
-                panic!("the daemon has ended:\n{}", self.log.lock().unwrap())
+                panic!("the daemon has ended:\n{}", self.log())
             }
         }
     }
@@ -176,7 +213,7 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "does not end:\n{}", self.log.lock().unwrap());
+            assert!(Instant::now() < deadline, "does not end:\n{}", self.log());
             thread::sleep(Duration::from_millis(2));
         };
         let mut seen = std::mem::take(&mut self.seen);
@@ -205,12 +242,17 @@ impl Drop for Daemon {
     }
 }
 
+fn reaper_to(command: &str) -> Command {
+    let mut reaper = Command::new(reaper());
+    reaper.args([command, "--output", "json"]);
+    reaper
+}
+
+/// Whole lines only: one that is killed may leave a part of one.
 fn each_line(input: impl Read, mut take: impl FnMut(Vec<u8>)) {
-    for line in BufReader::new(input).split(b'\n') {
-        match line {
-            Ok(line) => take(line),
-            Err(_) => break,
-        }
+    let (mut input, mut line) = (BufReader::new(input), Vec::new());
+    while input.read_until(b'\n', &mut line).is_ok() && line.pop() == Some(b'\n') {
+        take(std::mem::take(&mut line));
     }
 }
 

@@ -3,6 +3,11 @@
 mod cgroup;
 mod container;
 mod daemon;
+mod held;
+mod mount;
+mod pins;
+mod random;
+mod reports;
 mod schema;
 mod sys;
 mod workload;
@@ -17,8 +22,13 @@ pub(crate) use self::{
     cgroup::Cgroup,
     container::{Container, Rootfs},
     daemon::{Daemon, Ended, Seen, assert_refused, run_briefly},
+    held::Held,
+    mount::Mount,
+    pins::Pins,
+    random::Random,
+    reports::Reports,
     schema::assert_valid,
-    sys::{boot_now, deny_bpf, signal},
+    sys::{boot_now, deny_bpf, limit_files, signal, waiting_bytes},
     workload::{Leak, Truth, Workload},
 };
 

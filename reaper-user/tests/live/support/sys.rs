@@ -1,7 +1,12 @@
 //! The few system calls of the tests that the standard library does not offer.
-#![expect(unsafe_code, reason = "clocks, signals and seccomp have no safe wrappers")]
+#![expect(unsafe_code, reason = "clocks, signals, limits and seccomp have no safe wrappers")]
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    io,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::Command,
+    ptr,
+};
 
 /// `CLOCK_BOOTTIME`, ns.
 pub(crate) fn boot_now() -> u64 {
@@ -21,6 +26,28 @@ pub(super) fn is_root() -> bool {
 pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: no memory is involved.
     unsafe { libc::kill(pid.try_into().unwrap(), signal) };
+}
+
+/// Sets how many files another process may have open (the soft limit); what it was.
+pub(crate) fn limit_files(pid: u32, number: u64) -> u64 {
+    let pid = pid.try_into().unwrap();
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit.
+    let read = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, ptr::null(), &raw mut limit) };
+    assert_eq!(read, 0, "{}", io::Error::last_os_error());
+    let changed = libc::rlimit { rlim_cur: number, ..limit };
+    // SAFETY: reads one rlimit.
+    let set = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const changed, ptr::null_mut()) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+    limit.rlim_cur
+}
+
+/// Bytes in a pipe that nobody has read.
+pub(crate) fn waiting_bytes(pipe: &io::PipeReader) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: writes one int.
+    assert_eq!(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }, 0);
+    bytes.try_into().unwrap()
 }
 
 /// The command will run under a seccomp filter that answers bpf(2) with EPERM, as Docker's default one does.

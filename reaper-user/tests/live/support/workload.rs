@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, ChildStdin, Stdio},
     sync::mpsc::{self, Receiver},
@@ -19,6 +19,19 @@ use super::{Cgroup, churn, leeway};
 
 /// The least that counts as a healthy machine's load, lives a second.
 const HEALTHY: f64 = 1_000.0;
+
+/// Kinds of leaks that stand until the workload ends.
+const STANDING: [&str; 9] = [
+    "never-waited",
+    "no-signal",
+    "vfork",
+    "posix-spawn",
+    "exec-from-thread",
+    "last-two-threads",
+    "forked-by-thread",
+    "clone-parent",
+    "subreaper",
+];
 
 /// A process, as the truth file names one.
 #[derive(Clone, Debug, Deserialize)]
@@ -156,6 +169,37 @@ impl Workload {
     /// What it knows by now.
     pub(crate) fn truth(&self) -> Truth {
         Truth::read(&self.directory.path().join("truth"))
+    }
+
+    /// About 1,100 healthy lives and 30 leaks a second until it is told to settle. What it leaks stands until its end.
+    pub(crate) fn leaking() -> Self {
+        let mut arguments = vec!["load", "--rate", "1200", "--workers", "6", "--leaks", "50"];
+        arguments.extend(["--seconds", "86400", "--truth", "{truth}"]);
+        arguments.extend(STANDING.iter().flat_map(|kind| ["--only", kind]));
+        Self::start(&arguments)
+    }
+
+    /// `zombies` children of one holder, all of them dead.
+    pub(crate) fn standing(zombies: usize) -> Self {
+        let workload = Self::start(&["standing", &zombies.to_string(), "--truth", "{truth}"]);
+        workload.wait_for("settled", Duration::from_secs(60));
+        workload
+    }
+
+    /// Lets it make nothing new. What it says of the lives it led, and all that it knows.
+    pub(crate) fn settle(&mut self) -> (Value, Truth) {
+        self.input.as_mut().unwrap().write_all(b"settle\n").unwrap();
+        let settled = self.wait_for("settled", Duration::from_secs(60));
+        (settled, self.truth())
+    }
+
+    /// As [`Self::settle`]. Panics where there was not the load of a healthy machine: then nothing was put to the test.
+    pub(crate) fn settle_from_load(&mut self) -> Truth {
+        let (settled, truth) = self.settle();
+        let rate = settled["rate"].as_f64().unwrap();
+        println!("{rate:.0} lives a second, {} leaks", truth.leaks.len());
+        assert!(rate >= HEALTHY / f64::from(leeway()), "{rate} lives a second only: {settled}");
+        truth
     }
 
     /// Healthy lives until it is ended: about 1,100 a second, of which every kind has been led.

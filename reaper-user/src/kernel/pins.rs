@@ -1,0 +1,315 @@
+//! State that outlives the daemon: its maps, programs and links, pinned in a BPF file system. While no daemon runs,
+//! the programs go on recording; the next one finds everything as it was.
+//!
+//! A set lies in a folder of its own below one root. It is complete once its fingerprint is written, which is done
+//! last: whatever a killed daemon left half-done is never taken for a set. A set that is not ours (another version's,
+//! another configuration's) is removed only when ours is attached and has taken its census, so that there is no
+//! moment in which nobody looks.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    maps::{Array, Map, MapData},
+    pin::PinError,
+    programs::{BtfTracePoint, links::PinnedLink},
+};
+use reaper_ebpf::{ABI, meta};
+use rustix::{
+    fs::statfs,
+    mount::{MountFlags, mount},
+};
+
+use super::KernelError;
+
+/// Where a BPF file system is mounted by convention.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The magic number of one: `BPF_FS_MAGIC` in linux/magic.h.
+const MAGIC: i64 = 0xcafe_4a11;
+
+/// The maps of a set, all of the object's but its constants.
+pub(super) const MAPS: &[&str] = &[
+    "ARGUMENT_SCRATCH",
+    "AYA_LOGS",
+    "CMDLINES",
+    "CMDLINE_SCRATCH",
+    "COUNTERS",
+    "DYING",
+    "FORKERS",
+    "LEDGER",
+    "LOST",
+    "META",
+    "NOTICES",
+    "OVERFLOW",
+    "SEED",
+    "WATCHED",
+];
+
+/// The folder with the sets.
+pub(super) struct Store {
+    root: PathBuf,
+}
+
+/// One set.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) folder: PathBuf,
+}
+
+impl Store {
+    /// Opens it, and makes it where it is missing, the BPF file system included.
+    pub(super) fn open(root: &Path) -> Result<Self, KernelError> {
+        if !is_bpffs(root)? {
+            if !root.starts_with(BPFFS) {
+                return Err(KernelError::Pins {
+                    path: root.to_owned(),
+                    problem: "it is in no BPF file system".to_owned(),
+                    remedy: format!("choose a path below {BPFFS}, mount one there, or give --no-persist"),
+                });
+            }
+            mount("bpf", BPFFS, "bpf", MountFlags::empty(), None).map_err(|error| {
+                failed(Path::new(BPFFS), "mounting a BPF file system there", error.into())
+            })?;
+            tracing::info!(path = BPFFS, "mounted a BPF file system");
+        }
+        make(root)?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The complete set that was made from the same object, for the same kernel and with the same settings.
+    pub(super) fn find(&self, fingerprint: u64) -> Result<Option<Set>, KernelError> {
+        for set in self.sets()? {
+            check_owner(&set.folder)?;
+            if set.fingerprint() == Some(fingerprint) {
+                return Ok(Some(set));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A folder for a new one.
+    pub(super) fn make(&self) -> Result<Set, KernelError> {
+        let mut names = std::iter::once(ABI.to_string()).chain((1..).map(|number| format!("{ABI}.{number}")));
+        let folder = names.find_map(|name| {
+            let folder = self.root.join(name);
+            (!folder.exists()).then_some(folder)
+        });
+        // The numbers do not end before one is free.
+        let folder = folder.unwrap_or_default();
+        make(&folder)?;
+        Ok(Set { folder })
+    }
+
+    /// Whether there are sets beside this one.
+    pub(super) fn has_others(&self, own: &Set) -> Result<bool, KernelError> {
+        Ok(self.sets()?.iter().any(|set| set.folder != own.folder))
+    }
+
+    /// Removes every set but this one; says what each was.
+    pub(super) fn keep_only(&self, kept: &Set) -> Result<Vec<String>, KernelError> {
+        let others = self.sets()?.into_iter().filter(|set| set.folder != kept.folder);
+        others.map(|set| set.remove().map(|_| set.folder.display().to_string())).collect()
+    }
+
+    fn sets(&self) -> Result<Vec<Set>, KernelError> {
+        let folders = match fs::read_dir(&self.root) {
+            Ok(folders) => folders,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&self.root, "listing it", error)),
+        };
+        Ok(folders.flatten().map(|entry| Set { folder: entry.path() }).collect())
+    }
+}
+
+impl Set {
+    /// Where something of it is pinned.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.path(&format!("prog_{name}"))
+    }
+
+    pub(super) fn link(&self, name: &str) -> PathBuf {
+        self.path(&format!("link_{name}"))
+    }
+
+    /// Its programs, where they are the same as `ours` (by their tags), and its links.
+    pub(super) fn adopt<'a>(
+        &self,
+        ours: impl IntoIterator<Item = (&'static str, &'a BtfTracePoint)>,
+    ) -> Option<(Vec<BtfTracePoint>, Vec<PinnedLink>)> {
+        let (mut programs, mut links) = (Vec::new(), Vec::new());
+        for (name, ours) in ours {
+            let theirs = BtfTracePoint::from_pin(self.program(name)).ok()?;
+            if theirs.info().ok()?.tag() != ours.info().ok()?.tag() {
+                return None;
+            }
+            programs.push(theirs);
+            links.push(PinnedLink::from_pin(self.link(name)).ok()?);
+        }
+        Some((programs, links))
+    }
+
+    /// What it was made from; `None` where it is not complete or no set at all.
+    fn fingerprint(&self) -> Option<u64> {
+        let whose = Map::Array(MapData::from_pin(self.path("META")).ok()?);
+        let whose: Array<_, u64> = whose.try_into().ok()?;
+        whose.get(&meta::FINGERPRINT, 0).ok().filter(|fingerprint| *fingerprint != 0)
+    }
+
+    /// Whether its pins are still there: somebody may have unmounted the file system.
+    pub(super) fn is_there(&self) -> bool {
+        self.path("META").exists()
+    }
+
+    /// Removes it, links first, so that nothing is recorded into maps that are gone; says what.
+    fn remove(&self) -> Result<Vec<String>, KernelError> {
+        let listed = fs::read_dir(&self.folder).map_err(|error| failed(&self.folder, "listing it", error))?;
+        let mut pins: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
+        let is_link = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+        };
+        pins.sort_by_key(|path| (!is_link(path), path.clone()));
+        let mut removed = Vec::new();
+        for pin in pins {
+            fs::remove_file(&pin).map_err(|error| failed(&pin, "removing it", error))?;
+            removed.push(pin.display().to_string());
+        }
+        fs::remove_dir(&self.folder).map_err(|error| failed(&self.folder, "removing it", error))?;
+        removed.push(self.folder.display().to_string());
+        Ok(removed)
+    }
+}
+
+/// Removes everything that is pinned below `root`, which ends the recording; says what. The caller has made sure that
+/// no daemon uses it.
+pub fn unload(root: &Path) -> Result<Vec<String>, KernelError> {
+    let store = Store { root: root.to_owned() };
+    let mut removed = Vec::new();
+    for set in store.sets()? {
+        check_owner(&set.folder)?;
+        removed.extend(set.remove()?);
+    }
+    if !removed.is_empty() {
+        fs::remove_dir(root).map_err(|error| failed(root, "removing it", error))?;
+        removed.push(root.display().to_string());
+    }
+    Ok(removed)
+}
+
+/// Of everything that decides what the programs do. Not against an adversary: only root can write a set.
+pub(super) fn fingerprint(parts: &[&[u8]]) -> u64 {
+    // FNV-1a, 64 bits.
+    let bytes = parts.iter().flat_map(|part| [&part.len().to_le_bytes()[..], part].concat());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash.max(1)
+}
+
+/// Whether a path is in a BPF file system, or would be if it were made.
+fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
+    for path in path.ancestors() {
+        match statfs(path) {
+            Ok(found) => return Ok(i64::from(found.f_type) == MAGIC),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(failed(path, "looking at its file system", error.into())),
+        }
+    }
+    Ok(false)
+}
+
+fn make(folder: &Path) -> Result<(), KernelError> {
+    let mut make = fs::DirBuilder::new();
+    make.mode(0o700).recursive(true);
+    make.create(folder).map_err(|error| failed(folder, "making it", error))?;
+    check_owner(folder)
+}
+
+/// What others can write to is not taken for our own.
+fn check_owner(folder: &Path) -> Result<(), KernelError> {
+    let metadata = fs::symlink_metadata(folder).map_err(|error| failed(folder, "looking at it", error))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let problem = if !metadata.is_dir() {
+        "it is no folder".to_owned()
+    } else if metadata.uid() != rustix::process::geteuid().as_raw() {
+        format!("it belongs to uid {}", metadata.uid())
+    } else if mode & 0o022 != 0 {
+        format!("others may write to it (mode {mode:04o})")
+    } else {
+        return Ok(());
+    };
+    Err(KernelError::Pins {
+        path: folder.to_owned(),
+        problem,
+        remedy: "remove it, or choose another pin_path".to_owned(),
+    })
+}
+
+pub(super) fn failed(path: &Path, what: &str, error: io::Error) -> KernelError {
+    if matches!(error.kind(), io::ErrorKind::PermissionDenied) {
+        return KernelError::Privilege {
+            what: format!("the right to pin below {} ({what})", path.display()),
+            grant: "CAP_SYS_ADMIN, or give --no-persist",
+        };
+    }
+    KernelError::system(format!("{}: {what}", path.display()), error)
+}
+
+/// An error of pinning something at `path`.
+pub(super) fn refused(path: &Path, error: PinError) -> KernelError {
+    match error {
+        PinError::SyscallError(error) => failed(path, "pinning it", error.io_error),
+        other => KernelError::system(format!("pinning {}", path.display()), io::Error::other(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+    use super::*;
+
+    #[test]
+    fn every_map_of_the_object_is_pinned_but_its_constants() {
+        let object = object::File::parse(super::super::OBJECT).unwrap();
+        let maps = object.section_by_name("maps").unwrap().index();
+        let mut names: Vec<_> = object
+            .symbols()
+            .filter(|symbol| symbol.section_index() == Some(maps) && symbol.is_global())
+            .map(|symbol| symbol.name().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, MAPS);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_parts_apart() {
+        assert_ne!(fingerprint(&[b"ab", b"c"]), fingerprint(&[b"a", b"bc"]));
+        assert_ne!(fingerprint(&[b"a"]), fingerprint(&[b"b"]));
+        assert_ne!(fingerprint(&[]), 0);
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        check_owner(folder.path()).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(check_owner(folder.path()).unwrap_err().to_string().contains("mode 0777"));
+    }
+
+    #[test]
+    fn a_path_outside_of_a_bpf_file_system_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reaper");
+        let Err(refused) = Store::open(&path) else { panic!("accepted") };
+        assert!(refused.to_string().contains("no BPF file system"), "{refused}");
+        assert!(!path.exists());
+    }
+}

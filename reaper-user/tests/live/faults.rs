@@ -1,0 +1,206 @@
+//! What goes wrong while the daemon runs: it is stopped, its reader stops, the disk is full, descriptors run out, its pins
+//! vanish, a CPU goes. Each is survived, and everything that was leaked is told.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, ErrorKind},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Daemon, Ended, Mount, Pins, Reports, SECOND, Seen, Workload, assert_valid, boot_now, limit_files,
+    machine, rounds, signal, waiting_bytes,
+};
+
+const AGE: [&str; 2] = ["--age", "1s"];
+
+/// More than a pipe holds and more than waits within the daemon.
+const MANY: usize = 20_000;
+
+#[test]
+fn a_daemon_that_was_stopped_tells_everything_when_it_goes_on() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&AGE);
+    let workload = Workload::leaking();
+    daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
+    signal(daemon.pid(), libc::SIGSTOP);
+    assert_eq!(daemon.during(Duration::from_secs(1)).len(), 0, "it is not stopped");
+    // Not to wait for a fact: this is the fault.
+    thread::sleep(Duration::from_secs(rounds(19, 59)));
+    signal(daemon.pid(), libc::SIGCONT);
+    tells_all(daemon, workload);
+}
+
+#[test]
+fn a_daemon_whose_pins_were_unmounted_goes_on_and_says_so() {
+    let _machine = machine();
+    let mount = Mount::new("bpf", "mode=700");
+    let pins = Pins::at(mount.path().join("reaper"));
+    let mut daemon = Daemon::run_pinned(pins.path(), &AGE);
+    let workload = Workload::leaking();
+    daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
+    mount.detach();
+    assert!(!pins.path().exists());
+    daemon.during(Duration::from_secs(5));
+    let log = tells_all(daemon, workload);
+    let path = pins.path().to_string_lossy();
+    let warned = log.lines().any(|line| line.contains("WARN") && line.contains(&*path));
+    assert!(warned, "no warning names {path}:\n{log}");
+}
+
+#[test]
+fn nothing_is_missed_while_a_cpu_goes_and_comes() {
+    const CPU: &str = "/sys/devices/system/cpu/cpu1/online";
+    /// Brings it back.
+    struct Online;
+    impl Drop for Online {
+        fn drop(&mut self) {
+            let _ = fs::write(CPU, "1");
+        }
+    }
+    let _machine = machine();
+    if let Err(error) = fs::write(CPU, "1") {
+        // The same is done in virtual machines, by tests/vm.
+        println!("{CPU}: {error}: this machine does not let go of a CPU");
+        return;
+    }
+    let mut daemon = Daemon::run(&AGE);
+    let workload = Workload::leaking();
+    daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
+    let online = Online;
+    for _ in 0..rounds(4, 20) {
+        for state in ["0", "1"] {
+            fs::write(CPU, state).unwrap();
+            daemon.during(Duration::from_millis(700));
+        }
+    }
+    drop(online);
+    tells_all(daemon, workload);
+}
+
+/// Nothing that the workload has leaked is missing. The daemon's log.
+fn tells_all(mut daemon: Daemon, mut workload: Workload) -> String {
+    let truth = workload.settle_from_load();
+    let mut missing: HashSet<_> = truth.leaks.keys().copied().collect();
+    daemon.came(Duration::from_secs(30), |seen| {
+        if seen.is("zombie") {
+            missing.remove(&seen.process());
+        }
+        missing.is_empty()
+    });
+    let Ended { code, seen, log } = daemon.end_with(libc::SIGTERM);
+    let mut reports = Reports::default();
+    reports.add(seen);
+    reports.assert_equal(&truth);
+    workload.end();
+    assert_eq!(code, Some(0), "{log}");
+    log
+}
+
+#[test]
+fn out_of_descriptors_it_reports_late_and_with_the_holder() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&AGE);
+    let workload = Workload::leaking();
+    daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
+    // What is open stays open; nothing else can be opened, /proc's files neither.
+    let before = limit_files(daemon.pid(), 3);
+    let reported = daemon.during(Duration::from_secs(5)).iter().filter(|seen| seen.is("zombie")).count();
+    println!("{reported} reports without a free descriptor");
+    limit_files(daemon.pid(), before);
+    tells_all(daemon, workload);
+}
+
+#[test]
+fn a_reader_that_stops_for_a_while_gets_everything_once() {
+    let _machine = machine();
+    let (reader, writer) = io::pipe().unwrap();
+    let daemon = Daemon::run_into(writer, &AGE);
+    let workload = Workload::standing(MANY);
+    let truth = workload.truth();
+    // Until the last is due, and longer than a sweep and all it asks take.
+    let last = truth.leaks.values().map(|leak| leak.died_before).max().unwrap();
+    thread::sleep(Duration::from_nanos((last + 4 * SECOND).saturating_sub(boot_now())));
+    let waiting = waiting_bytes(&reader);
+    assert!(waiting > 60_000, "only {waiting} bytes wait in the pipe: it was not full");
+
+    let (sender, lines) = mpsc::channel();
+    let reading = thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n') {
+            let _ = sender.send(Seen { at: boot_now(), event: assert_valid(&line.unwrap()) });
+        }
+    });
+    let mut missing: HashSet<_> = truth.leaks.keys().copied().collect();
+    let mut seen = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !missing.is_empty()
+        && let Ok(event) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
+        if event.is("zombie") {
+            missing.remove(&event.process());
+        }
+        seen.push(event);
+    }
+    let Ended { code, log, .. } = daemon.end_with(libc::SIGTERM);
+    reading.join().unwrap();
+    seen.extend(lines);
+    let mut reports = Reports::default();
+    reports.add(seen);
+    reports.assert_equal(&truth);
+    workload.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn on_a_full_disk_events_wait_until_there_is_room() {
+    const ROOM: u64 = 128 << 10;
+    let _machine = machine();
+    let disk = Mount::new("tmpfs", &format!("mode=700,size={ROOM}"));
+    let path = disk.path().join("events");
+    let file: File = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    let daemon = Daemon::run_into(file, &AGE);
+    // About five times what there is room for.
+    let workload = Workload::standing(600);
+    let truth = workload.truth();
+    let length = || fs::metadata(&path).unwrap().len();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while length() < ROOM {
+        assert!(Instant::now() < deadline, "{} of {ROOM} bytes are full:\n{}", length(), daemon.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Not to wait for a fact: this is the fault.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(length(), ROOM);
+    disk.change("size=64m");
+
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while events(&path).1.iter().filter(|seen| seen.is("zombie")).count() < truth.leaks.len()
+        && Instant::now() < deadline
+    {
+        thread::sleep(Duration::from_millis(100));
+    }
+    let Ended { code, log, .. } = daemon.end_with(libc::SIGTERM);
+    let (whole, seen) = events(&path);
+    assert!(whole, "the last line has no end");
+    let mut reports = Reports::default();
+    reports.add(seen);
+    reports.assert_equal(&truth);
+    workload.end();
+    assert_eq!(code, Some(0), "{log}");
+    let words = ErrorKind::StorageFull.to_string();
+    assert!(
+        ["No space", "full", &words].iter().any(|words| log.contains(words)),
+        "the log does not say that there was no room:\n{log}"
+    );
+}
+
+/// The events in a file, each a whole line but the last, and whether that is one, too.
+fn events(path: &std::path::Path) -> (bool, Vec<Seen>) {
+    let text = fs::read(path).unwrap();
+    let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    let lines = text[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    (end == text.len(), lines.map(|line| Seen { at: 0, event: assert_valid(line) }).collect())
+}

@@ -1,0 +1,257 @@
+//! From one set of pins to the next: what another version left is taken over without an unobserved moment, what was
+//! left half-made is made anew, and what is to be removed is gone.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Daemon, Ended, Held, Pins, Random, Reports, Truth, Workload, machine, program, run_briefly,
+};
+
+const AGE: [&str; 2] = ["--age", "1s"];
+
+/// How long the workload leaks before, between and after the two daemons' lives.
+const SPAN: Duration = Duration::from_millis(1_500);
+
+/// A pause of the workload itself that is longer than this says nothing about the daemon, but the test is weaker for it.
+const PAUSE: Duration = Duration::from_millis(250);
+
+#[test]
+fn a_set_of_another_abi_is_taken_over_without_an_unobserved_moment() {
+    let _machine = machine();
+    let pins = Pins::new("abi");
+    let other = pins.path().join("0");
+    take_over(&pins, &AGE, || fs::rename(pins.set(), &other).unwrap());
+    assert!(!other.exists(), "{} is still there", other.display());
+}
+
+#[test]
+fn a_set_of_another_size_is_taken_over_without_an_unobserved_moment() {
+    let _machine = machine();
+    let pins = Pins::new("size");
+    take_over(&pins, &[&AGE[..], &["--ledger-entries", "16384"]].concat(), || {});
+}
+
+/// Two daemons, one after the other, while a child is leaked each millisecond. The second is started as `arguments`
+/// say, after `between`.
+fn take_over(pins: &Pins, arguments: &[&str], between: impl FnOnce()) {
+    let mut reports = Reports::default();
+    // One in twelve kinds, of four in five leaks.
+    let mut workload = Workload::start(&[
+        "load",
+        "--rate",
+        "0",
+        "--leaks",
+        "15000",
+        "--only",
+        "never-waited",
+        "--seconds",
+        "600",
+        "--truth",
+        "{truth}",
+    ]);
+    let mut first = Daemon::run_pinned(pins.path(), &AGE);
+    let held = Held::by(first.pid());
+    first.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
+    first.during(SPAN);
+    let Ended { code, seen, log } = first.end_with(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{log}");
+    reports.add(seen);
+    assert_eq!(held.existing(), held, "a part of what is to go on recording is gone");
+    between();
+    // Nobody but the kernel sees these.
+    thread::sleep(SPAN);
+
+    let mut second = Daemon::run_pinned(pins.path(), arguments);
+    assert_complete(pins);
+    second.during(SPAN);
+    let (settled, truth) = workload.settle();
+    println!("{settled}, greatest pause {:?}", greatest_pause(&truth));
+    assert!(truth.leaks.len() > 1_000, "only {} leaks", truth.leaks.len());
+    let mut missing = reports.missing(&truth);
+    second.came(Duration::from_secs(30), |seen| {
+        if seen.is("zombie") {
+            missing.remove(&seen.process());
+        }
+        missing.is_empty()
+    });
+    // What comes now comes too often.
+    second.during(Duration::from_secs(1));
+    held.assert_gone();
+    reports.add(second.end());
+    reports.assert_equal(&truth);
+    workload.end();
+}
+
+fn greatest_pause(truth: &Truth) -> Duration {
+    let mut moments: Vec<u64> = truth.leaks.values().map(|leak| leak.died_after).collect();
+    moments.sort_unstable();
+    let greatest = moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+    let greatest = Duration::from_nanos(greatest);
+    if greatest > PAUSE {
+        println!("the workload itself made a pause of {greatest:?}: this machine is busy");
+    }
+    greatest
+}
+
+#[test]
+fn a_set_that_was_killed_while_it_was_made_is_made_anew() {
+    let _machine = machine();
+    let pins = Pins::new("half");
+    let began = Instant::now();
+    drop(Daemon::run_pinned(pins.path(), &AGE));
+    let start = u64::try_from(began.elapsed().as_micros()).unwrap();
+    let mut random = Random::new();
+    let mut halves = 0;
+    for round in 1..=20 {
+        unload(&pins);
+        let daemon = Daemon::spawn_pinned(pins.path(), &AGE);
+        let life = Duration::from_micros(random.below(start));
+        thread::sleep(life);
+        let Ended { code, log, .. } = daemon.end_with(libc::SIGKILL);
+        assert_eq!(code, None, "round {round}: it ended by itself within {life:?}:\n{log}");
+        let left = pins.names();
+        let half = !left.is_empty() && !is_complete(&pins);
+        halves += u32::from(half);
+        println!("round {round}: killed after {life:?}, {} pins, half-made: {half}", left.len());
+        let log = assert_works(&pins);
+        // Nobody wants to read of it where there is nothing to repair.
+        assert!(half || !log.contains("WARN"), "{log}");
+    }
+    println!("{halves} of 20 were killed with a set half-made");
+}
+
+#[test]
+fn a_set_that_is_not_complete_is_made_anew() {
+    type Tear = fn(&Pins);
+    let _machine = machine();
+    let pins = Pins::new("torn");
+    // Each way to be torn that a kill between two system calls can leave, and none: then it is taken as it is.
+    let ways: [(&str, Tear); 5] = [
+        ("as it was", |_| {}),
+        ("not declared complete", |pins| declare_incomplete(&pins.set())),
+        ("no links", |pins| {
+            declare_incomplete(&pins.set());
+            remove(pins, |name| name.starts_with("link_"));
+        }),
+        ("no links, no programs, one map", |pins| remove(pins, |name| name != "LEDGER")),
+        ("an empty directory", |pins| remove(pins, |_| true)),
+    ];
+    assert_works(&pins);
+    for (how, tear) in ways {
+        println!("{how}");
+        tear(&pins);
+        assert_works(&pins);
+    }
+}
+
+#[test]
+fn unload_removes_everything_and_says_what() {
+    let _machine = machine();
+    let pins = Pins::new("unload");
+    let daemon = Daemon::run_pinned(pins.path(), &AGE);
+    let held = Held::by(daemon.pid());
+    daemon.end();
+    for kind in ["prog", "map", "link"] {
+        assert!(held.existing().has(kind), "no {kind} is left by a stop: {:?}", held.existing());
+    }
+    let names = pins.names();
+    assert!(names.iter().any(|name| name == "LEDGER"), "{names:?}");
+    for prefix in ["prog_", "link_"] {
+        assert!(names.iter().any(|name| name.starts_with(prefix)), "{names:?}");
+    }
+    let said = unload(&pins);
+    assert!(said.contains(&*pins.path().to_string_lossy()), "{said}");
+    held.assert_gone();
+    // Once more: there is nothing, and that is no failure.
+    let output = pins.unload();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_daemon_that_does_not_persist_leaves_no_pins() {
+    let _machine = machine();
+    let listing = || {
+        let root = Path::new("/sys/fs/bpf");
+        let entries =
+            fs::read_dir(root).unwrap().chain(fs::read_dir(root.join("reaper")).into_iter().flatten());
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let before = listing();
+    let daemon = Daemon::run(&AGE);
+    let held = Held::by(daemon.pid());
+    assert_eq!(listing(), before);
+    daemon.end();
+    assert_eq!(listing(), before);
+    held.assert_gone();
+}
+
+/// What it says.
+fn unload(pins: &Pins) -> String {
+    let output = pins.unload();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(!pins.path().exists(), "{} is left; it said: {said}", pins.path().display());
+    said
+}
+
+/// A daemon that finds these pins reports a leak, and leaves a complete set. Its log.
+fn assert_works(pins: &Pins) -> String {
+    let mut daemon = Daemon::run_pinned(pins.path(), &["--age", "200ms"]);
+    assert_complete(pins);
+    let workload = Workload::standing(3);
+    let truth = workload.truth();
+    let mut missing: Vec<_> = truth.leaks.keys().copied().collect();
+    daemon.until("the leaks' reports", Duration::from_secs(10), |seen| {
+        missing.retain(|process| !(seen.is("zombie") && seen.process() == *process));
+        missing.is_empty()
+    });
+    workload.end();
+    let Ended { code, seen, log } = daemon.end_with(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{log}");
+    let mut reports = Reports::default();
+    reports.add(seen);
+    assert_eq!(reports.assert_equal(&truth), 0, "nothing was told before");
+    assert_complete(pins);
+    log
+}
+
+fn assert_complete(pins: &Pins) {
+    assert!(is_complete(pins), "{:?} is no complete set", pins.names());
+}
+
+/// Whether the set says so itself.
+fn is_complete(pins: &Pins) -> bool {
+    let meta = pins.set().join("META");
+    if !meta.exists() {
+        return false;
+    }
+    let output =
+        run_briefly(Command::new(program("bpftool")).args(["--json", "map", "dump", "pinned"]).arg(meta));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let entries: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let value = entries[0]["value"].as_array().unwrap_or_else(|| panic!("{text}"));
+    value.iter().any(|byte| byte != "0x00")
+}
+
+fn declare_incomplete(set: &Path) {
+    let mut command = Command::new(program("bpftool"));
+    command.args(["map", "update", "pinned"]).arg(set.join("META"));
+    command.args(["key", "hex", "0", "0", "0", "0", "value", "hex"]).args(["0"; 8]);
+    let output = run_briefly(&mut command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn remove(pins: &Pins, which: impl Fn(&str) -> bool) {
+    for name in pins.names().into_iter().filter(|name| which(name)) {
+        fs::remove_file(pins.set().join(name)).unwrap();
+    }
+}
