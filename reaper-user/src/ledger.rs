@@ -108,6 +108,13 @@ impl Aging {
         }
     }
 
+    /// Nothing that was asked will be answered: all of it is asked again.
+    pub fn ask_all_again(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.asked = false;
+        }
+    }
+
     /// It is not reported now, though it is due. Says when it is handed out again.
     pub fn hold(&mut self, id: u64, now: BootTime) -> BootTime {
         let then = now.plus(AGAIN);

@@ -3,16 +3,22 @@
 //! A holder is read once for a whole batch of its zombies, a zombie once.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
     thread,
+    time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
-    identity::Identity,
+    identity::{BootTime, Identity},
+    kernel::boot_now,
     proc::{Proc, ReadError, Seen, ticks},
     text::Untrusted,
 };
@@ -123,22 +129,41 @@ pub struct Neighbour {
 /// Batches that may wait. When that many do, the ledger asks again at its next sweep.
 const WAITING: usize = 8;
 
+/// A look at one process that takes longer than this hangs. Reading a command line waits for the process's memory
+/// map, which a process that is stuck in the kernel may hold for ever.
+const HANGS: Duration = Duration::from_secs(5);
+
+/// Threads that may hang. They cannot be ended, and end when what they wait for does.
+const HANGING: usize = 8;
+
 type Batch = (Purpose, Vec<Request>);
 
 /// The thread that looks.
 #[derive(Debug)]
 pub struct Observer {
     requests: SyncSender<Batch>,
+    proc: Proc,
+    answers: UnboundedSender<Answers>,
+    at_work: Arc<AtWork>,
+    /// Processes whose command line is not to be read: a thread hangs on it.
+    avoided: Arc<Mutex<HashSet<u32>>>,
+    hanging: usize,
+}
+
+/// What the thread is doing.
+#[derive(Debug, Default)]
+struct AtWork {
+    /// Since when it looks at one process, ns since boot; 0 while it looks at none.
+    since: AtomicU64,
+    pid: AtomicU32,
 }
 
 impl Observer {
     /// Starts the thread. It ends when the observer is dropped.
     pub fn start(proc: Proc, answers: UnboundedSender<Answers>) -> io::Result<Self> {
-        let (requests, batches) = sync_channel(WAITING);
-        thread::Builder::new().name("observer".to_owned()).spawn(move || {
-            observe(&proc, &batches, &answers);
-        })?;
-        Ok(Self { requests })
+        let (at_work, avoided) = (Arc::default(), Arc::default());
+        let requests = spawn(&proc, &answers, &at_work, &avoided)?;
+        Ok(Self { requests, proc, answers, at_work, avoided, hanging: 0 })
     }
 
     /// Hands a batch over, or gives it back where too many wait.
@@ -147,13 +172,56 @@ impl Observer {
             TrySendError::Full((_, batch)) | TrySendError::Disconnected((_, batch)) => batch,
         })
     }
+
+    /// Replaces the thread where it hangs; what was asked of it and not answered must be asked again. Says which
+    /// process it hangs on.
+    pub fn replace_if_it_hangs(&mut self, now: BootTime) -> io::Result<Option<u32>> {
+        let since = self.at_work.since.load(Ordering::Relaxed);
+        if since == 0 || now.since(BootTime(since)) < HANGS || self.hanging == HANGING {
+            return Ok(None);
+        }
+        let pid = self.at_work.pid.load(Ordering::Relaxed);
+        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        self.at_work = Arc::default();
+        self.requests = spawn(&self.proc, &self.answers, &self.at_work, &self.avoided)?;
+        self.hanging += 1;
+        Ok(Some(pid))
+    }
 }
 
-fn observe(proc: &Proc, batches: &Receiver<Batch>, sender: &UnboundedSender<Answers>) {
+fn spawn(
+    proc: &Proc,
+    answers: &UnboundedSender<Answers>,
+    at_work: &Arc<AtWork>,
+    avoided: &Arc<Mutex<HashSet<u32>>>,
+) -> io::Result<SyncSender<Batch>> {
+    let (requests, batches) = sync_channel(WAITING);
+    let (proc, answers) = (proc.clone(), answers.clone());
+    let (at_work, avoided) = (Arc::clone(at_work), Arc::clone(avoided));
+    thread::Builder::new()
+        .name("observer".to_owned())
+        .spawn(move || observe(&proc, &batches, &answers, &at_work, &avoided))?;
+    Ok(requests)
+}
+
+fn observe(
+    proc: &Proc,
+    batches: &Receiver<Batch>,
+    sender: &UnboundedSender<Answers>,
+    at_work: &AtWork,
+    avoided: &Mutex<HashSet<u32>>,
+) {
     /// Answers that go out together: the first zombies of a large batch need not wait for the last.
     const TOGETHER: usize = 64;
     while let Ok((purpose, batch)) = batches.recv() {
-        let mut around = Around { proc, states: HashMap::new(), whole: HashMap::new() };
+        let mut around = Around {
+            proc,
+            at_work,
+            avoided,
+            states: HashMap::new(),
+            whole: HashMap::new(),
+            complained: false,
+        };
         let mut parts = batch.chunks(TOGETHER).peekable();
         // Of nothing there is an answer, too.
         let mut part = parts.next().unwrap_or_default();
@@ -174,18 +242,39 @@ fn observe(proc: &Proc, batches: &Receiver<Batch>, sender: &UnboundedSender<Answ
 /// The processes seen during one batch.
 struct Around<'a> {
     proc: &'a Proc,
+    at_work: &'a AtWork,
+    avoided: &'a Mutex<HashSet<u32>>,
     states: HashMap<u32, Option<Seen>>,
     whole: HashMap<u32, Option<(Seen, Option<Untrusted>)>>,
+    /// It has been said that something could not be read.
+    complained: bool,
 }
 
 /// Looks at what stands around one zombie, outside of any batch.
 #[must_use]
 pub fn scene(proc: &Proc, zombie: Identity) -> Option<Scene> {
     let request = Request::Report { id: 0, zombie, forker: None };
-    match (Around { proc, states: HashMap::new(), whole: HashMap::new() }).look(&request) {
+    let (at_work, avoided) = (AtWork::default(), Mutex::default());
+    let mut around = Around {
+        proc,
+        at_work: &at_work,
+        avoided: &avoided,
+        states: HashMap::new(),
+        whole: HashMap::new(),
+        complained: false,
+    };
+    match around.look(&request) {
         Answer::Zombie { scene, .. } => Some(*scene),
         _ => None,
     }
+}
+
+/// Why there is nothing to say of a zombie.
+enum NoScene {
+    /// It is gone.
+    Absent,
+    /// It is not a zombie yet, or could not be read now.
+    NotNow,
 }
 
 impl Around<'_> {
@@ -195,53 +284,95 @@ impl Around<'_> {
                 let holder = holder.or_else(|| self.zombie(zombie).ok().map(|seen| seen.parent));
                 Answer::Probation { id, holder: holder.and_then(|pid| self.state(pid)) }
             }
-            Request::Report { id, zombie, forker } => match self.zombie(zombie) {
-                Err(absent) => Answer::NotAZombie { id, absent },
-                Ok(seen) => {
-                    let holder = self.neighbour(seen.parent);
-                    let tracer = seen.tracer.map(|tracer| self.tracer(tracer));
-                    let forker = forker.filter(|forker| forker.pid != seen.parent).map(|forker| {
-                        let mut neighbour = self.neighbour(forker.pid);
-                        // The pid may be somebody else's by now.
-                        neighbour.seen =
-                            neighbour.seen.filter(|(seen, _)| seen.start_ticks == ticks(forker.start));
-                        neighbour
-                    });
-                    Answer::Zombie { id, scene: Box::new(Scene { zombie: seen, holder, forker, tracer }) }
-                }
+            Request::Report { id, zombie, forker } => match self.scene(zombie, forker) {
+                Ok(scene) => Answer::Zombie { id, scene: Box::new(scene) },
+                Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },
+                Err(NoScene::NotNow) => Answer::NotAZombie { id, absent: false },
             },
         }
     }
 
-    /// The zombie, or whether it is gone altogether.
-    fn zombie(&self, identity: Identity) -> Result<Seen, bool> {
-        match self.proc.see(identity.pid) {
-            Ok(seen) if seen.start_ticks != ticks(identity.start) || seen.tgid != identity.pid => Err(true),
+    fn scene(&mut self, zombie: Identity, forker: Option<Identity>) -> Result<Scene, NoScene> {
+        let zombie = self.zombie(zombie)?;
+        let holder = self.neighbour(zombie.parent)?;
+        let tracer = zombie.tracer.map(|tracer| self.tracer(tracer)).transpose()?;
+        let forker = match forker.filter(|forker| forker.pid != zombie.parent) {
+            Some(forker) => {
+                let mut neighbour = self.neighbour(forker.pid)?;
+                // The pid may be somebody else's by now.
+                neighbour.seen = neighbour.seen.filter(|(seen, _)| seen.start_ticks == ticks(forker.start));
+                Some(neighbour)
+            }
+            None => None,
+        };
+        Ok(Scene { zombie, holder, forker, tracer })
+    }
+
+    fn zombie(&mut self, identity: Identity) -> Result<Seen, NoScene> {
+        match self.see(identity.pid, Proc::see) {
+            Ok(seen) if seen.start_ticks != ticks(identity.start) || seen.tgid != identity.pid => {
+                Err(NoScene::Absent)
+            }
             Ok(seen) if seen.state == 'Z' => Ok(seen),
-            Ok(_) => Err(false),
-            Err(ReadError::Gone(_)) => Err(true),
+            Ok(_) => Err(NoScene::NotNow),
+            Err(ReadError::Gone(_)) => Err(NoScene::Absent),
             Err(error @ ReadError::Unreadable { .. }) => {
-                tracing::warn!(%error, "a zombie could not be looked at; it is tried again");
-                Err(false)
+                self.complain(&error);
+                Err(NoScene::NotNow)
             }
         }
     }
 
     fn state(&mut self, pid: u32) -> Option<Seen> {
-        self.states.entry(pid).or_insert_with(|| self.proc.see(pid).ok()).clone()
+        if let Some(known) = self.states.get(&pid) {
+            return known.clone();
+        }
+        let seen = self.see(pid, Proc::see).ok();
+        self.states.insert(pid, seen.clone());
+        seen
     }
 
-    fn neighbour(&mut self, pid: u32) -> Neighbour {
-        let seen = self.whole.entry(pid).or_insert_with(|| self.proc.see_with_cmdline(pid).ok()).clone();
-        Neighbour { pid, seen }
+    fn neighbour(&mut self, pid: u32) -> Result<Neighbour, NoScene> {
+        if let Some(seen) = self.whole.get(&pid) {
+            return Ok(Neighbour { pid, seen: seen.clone() });
+        }
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
+        let seen = if avoided {
+            self.see(pid, Proc::see).map(|seen| (seen, None))
+        } else {
+            self.see(pid, Proc::see_with_cmdline)
+        };
+        let seen = match seen {
+            Err(error) if error.is_shortage() => {
+                self.complain(&error);
+                return Err(NoScene::NotNow);
+            }
+            seen => seen.ok(),
+        };
+        self.whole.insert(pid, seen.clone());
+        Ok(Neighbour { pid, seen })
     }
 
     /// The tracer is named by its thread; what is wanted is its process.
-    fn tracer(&mut self, thread: u32) -> Neighbour {
-        let neighbour = self.neighbour(thread);
+    fn tracer(&mut self, thread: u32) -> Result<Neighbour, NoScene> {
+        let neighbour = self.neighbour(thread)?;
         match &neighbour.seen {
             Some((seen, _)) if seen.tgid != thread => self.neighbour(seen.tgid),
-            _ => neighbour,
+            _ => Ok(neighbour),
+        }
+    }
+
+    fn see<T>(&self, pid: u32, how: impl Fn(&Proc, u32) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        self.at_work.pid.store(pid, Ordering::Relaxed);
+        self.at_work.since.store(boot_now().0, Ordering::Relaxed);
+        let seen = how(self.proc, pid);
+        self.at_work.since.store(0, Ordering::Relaxed);
+        seen
+    }
+
+    fn complain(&mut self, error: &ReadError) {
+        if !std::mem::replace(&mut self.complained, true) {
+            tracing::warn!(%error, "a zombie could not be looked at; it is tried again");
         }
     }
 }

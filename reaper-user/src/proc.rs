@@ -47,6 +47,15 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// True where this process, not the other, is short of something: later it may succeed.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        let Self::Unreadable { source: ProcError::Io(error, _), .. } = self else { return false };
+        matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+    }
+}
+
 /// What /proc shows of one process at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {

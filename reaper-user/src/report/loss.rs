@@ -25,6 +25,8 @@ pub enum Loss {
     FreeMissed,
     /// The ledger was looked at later than was due.
     SweepLate,
+    /// A look at a process hung.
+    ObserverHung,
     /// A holder could not be watched.
     HolderUnwatched,
     /// An event was dropped because nobody reads the output.
@@ -44,7 +46,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -54,6 +56,7 @@ impl Loss {
         Self::ProgramSkipped,
         Self::FreeMissed,
         Self::SweepLate,
+        Self::ObserverHung,
         Self::HolderUnwatched,
         Self::EventDropped,
     ];
@@ -69,19 +72,25 @@ impl Loss {
             Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
             Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
             Self::ProgramSkipped => Counted::Programs,
-            Self::FreeMissed | Self::SweepLate | Self::HolderUnwatched | Self::EventDropped => Counted::Here,
+            Self::FreeMissed
+            | Self::SweepLate
+            | Self::ObserverHung
+            | Self::HolderUnwatched
+            | Self::EventDropped => Counted::Here,
         }
     }
 
     /// Whether the ledger may be wrong after it, so that it is to be compared with the kernel's own list.
     #[must_use]
     pub const fn unsettles(self) -> bool {
+        // Where the free of a healthy child was missed, that of a reported zombie may have been.
         matches!(
             self,
             Self::DeathLost
                 | Self::LivingDisplaced
                 | Self::ReleaseLost
                 | Self::ProgramSkipped
+                | Self::FreeMissed
                 | Self::SweepLate
         )
     }
@@ -99,6 +108,7 @@ impl Loss {
             Self::ProgramSkipped => "program-skipped",
             Self::FreeMissed => "free-missed",
             Self::SweepLate => "sweep-late",
+            Self::ObserverHung => "observer-hung",
             Self::HolderUnwatched => "holder-unwatched",
             Self::EventDropped => "event-dropped",
         }
@@ -143,6 +153,10 @@ impl Loss {
             Self::SweepLate => {
                 "the ledger was looked at more than a second too late, and reports were late by that: give the daemon \
                  more CPU"
+            }
+            Self::ObserverHung => {
+                "a look at a process in /proc hung, because the process is stuck in the kernel: its zombies are reported \
+                 without its command line; find out what it waits for"
             }
             Self::HolderUnwatched => {
                 "there was no room to watch another holder's wait calls: its zombies are reported without them; \

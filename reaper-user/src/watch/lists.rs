@@ -30,6 +30,11 @@ impl Lists {
         self.open.remove(&number);
     }
 
+    /// None of them can be made.
+    pub(super) fn refuse_all(&mut self) {
+        self.open.clear();
+    }
+
     /// Adds what was seen, and hands the list over with the `last` of it.
     pub(super) fn take(
         &mut self,

@@ -47,6 +47,9 @@ const PASS_SHARE: u32 = 10;
 /// but no report waits longer for it than this.
 const PASSES_APART: Duration = Duration::from_millis(200);
 
+/// Within this there should be an answer.
+const ANSWERED: Duration = Duration::from_secs(6);
+
 /// A sweep that is later than this is counted.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -274,6 +277,15 @@ impl Watch {
     /// Looks through the ledger and asks about what is due.
     fn sweep(&mut self) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
+        let hung = self.observer.replace_if_it_hangs(now);
+        if let Some(pid) =
+            hung.map_err(|error| WatchError::System("starting another observer thread", error))?
+        {
+            tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
+            self.losses.count(Loss::ObserverHung);
+            self.aging.ask_all_again();
+            self.lists.refuse_all();
+        }
         let mut requests = Vec::new();
         self.describer.dead_inits.clear();
         let Self { describer: Describer { kernel, clock, dead_inits, .. }, aging, .. } = self;
@@ -302,6 +314,10 @@ impl Watch {
             // on a busy machine it takes any time by the clock.
             let pause = (cpu_time().saturating_sub(before) * PASS_SHARE).min(PASSES_APART);
             self.next_sweep = self.next_sweep.max(now.plus(pause));
+        }
+        if !requests.is_empty() {
+            // Somebody has to notice when no answer comes.
+            self.sweep_by(now.plus(ANSWERED));
         }
         if !requests.is_empty()
             && let Err(refused) = self.observer.ask(Purpose::Sweep, requests)

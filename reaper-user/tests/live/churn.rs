@@ -22,6 +22,9 @@ const LATE: u64 = SECOND;
 /// which takes long when both CPUs are busy.
 const GRACE: u64 = SECOND;
 
+/// Within this a census finds that a zombie is gone whose free the kernel did not show.
+const FOUND_WITHIN: u64 = 30 * SECOND;
+
 /// The least that counts as churn, lives a second.
 const RATE: f64 = 2_000.0;
 
@@ -61,7 +64,8 @@ fn under_churn_exactly_the_children_that_nobody_waited_for_are_reported() {
     workload.end();
     let mut standing: HashSet<_> =
         truth.leaks.keys().filter(|process| !missing.contains(process)).copied().collect();
-    daemon.came(Duration::from_secs(15), |seen| {
+    // One whose free was not shown is found by the next census.
+    daemon.came(Duration::from_secs(40), |seen| {
         if seen.is("released") {
             standing.remove(&seen.process());
         }
@@ -74,6 +78,8 @@ fn under_churn_exactly_the_children_that_nobody_waited_for_are_reported() {
     let rate = settled["rate"].as_f64().unwrap();
     println!("{rate:.0} lives a second, {} leaks, {verdict}", truth.leaks.len());
     assert!(verdict.faults.is_empty(), "\n{verdict}");
+    let Verdict { free_missed, found_late, .. } = verdict;
+    assert!(found_late <= free_missed, "{found_late} releases came late, {free_missed} frees were missed");
     assert!(verdict.asleep <= truth.leaks.len() / 50, "{} holders in uninterruptible sleep", verdict.asleep);
     assert!(rate >= RATE / f64::from(leeway()), "the workload reached {rate} lives a second only: {settled}");
     // The kinds that the workload claims to make were made.
@@ -92,6 +98,10 @@ struct Verdict {
     latest: u64,
     /// Reports of `holder-stopped` because the holder happened to be in uninterruptible sleep both times.
     asleep: usize,
+    /// Frees that the kernel did not show to the daemon, by the daemon's own count, and releases that came as late as
+    /// only a census finds them.
+    free_missed: u64,
+    found_late: u64,
 }
 
 impl Verdict {
@@ -111,6 +121,10 @@ impl Verdict {
             match event.text("/event") {
                 "zombie" => zombies.entry(event.process()).or_default().push(event),
                 "released" => releases.entry(event.process()).or_default().push(event),
+                // On some machines the kernel does not show every free; a census makes up for it.
+                "lost" if event.text("/what") == "free-missed" => {
+                    self.free_missed = event.number("/total");
+                }
                 "lost" => self.fault("lost", event.text("/what"), || event.event.to_string()),
                 _ => {}
             }
@@ -198,7 +212,9 @@ impl Verdict {
         // Rounded down to milliseconds, from a stamp that is exact to one tick.
         let least = (after - leak.died_before).saturating_sub(12 * MILLISECOND);
         let most = before - leak.died_after + GRACE;
-        if !(least..=most).contains(&stood) {
+        if (most..most + FOUND_WITHIN).contains(&stood) {
+            self.found_late += 1;
+        } else if !(least..=most).contains(&stood) {
             self.fault("wrong standing time", &leak.kind, || format!("{least} to {most}: {release:?}"));
         }
     }
@@ -206,7 +222,7 @@ impl Verdict {
 
 impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { faults, reported, latest, asleep: _ } = self;
+        let Self { faults, reported, latest, asleep: _, free_missed: _, found_late: _ } = self;
         writeln!(f, "{reported} reported, the latest {} ms after the age", latest / MILLISECOND)?;
         for ((what, kind), (count, example)) in faults {
             writeln!(f, "{count} x {what} ({kind}), for example\n    {example}")?;

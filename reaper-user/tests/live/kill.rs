@@ -40,6 +40,6 @@ fn whenever_it_is_killed_the_union_of_all_reports_is_what_was_leaked() {
     reports.add(daemon.end());
     let recovered = reports.assert_equal(&truth);
     // It is said where it may be so, not always.
-    assert!(recovered <= 10 + truth.leaks.len() / 10, "{recovered} of {}", truth.leaks.len());
+    assert!(recovered <= 10 + truth.leaks.len() / 4, "{recovered} of {}", truth.leaks.len());
     workload.end();
 }
