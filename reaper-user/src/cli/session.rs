@@ -101,7 +101,7 @@ impl Session {
         while !writer.is_finished() && told.elapsed() < GRACE {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        if backlog.waiting() > 0 {
+        if backlog.waiting() > 0 && unread.is_none() {
             tracing::warn!(events = backlog.waiting(), "the end came before these could be written");
         }
         result?;

@@ -33,7 +33,7 @@ pub(super) fn start(
     mut outgoing: Outgoing,
     stubborn: bool,
     failed: oneshot::Sender<io::Error>,
-) -> io::Result<thread::JoinHandle<()>> {
+) -> io::Result<thread::JoinHandle<Outgoing>> {
     let page = Page::of_stdout();
     let stdout = Patient::new(io::stdout(), stubborn.then(|| outgoing.backlog()));
     let mut reporter = Reporter::new(stdout, output, page);
@@ -42,6 +42,8 @@ pub(super) fn start(
             // Nobody waits for it where the session is ending already.
             let _ended = failed.send(error);
         }
+        // Kept until the session has ended: what is sent meanwhile waits, and nobody is told that it is dropped.
+        outgoing
     })
 }
 

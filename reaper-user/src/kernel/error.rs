@@ -78,6 +78,24 @@ impl KernelError {
         matches!(self, Self::Privilege { .. })
     }
 
+    /// True where this process is short of descriptors or memory: later it may succeed.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
+                    return true;
+                }
+                // What it wraps is not what it calls its source.
+                next = error.get_ref().map(|inner| -> &(dyn std::error::Error + 'static) { inner });
+            } else {
+                next = error.source();
+            }
+        }
+        false
+    }
+
     pub(super) fn load(error: EbpfError) -> Self {
         if is_denied(&error) {
             return Self::denied("the kernel refused to create BPF maps or programs (EPERM)");

@@ -93,7 +93,8 @@ impl Store {
 
     /// A folder for a new one.
     pub(super) fn make(&self) -> Result<Set, KernelError> {
-        let mut names = std::iter::once(ABI.to_string()).chain((1..).map(|number| format!("{ABI}.{number}")));
+        // A BPF file system takes no name with a dot in it.
+        let mut names = std::iter::once(ABI.to_string()).chain((1..).map(|number| format!("{ABI}-{number}")));
         let folder = names.find_map(|name| {
             let folder = self.root.join(name);
             (!folder.exists()).then_some(folder)

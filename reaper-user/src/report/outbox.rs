@@ -89,8 +89,9 @@ impl Outbox {
                 self.dropping = false;
                 return Some(number);
             }
-            // There is no writer any more.
+            // There is no writer any more: this is the end.
             self.progress.sent.store(number - 1, Relaxed);
+            return None;
         }
         self.dropped += 1;
         if !self.dropping {

@@ -75,7 +75,9 @@ impl Describer {
         };
         let ns_pid = holder_seen
             .and_then(|holder| holder.ns_pids.len().checked_sub(1))
-            .and_then(|level| seen.ns_pids.get(level).copied());
+            .and_then(|level| seen.ns_pids.get(level).copied())
+            // It is 0 once the zombie is being released.
+            .filter(|pid| *pid != 0);
         let [v2, v1] = self.cgroups(record);
         let mut workload = self.workloads.of(v2, v1);
         if workload.cgroup.is_none()

@@ -50,6 +50,12 @@ const PASSES_APART: Duration = Duration::from_millis(200);
 /// Within this there should be an answer.
 const ANSWERED: Duration = Duration::from_secs(6);
 
+/// When to try again what descriptors or memory are lacking for.
+const SHORT_OF_SOMETHING: Duration = Duration::from_secs(1);
+
+/// That they are lacking is not said more often than this.
+const COMPLAINTS_APART: Duration = Duration::from_secs(60);
+
 /// A sweep that is later than this is counted.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -106,6 +112,8 @@ pub struct Watch {
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
     untold: VecDeque<(u64, u64)>,
+    /// When it was last said that something is lacking.
+    complained: Option<Instant>,
     /// Said once: the pins are gone.
     unpinned: bool,
     /// New cgroups that the kernel did not show yet.
@@ -170,6 +178,7 @@ impl Watch {
             losses,
             books,
             untold: VecDeque::new(),
+            complained: None,
             unpinned: false,
             unborn: Vec::new(),
             observer,
@@ -209,12 +218,19 @@ impl Watch {
                     if boot_now().since(set_to) > LATE {
                         self.losses.count(Loss::SweepLate);
                     }
-                    self.sweep()?;
+                    let swept = self.sweep();
+                    self.bear(swept)?;
                 }
                 () = until(retry) => self.retry_cgroups(),
                 notices = self.notices.next() => self.heed(&notices?),
-                Some(answers) = self.answers.recv() => self.take(answers)?,
-                Some(query) = queries.recv() => self.answer(query)?,
+                Some(answers) = self.answers.recv() => {
+                    let taken = self.take(answers);
+                    self.bear(taken)?;
+                }
+                Some(query) = queries.recv() => {
+                    let answered = self.answer(query);
+                    self.bear(answered)?;
+                }
                 () = log_line(&mut self.log) => {}
             }
         }
@@ -271,6 +287,23 @@ impl Watch {
     fn announce(&mut self, id: u64, zombie: &Zombie, now: BootTime) {
         if let Some(number) = self.outbox.send(Event::zombie(zombie, now, Timestamp::now())) {
             self.untold.push_back((number, id));
+        }
+    }
+
+    /// Passes an error on, unless it is that descriptors or memory are lacking: then the ledger is looked through again
+    /// a little later, and nothing is lost.
+    fn bear(&mut self, done: Result<(), WatchError>) -> Result<(), WatchError> {
+        match done {
+            Err(WatchError::Kernel(error)) if error.is_shortage() => {
+                if self.complained.is_none_or(|complained| complained.elapsed() > COMPLAINTS_APART) {
+                    self.complained = Some(Instant::now());
+                    tracing::error!(%error, "something is lacking; it is tried again every second");
+                }
+                self.aging.ask_all_again();
+                self.next_sweep = boot_now().plus(SHORT_OF_SOMETHING);
+                Ok(())
+            }
+            done => done,
         }
     }
 

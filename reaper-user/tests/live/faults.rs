@@ -27,6 +27,8 @@ fn a_daemon_that_was_stopped_tells_everything_when_it_goes_on() {
     let workload = Workload::leaking();
     daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
     signal(daemon.pid(), libc::SIGSTOP);
+    // What it had written may still be on its way.
+    daemon.during(Duration::from_millis(500));
     assert_eq!(daemon.during(Duration::from_secs(1)).len(), 0, "it is not stopped");
     // Not to wait for a fact: this is the fault.
     thread::sleep(Duration::from_secs(rounds(19, 59)));

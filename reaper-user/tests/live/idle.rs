@@ -20,7 +20,10 @@ fn without_zombies_the_daemon_hardly_wakes_up() {
     workload.end_healthy();
     daemon.end();
 
-    assert!(seen.is_empty(), "there were zombies on this machine, try it when it is quiet: {seen:?}");
+    assert!(
+        !seen.iter().any(|seen| seen.is("zombie")),
+        "there were zombies on this machine, try it when it is quiet: {seen:?}"
+    );
     let seconds = Duration::from_nanos(ended - began).as_secs_f64();
     let wake_ups = f64::from(u32::try_from(after.wake_ups_since(&before)).unwrap()) / seconds;
     println!("{wake_ups:.2} wake-ups a second over {seconds:.0} s");

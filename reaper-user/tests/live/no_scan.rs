@@ -34,7 +34,10 @@ fn without_zombies_the_daemon_opens_nothing_under_proc_and_lists_no_directory() 
     let lines = strace.detach();
     workload.end_healthy();
     daemon.end();
-    assert!(seen.is_empty(), "there were zombies on this machine, try it when it is quiet: {seen:?}");
+    assert!(
+        !seen.iter().any(|seen| seen.is("zombie")),
+        "there were zombies on this machine, try it when it is quiet: {seen:?}"
+    );
     let scans: Vec<_> = lines.iter().filter(|line| is_scan(line) || is_proc(line)).collect();
     assert!(scans.is_empty(), "{scans:#?}");
     println!("{} calls that name a file: {lines:#?}", lines.len());

@@ -121,12 +121,19 @@ fn balance(mut daemon: Daemon, mut standing: BTreeSet<(u64, u64)>) {
     });
     let listed = list();
     let known: BTreeSet<_> = truth.leaks.keys().copied().collect();
-    assert_eq!(listed, known, "what `reaper ls` lists is not what stands");
+    let different: Vec<_> = listed.symmetric_difference(&known).collect();
+    assert!(
+        different.is_empty(),
+        "{} listed by `reaper ls`, {} stand, not in both: {different:?}",
+        listed.len(),
+        known.len()
+    );
     workload.end();
     let Ended { code, seen, log } = daemon.end_with(libc::SIGTERM);
     assert_eq!(code, Some(0), "{log}");
     let mut reports = Reports::default();
-    reports.add(seen.into_iter().filter(|seen| seen.at >= began).collect());
+    // Not the losses: the workload's own end, for one, may have found no room and is said about only now.
+    reports.add(seen.into_iter().filter(|seen| seen.at >= began && !seen.is("lost")).collect());
     reports.assert_equal(&truth);
 }
 

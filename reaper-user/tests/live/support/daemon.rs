@@ -56,11 +56,15 @@ impl Seen {
         (self.number("/pid"), self.number("/start_time") / 10_000_000)
     }
 
-    /// Whether it is about a process of the workload, by any of the marks it has.
+    /// Whether it is about a process of this test's workload, by any of the marks it has. Others may run one, too.
     pub(crate) fn is_of_workload(&self) -> bool {
         let names = ["/comm", "/holder/comm", "/forker/comm"];
-        names.iter().any(|name| self.text(name) == "churn")
-            || self.text("/workload/cgroup").contains("reaper-live-")
+        let cgroup = self.text("/workload/cgroup");
+        let orphan = self.event.pointer("/holder/pid").is_none_or(|holder| holder == 1);
+        cgroup.ends_with(&format!("reaper-live-{}", std::process::id()))
+            || !orphan
+                && !cgroup.contains("reaper-live-")
+                && names.iter().any(|name| self.text(name) == "churn")
     }
 }
 

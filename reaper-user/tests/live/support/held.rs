@@ -36,15 +36,15 @@ impl Held {
         let held = Self(held);
         // bpftool must be able to see what is there, or that it is gone proves nothing.
         assert_eq!(held.existing(), held);
-        for kind in ["prog", "map"] {
-            assert!(held.has(kind), "no {kind}: {held:?}");
+        for kind in ["prog", "map", "link"] {
+            assert!(held.0.iter().any(|(held, _)| *held == kind), "no {kind}: {held:?}");
         }
         held
     }
 
-    /// Whether something of this kind is among it: `prog`, `map` or `link`.
-    pub(crate) fn has(&self, kind: &str) -> bool {
-        self.0.iter().any(|(held, _)| *held == kind)
+    /// The links among it: they are what keeps programs running.
+    pub(crate) fn links(&self) -> Self {
+        Self(self.0.iter().copied().filter(|(kind, _)| *kind == "link").collect())
     }
 
     /// What of it is still in the kernel.
