@@ -116,7 +116,8 @@ impl Session {
     }
 }
 
-/// What goes on beside watching, and never ends: the service manager hears that we are alive, and SIGHUP is heeded. It
+/// What goes on beside watching: the service manager hears that we are alive, and SIGHUP is heeded, which ends a
+/// command in the foreground and makes the daemon read its configuration again. It
 /// runs in the task that watches, so that whoever hears it knows that that one is alive.
 async fn attend(mut service: Option<&mut Service>, mut hangup: Signal, queries: mpsc::Sender<Query>) {
     let watchdog = service.as_ref().and_then(|service| service.notifier.watchdog());
@@ -132,7 +133,8 @@ async fn attend(mut service: Option<&mut Service>, mut hangup: Signal, queries: 
                 }
             }
             _ = hangup.recv() => match &mut service {
-                None => tracing::info!("SIGHUP: there is no configuration to read again"),
+                // Its terminal was closed.
+                None => return,
                 Some(service) => {
                     service.notifier.reloading();
                     if let Some(age) = service.reload.read() {

@@ -255,8 +255,8 @@ impl Kernel {
     /// [`flag::RECOVERED`]. Returns the identity bits of all processes.
     pub fn census(&mut self) -> Result<HashSet<u64>, KernelError> {
         /// A fork is in the kernel's list of processes a moment before its hook runs.
-        const YOUNG: Duration = Duration::from_secs(2);
-        let before = BootTime(boot_now().0.saturating_sub(YOUNG.as_nanos() as u64));
+        const YOUNG: u64 = 2_000_000_000;
+        let before = BootTime(boot_now().0.saturating_sub(YOUNG));
         let keys = self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
         Ok(keys.into_iter().map(|key| key & reaper_ebpf::ID_MASK).collect())
     }

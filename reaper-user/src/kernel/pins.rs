@@ -29,7 +29,7 @@ use super::KernelError;
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// The magic number of one: `BPF_FS_MAGIC` in linux/magic.h.
-const MAGIC: i64 = 0xcafe_4a11;
+const MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The maps of a set, all of the object's but its constants.
 pub(super) const MAPS: &[&str] = &[
@@ -218,7 +218,7 @@ pub(super) fn fingerprint(parts: &[&[u8]]) -> u64 {
 fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
     for path in path.ancestors() {
         match statfs(path) {
-            Ok(found) => return Ok(i64::from(found.f_type) == MAGIC),
+            Ok(found) => return Ok(found.f_type == MAGIC),
             Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(failed(path, "looking at its file system", error.into())),
         }

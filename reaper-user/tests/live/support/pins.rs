@@ -30,12 +30,18 @@ impl Pins {
         &self.path
     }
 
-    /// Where the set of our own ABI is.
+    /// The folder of the only set below it; one that is not there where there is none.
     pub(crate) fn set(&self) -> PathBuf {
-        self.path.join(reaper_ebpf::ABI.to_string())
+        let entries = fs::read_dir(&self.path).into_iter().flatten();
+        let sets: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        match sets.as_slice() {
+            [] => self.path.join(reaper_ebpf::ABI.to_string()),
+            [only] => only.clone(),
+            several => panic!("several sets: {several:?}"),
+        }
     }
 
-    /// The names of the pins in our set, sorted.
+    /// The names of the pins in it, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.set()).into_iter().flatten();
         let mut names: Vec<_> =
