@@ -20,11 +20,7 @@
 //! stand in the instructions, made it 3.3 (quiet), 4.4 (20,000 standing by) and 0.60 (cold); so did the walk to the v1
 //! cgroup at exit.
 
-use std::{
-    fs,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-    time::Instant,
-};
+use std::{os::fd::AsFd as _, time::Instant};
 
 use aya::{
     Btf, Ebpf,
@@ -38,6 +34,7 @@ use aya::{
 use super::{
     Cmdlines, KernelError, LINGER,
     pins::{self, Set},
+    skipped::skipped,
 };
 
 /// Programs that are always attached, in the order that leaves no gap: what removes an entry is there before
@@ -187,12 +184,6 @@ impl Always {
         let fds: Vec<_> = if self.programs.is_empty() { own.collect() } else { theirs.collect() };
         fds.into_iter().filter_map(|fd| skipped(fd.as_fd())).sum()
     }
-}
-
-/// As /proc says it of a program's descriptor.
-fn skipped(program: BorrowedFd<'_>) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Iter, KernelError> {

@@ -11,6 +11,7 @@ mod offsets;
 mod patch;
 mod pins;
 mod requirements;
+mod skipped;
 mod table;
 mod trim;
 

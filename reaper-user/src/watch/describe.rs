@@ -97,7 +97,9 @@ impl Describer {
             cause,
             evidence,
             workload,
-            predates: record.flags & flag::PREDATES_EXIT != 0 && moment.at <= self.started,
+            // A moment is up to a tick too late.
+            predates: record.flags & flag::PREDATES_EXIT != 0
+                && moment.at <= self.started.plus(self.clock.tick()),
             recovered: record.flags & flag::RECOVERED != 0,
         }
     }

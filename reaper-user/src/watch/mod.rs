@@ -382,13 +382,13 @@ impl Watch {
         let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
         if books.compare(kernel, now)? {
             losses.set(Loss::ProgramSkipped, kernel.skipped());
-            if !self.unpinned && !kernel.pins_are_there() {
-                self.unpinned = true;
-                tracing::warn!(
-                    "what was pinned is no longer in the file system (was it unmounted?): this daemon goes on, but \
-                     when it ends, recording ends; restart it to pin anew"
-                );
-            }
+        }
+        if !self.unpinned && !kernel.pins_are_there() {
+            self.unpinned = true;
+            tracing::warn!(
+                "what was pinned is no longer in the file system (was it unmounted?): this daemon goes on, but when it \
+                 ends, recording ends; restart it to pin anew"
+            );
         }
         let stale = books.stale(kernel, now);
         for id in &stale {

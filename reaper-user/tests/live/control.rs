@@ -242,13 +242,14 @@ fn sighup_takes_a_right_file_and_keeps_what_runs_where_it_is_wrong() {
 }
 
 #[test]
-fn without_a_file_sighup_is_survived() {
+fn without_a_file_sighup_is_survived_by_the_daemon_and_ends_the_foreground() {
     let _machine = machine();
-    for daemon in [Daemon::run(&["--age", "1h"]), Daemon::trace(&["--age", "1h"])] {
-        signal(daemon.pid(), libc::SIGHUP);
-        logged(&daemon, "SIGHUP: there is no configuration");
-        daemon.end();
-    }
+    let daemon = Daemon::run(&["--age", "1h"]);
+    signal(daemon.pid(), libc::SIGHUP);
+    logged(&daemon, "SIGHUP: there is no configuration");
+    daemon.end();
+    let Ended { code, log, .. } = Daemon::trace(&["--age", "1h"]).end_with(libc::SIGHUP);
+    assert_eq!(code, Some(0), "{log}");
 }
 
 /// What a service manager listens on.

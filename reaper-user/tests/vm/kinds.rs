@@ -148,23 +148,44 @@ fn every_kind_of_leak_is_reported_with_its_holder_and_its_cause() {
     for (key, event) in &reported {
         assert!(leaks.contains_key(key) || undecided.contains(key), "not leaked: {event}");
     }
-    let wrong: Vec<String> = leaks.iter().flat_map(|(key, leak)| differences(leak, reported[key])).collect();
+    let (mut wrong, mut skipped) = (Vec::new(), 0);
+    for (key, leak) in &leaks {
+        let event = reported[key];
+        if is_without_fork(leak, event) {
+            skipped += 1;
+            wrong.extend(differences(&KEPT, leak, event));
+        } else {
+            wrong.extend(differences(&KEPT, leak, event).into_iter().chain(differences(&FORKS, leak, event)));
+        }
+    }
     assert!(wrong.is_empty(), "{} of {} leaks:\n{}", wrong.len(), leaks.len(), wrong.join("\n"));
-    println!("{} leaks of {} kinds", leaks.len(), KINDS.len());
+    let most = daemon.lost("program-skipped");
+    println!(
+        "{} leaks of {} kinds, {skipped} forks of them and {most} programs skipped",
+        leaks.len(),
+        KINDS.len()
+    );
+    assert!(
+        skipped <= most,
+        "{skipped} reports say nothing of the fork, and the kernel has skipped {most} programs"
+    );
 }
 
-fn differences(leak: &Value, event: &Value) -> Vec<String> {
-    let fields = [
-        "/cause",
-        "/holder/pid",
-        "/holder/comm",
-        "/forker/pid",
-        "/forker/relation",
-        "/ns_pid",
-        "/comm",
-        "/exit/code",
-        "/exit/signal",
-    ];
+/// Where tracepoints can be interrupted (7.x), the kernel skips a program now and then that runs already on that processor.
+/// If that was the fork's, the report says that it does not know.
+fn is_without_fork(leak: &Value, event: &Value) -> bool {
+    event["forker"].is_null()
+        && event["evidence"]["parent_at_fork"].is_null()
+        && (event["cause"] == "unknown" || event["cause"] == leak["cause"])
+}
+
+/// What only the fork could tell.
+const FORKS: [&str; 3] = ["/cause", "/forker/pid", "/forker/relation"];
+
+/// What the zombie and the kernel tell at any time.
+const KEPT: [&str; 6] = ["/holder/pid", "/holder/comm", "/ns_pid", "/comm", "/exit/code", "/exit/signal"];
+
+fn differences(fields: &[&str], leak: &Value, event: &Value) -> Vec<String> {
     let differs = |field: &&&str| leak.pointer(field) != event.pointer(field);
     let shown = |field: &&str| format!("{field} of {leak}\n  is reported as {event}");
     fields.iter().filter(differs).map(shown).collect()

@@ -13,9 +13,11 @@
 mod daemon;
 mod early;
 mod holder;
+mod hotplug;
 mod kinds;
 mod leak;
 mod pid_reuse;
+mod suspend;
 mod waits;
 
 use std::{path::Path, time::Duration};
