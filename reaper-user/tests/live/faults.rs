@@ -1,5 +1,5 @@
 //! What goes wrong while the daemon runs: it is stopped, its reader stops, the disk is full, descriptors run out, its pins
-//! vanish, a CPU goes. Each is survived, and everything that was leaked is told.
+//! vanish. Each is survived, and everything that was leaked is told.
 
 use std::{
     collections::HashSet,
@@ -50,36 +50,6 @@ fn a_daemon_whose_pins_were_unmounted_goes_on_and_says_so() {
     let log = tells_all(daemon, workload);
     let warned = log.lines().any(|line| line.contains("WARN") && line.contains("unmounted"));
     assert!(warned, "it does not say that what was pinned is gone:\n{log}");
-}
-
-#[test]
-fn nothing_is_missed_while_a_cpu_goes_and_comes() {
-    const CPU: &str = "/sys/devices/system/cpu/cpu1/online";
-    /// Brings it back.
-    struct Online;
-    impl Drop for Online {
-        fn drop(&mut self) {
-            let _ = fs::write(CPU, "1");
-        }
-    }
-    let _machine = machine();
-    if let Err(error) = fs::write(CPU, "1") {
-        // The same is done in virtual machines, by tests/vm.
-        println!("{CPU}: {error}: this machine does not let go of a CPU");
-        return;
-    }
-    let mut daemon = Daemon::run(&AGE);
-    let workload = Workload::leaking();
-    daemon.until("a leak's report", Duration::from_secs(10), |seen| seen.is("zombie"));
-    let online = Online;
-    for _ in 0..rounds(4, 20) {
-        for state in ["0", "1"] {
-            fs::write(CPU, state).unwrap();
-            daemon.during(Duration::from_millis(700));
-        }
-    }
-    drop(online);
-    tells_all(daemon, workload);
 }
 
 /// Nothing that the workload has leaked is missing. The daemon's log.

@@ -23,9 +23,8 @@ use super::{
 const AGE: &str = "2s";
 /// Somewhat more than is claimed: the workload makes up for late beats.
 const LIVES: &str = "2200";
-/// Leaks that stand for a while and go, and a second workload that ends and comes again every so many minutes.
+/// Leaks that stand for a while and go, others that all go with the minute: at the end of each there are as many.
 const LEAKS: &str = "20";
-const GENERATION: u64 = 2;
 const MINUTES: u64 = 30;
 const MINUTES_QUICK: u64 = 3;
 /// When nothing new is made, everything that stands is listed; what is gone may be listed until the kernel frees it.
@@ -50,12 +49,10 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut leaking = None;
     for minute in 1..=minutes {
-        if leaking.is_none() || minute % GENERATION == 1 {
-            // All of the generation before end here.
-            drop(leaking.take());
-            let load = ["load", "--rate", "0", "--leaks", LEAKS, "--threshold", "2000", "--seconds", "86400"];
-            leaking = Some(Instrument::start(bench.example("churn").args(load))?);
-        }
+        // Those of the minute before end here.
+        drop(leaking.take());
+        let load = ["load", "--rate", "0", "--leaks", LEAKS, "--threshold", "2000", "--seconds", "86400"];
+        leaking = Some(Instrument::start(bench.example("churn").args(load))?);
         thread::sleep((Duration::from_mins(minute)).saturating_sub(began.elapsed()));
         let pid = daemon.pid();
         resident.push(daemon::resident(pid)?);
