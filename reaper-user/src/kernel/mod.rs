@@ -240,6 +240,8 @@ impl Kernel {
             // What another set's daemon may have told of is told again, and marked as such.
             let flags = if others { flag::RECOVERED } else { 0 };
             self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flags)?;
+            // No hook of this set has missed them.
+            self.say(counter::HOOK_MISSED, self.count(counter::HOOK_MISSED)?)?;
         }
         let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
         if !adopted {
