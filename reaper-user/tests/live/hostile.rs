@@ -108,20 +108,20 @@ fn a_reader_that_goes_away_ends_trace_well() {
 
 #[test]
 fn a_reader_that_goes_away_is_an_error_of_the_daemon() {
-    let (code, log) = end_of_the_reader("run");
+    let (code, log) = end_of_the_reader("run --no-persist");
     assert_eq!(code, 69, "{log}");
     assert!(log.contains("ERROR standard output"), "{log}");
 }
 
-/// How a subcommand ends when its reader has taken one line, and what it logged.
-fn end_of_the_reader(subcommand: &str) -> (u8, String) {
+/// How a command ends when its reader has taken one line, and what it logged.
+fn end_of_the_reader(arguments: &str) -> (u8, String) {
     let _machine = machine();
     let workload = Workload::start(&["standing", "3"]);
     workload.wait_for("settled", Duration::from_secs(10));
     let mut command = Command::new("/bin/sh");
     // The reader takes one line and closes; the next one has nowhere to go.
-    let script = r#"{ "$0" "$1" --age 200ms --output json; echo "$?" >&2; } | head -n 1"#;
-    command.args(["-c", script]).arg(reaper()).arg(subcommand).stdout(Stdio::null());
+    let script = r#"{ "$0" $1 --age 200ms --output json; echo "$?" >&2; } | head -n 1"#;
+    command.args(["-c", script]).arg(reaper()).arg(arguments).stdout(Stdio::null());
     let output = run_briefly(&mut command);
     workload.end();
     let log = String::from_utf8(output.stderr).unwrap();
