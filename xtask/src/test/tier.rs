@@ -53,11 +53,11 @@ impl Tier {
     /// Building included, setting up not. The short forms together stay under 30 minutes.
     pub(super) fn budget(self, full: bool) -> Duration {
         Duration::from_mins(match (self, full) {
-            (Self::Lint, _) => 6,
-            (Self::Unit, _) => 4,
+            (Self::Lint, _) => 5,
+            (Self::Unit, _) => 3,
             (Self::Live, false) => 10,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 10,
+            (Self::Vm, _) => 12,
         })
     }
 
