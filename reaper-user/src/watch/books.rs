@@ -46,11 +46,10 @@ impl Books {
         self.suspects.as_ref().map_or(pass, |(then, _)| pass.min(*then))
     }
 
-    /// Makes a pass where one is due: what the ledger lacks is entered, what it has too much is suspected. True where
-    /// a pass was made.
-    pub(super) fn compare(&mut self, kernel: &mut Kernel, now: BootTime) -> Result<bool, KernelError> {
+    /// Makes a pass where one is due: what the ledger lacks is entered, what it has too much is suspected.
+    pub(super) fn compare(&mut self, kernel: &mut Kernel, now: BootTime) -> Result<(), KernelError> {
         if now < self.last.plus(if self.wanted { APART_AT_LEAST } else { APART }) {
-            return Ok(false);
+            return Ok(());
         }
         (self.last, self.wanted) = (now, false);
         // First the entries, then the processes: whoever is in the one and not in the other was there and is gone.
@@ -72,7 +71,7 @@ impl Books {
         if !gone.is_empty() {
             self.suspects = Some((now.plus(IN_FLIGHT), gone));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The entries whose process is long gone.

@@ -66,9 +66,9 @@ impl Watch {
     /// Says what was lost, and puts the ledger right where that is due.
     pub(super) fn reconcile(&mut self, now: BootTime) -> Result<(), WatchError> {
         let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
-        if books.compare(kernel, now)? {
-            losses.set(Loss::ProgramSkipped, kernel.skipped());
-        }
+        // Before the books: a death whose hook was skipped is found by a census only.
+        losses.set(Loss::ProgramSkipped, kernel.skipped());
+        books.compare(kernel, now)?;
         if !self.unpinned && !kernel.pins_are_there() {
             self.unpinned = true;
             tracing::warn!(
