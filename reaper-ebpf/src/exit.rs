@@ -24,9 +24,12 @@ fn exit(ctx: BtfTracePointContext) {
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit_plain(ctx: BtfTracePointContext) {
     let task = Task(ctx.arg(0));
-    let tgid = task.tgid();
-    let _full: Result<(), i32> = DYING.insert(tgid, id(tgid, task.leader().start()), 0);
-    mark::<Store>(task);
+    // The death of one thread of several is nobody's news.
+    if task.live() == 0 {
+        let tgid = task.tgid();
+        let _full: Result<(), i32> = DYING.insert(tgid, id(tgid, task.leader().start()), 0);
+        mark::<Store>(task);
+    }
 }
 
 #[inline(always)]

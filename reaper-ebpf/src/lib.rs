@@ -24,6 +24,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod member;
+
 /// Version of everything in this file. Two sides with different numbers must not share a map.
 pub const ABI: u32 = 1;
 
@@ -240,95 +242,6 @@ pub struct Slot {
     pub words: [u64; WORDS],
 }
 
-/// Members of kernel structures, whose offsets differ from kernel to kernel.
-///
-/// In the object a member's number stands where an instruction has the offset; userspace puts the running kernel's
-/// offset there before it loads the object. So an offset costs nothing, which one that is loaded from read-only
-/// data does: there are some sixty of them in a process's life.
-pub mod member {
-    /// The first number. No instruction of ours has an offset as large as this of its own. Multiples of eight, so
-    /// that the compiler may take every read for an aligned one.
-    pub const FIRST: i16 = 0x7000;
-    /// From one to the next.
-    pub const STEP: i16 = 8;
-
-    macro_rules! members {
-        ($($(#[doc = $doc:literal])* $name:ident)*) => {
-            /// Their names, in the order of their numbers.
-            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
-
-            #[expect(non_camel_case_types, reason = "only counts")]
-            enum Index { $($name),* }
-
-            $(
-                $(#[doc = $doc])*
-                pub const $name: i16 = FIRST + STEP * Index::$name as i16;
-            )*
-        };
-    }
-
-    members! {
-        /// `task_struct.pid`
-        TASK_PID
-        /// `task_struct.tgid`
-        TASK_TGID
-        /// `task_struct.real_parent`
-        TASK_REAL_PARENT
-        /// `task_struct.group_leader`
-        TASK_GROUP_LEADER
-        /// `task_struct.start_boottime`
-        TASK_START
-        /// `task_struct.signal`
-        TASK_SIGNAL
-        /// `task_struct.exit_code`
-        TASK_EXIT_CODE
-        /// `task_struct.exit_state`
-        TASK_EXIT_STATE
-        /// `task_struct.parent_exec_id`
-        TASK_PARENT_EXEC_ID
-        /// `task_struct.self_exec_id`
-        TASK_SELF_EXEC_ID
-        /// `task_struct.cgroups`
-        TASK_CGROUPS
-        /// `task_struct.nsproxy`
-        TASK_NSPROXY
-        /// `task_struct.mm`
-        TASK_MM
-        /// `signal_struct.live`
-        SIGNAL_LIVE
-        /// `signal_struct.flags`
-        SIGNAL_FLAGS
-        /// `signal_struct.group_exit_code`
-        SIGNAL_GROUP_EXIT_CODE
-        /// `mm_struct.arg_start`
-        MM_ARG_START
-        /// `mm_struct.arg_end`
-        MM_ARG_END
-        /// `nsproxy.pid_ns_for_children`
-        NSPROXY_PID_NS
-        /// `pid_namespace.ns.inum`
-        PID_NS_INUM
-        /// `pid_namespace.child_reaper`
-        PID_NS_CHILD_REAPER
-        /// `css_set.dfl_cgrp`
-        CSS_SET_DFL_CGRP
-        /// `css_set.subsys[pids_cgrp_id]`; unresolved where there is no v1 pids hierarchy, and then never read
-        CSS_SET_PIDS
-        /// `cgroup_subsys_state.cgroup`; likewise
-        CSS_CGROUP
-        /// `cgroup.kn`
-        CGROUP_KN
-        /// `cgroup.root`
-        CGROUP_ROOT
-        /// `cgroup_root.hierarchy_id`
-        ROOT_HIERARCHY
-        /// `kernfs_node.id`
-        KN_ID
-        /// `pid.numbers[0].nr`
-        PID_NUMBER
-    }
-}
-
 /// What a notice in the ring buffer is about.
 pub mod notice {
     /// A reported zombie was released: `number` is its tgid, `id` its identity bits, `time` the boot clock
@@ -414,8 +327,10 @@ pub mod meta {
     pub const FINGERPRINT: u32 = 0;
     /// From here on, what of each counter has been reported: a counter outlives the daemon that reports it.
     pub const SAID: u32 = 1;
+    /// Behind those, what of the kernel's own count of skipped programs has been.
+    pub const SKIPPED_SAID: u32 = SAID + super::counter::COUNT;
     /// How many there are.
-    pub const COUNT: u32 = SAID + super::counter::COUNT;
+    pub const COUNT: u32 = SKIPPED_SAID + 1;
 }
 
 /// Places in the per-CPU array of counters.

@@ -16,6 +16,7 @@ pub mod observe;
 pub mod proc;
 pub mod report;
 pub mod text;
+mod trust;
 pub mod watch;
 pub mod workload;
 pub mod zombie;

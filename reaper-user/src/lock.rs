@@ -19,6 +19,8 @@ use rustix::{
 };
 use thiserror::Error;
 
+use crate::trust::{self, Exposed};
+
 /// The folder of what is there while a daemon runs.
 const DIRECTORY: &str = "/run/reaper";
 
@@ -169,14 +171,9 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 }
 
 fn check_owner(directory: &Path) -> io::Result<Result<(), LockError>> {
-    let metadata = std::fs::metadata(directory)?;
-    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
-    let trusted = owner == 0 || owner == rustix::process::geteuid().as_raw();
-    Ok(if trusted && mode & 0o022 == 0 {
-        Ok(())
-    } else {
-        Err(LockError::Exposed { directory: directory.to_owned(), owner, mode })
-    })
+    let exposed =
+        |Exposed { owner, mode }| LockError::Exposed { directory: directory.to_owned(), owner, mode };
+    Ok(trust::check(&std::fs::metadata(directory)?).map_err(exposed))
 }
 
 /// The pid in the lock's file. Who has just taken it may not have written it yet.

@@ -6,6 +6,7 @@ mod btf;
 mod census;
 mod clock;
 mod error;
+mod load;
 mod notices;
 mod offsets;
 mod patch;
@@ -15,22 +16,15 @@ mod skipped;
 mod table;
 mod trim;
 
-use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use reaper_ebpf::{
-    CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, counter, flag, meta, state,
-};
+use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, counter, flag, state};
 
-use self::{
-    attach::Always,
-    btf::Btf,
-    pins::{Set, Store},
-    table::Table,
-};
+use self::{attach::Always, load::Pinned, table::Table};
 pub use self::{
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
@@ -107,154 +101,7 @@ pub struct Kernel {
     pinned: Option<Pinned>,
 }
 
-/// The set of pins that a kernel side lives in.
-struct Pinned {
-    store: Store,
-    set: Set,
-    /// What the set says it was made from, once it is complete.
-    fingerprint: u64,
-    /// It was there already.
-    adopted: bool,
-}
-
 impl Kernel {
-    /// Loads the object. Nothing is attached yet. With `pins` (a folder in a BPF file system, made where it is
-    /// missing) the kernel side outlives this process, and what an earlier one has left is taken over.
-    pub fn load(options: Options, pins: Option<&Path>) -> Result<Self, KernelError> {
-        demand()?;
-        let bytes = requirements::btf_bytes()?;
-        let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
-        let object = patch::patch(OBJECT, &offsets)?;
-        let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
-            .map_err(|error| KernelError::load(error.into()))?;
-        drop(bytes);
-        let Some(root) = pins else { return Self::load_into(options, &object, &kernel_btf, None) };
-
-        let store = Store::open(root)?;
-        let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
-        if let Some(set) = store.find(fingerprint)? {
-            let pinned = Pinned { store, set, fingerprint, adopted: true };
-            let mut kernel = Self::load_into(options, &object, &kernel_btf, Some(pinned))?;
-            if kernel.adopt()? {
-                return Ok(kernel);
-            }
-            tracing::warn!(path = %root.display(), "what is pinned there is not what it says; it is replaced");
-        }
-        let store = Store::open(root)?;
-        let set = store.make()?;
-        let pinned = Pinned { store, set, fingerprint, adopted: false };
-        Self::load_into(options, &object, &kernel_btf, Some(pinned))
-    }
-
-    fn load_into(
-        options: Options,
-        object: &[u8],
-        kernel_btf: &aya::Btf,
-        pinned: Option<Pinned>,
-    ) -> Result<Self, KernelError> {
-        let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
-        let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
-        let mut loader = EbpfLoader::new();
-        loader.btf(Some(kernel_btf));
-        loader
-            .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
-            .override_global("SET_MASK", &mask, true)
-            .override_global("ALL_CMDLINES", &all_cmdlines, true)
-            .map_max_entries("LEDGER", options.sizes.entries)
-            .map_max_entries("OVERFLOW", options.sizes.overflow);
-        if let Some(Pinned { set, .. }) = &pinned {
-            for name in pins::MAPS {
-                loader.map_pin_path(name, set.path(name));
-            }
-        }
-        let mut ebpf = loader.load(object).map_err(KernelError::load)?;
-        let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
-
-        let ledger = take(&mut ebpf, "LEDGER")?;
-        let Map::Array(ledger) = ledger else {
-            return Err(KernelError::Unavailable {
-                what: "the object's ledger is not an array".to_owned(),
-                remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
-            });
-        };
-        let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
-            .map_err(|error| KernelError::system("mapping the ledger", error))?;
-        let cmdlines = if no_cmdlines.is_some() { Cmdlines::Off } else { options.cmdlines };
-        let on_demand = attach::OnDemand::new(cmdlines);
-        Ok(Self {
-            table,
-            overflow: map(&mut ebpf, "OVERFLOW")?,
-            forkers: map(&mut ebpf, "FORKERS")?,
-            watched: map(&mut ebpf, "WATCHED")?,
-            cmdlines: map(&mut ebpf, "CMDLINES")?,
-            counters: map(&mut ebpf, "COUNTERS")?,
-            orders: census::Orders::new(&mut ebpf)?,
-            meta: map(&mut ebpf, "META")?,
-            taken_back: 0,
-            always: Always::default(),
-            on_demand,
-            flavour,
-            no_cmdlines,
-            pinned,
-            ebpf,
-        })
-    }
-
-    /// Takes over the set's programs and links. False where they are not ours.
-    fn adopt(&mut self) -> Result<bool, KernelError> {
-        let Some(Pinned { set, .. }) = &self.pinned else { return Ok(false) };
-        let Some(always) = Always::adopt(&mut self.ebpf, self.flavour, set)? else { return Ok(false) };
-        self.always = always;
-        // Whom the last daemon watched is nothing to this one.
-        let watched: Vec<u32> = self.watched.keys().flatten().collect();
-        for holder in watched {
-            self.unwatch(holder);
-        }
-        let in_overflow = self.overflow.keys().flatten().count() as u64;
-        let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
-        self.taken_back = put.saturating_sub(taken).saturating_sub(in_overflow);
-        Ok(true)
-    }
-
-    /// True where an earlier daemon's kernel side was taken over.
-    #[must_use]
-    pub fn adopted(&self) -> bool {
-        self.pinned.as_ref().is_some_and(|pinned| pinned.adopted)
-    }
-
-    /// Attaches what is always attached, then enters every process that was there before. What other sets were
-    /// pinned in the same folder is removed after that.
-    pub fn attach(&mut self) -> Result<(), KernelError> {
-        if !self.adopted() {
-            let set = self.pinned.as_ref().map(|pinned| &pinned.set);
-            self.always = Always::attach(&mut self.ebpf, self.flavour, set)?;
-        }
-        self.on_demand.settle(&mut self.ebpf, false)?;
-        let others = match &self.pinned {
-            Some(Pinned { store, set, .. }) => store.has_others(set)?,
-            None => false,
-        };
-        if self.adopted() {
-            // This very process included, which the check of the offsets looks for.
-            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flag::RECOVERED)?;
-        } else {
-            // What another set's daemon may have told of is told again, and marked as such.
-            let flags = if others { flag::RECOVERED } else { 0 };
-            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flags)?;
-            // No hook of this set has missed them.
-            self.say(counter::HOOK_MISSED, self.count(counter::HOOK_MISSED)?)?;
-        }
-        let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
-        if !adopted {
-            let complete = self.meta.set(meta::FINGERPRINT, fingerprint, 0);
-            complete.map_err(|error| KernelError::map("META", error))?;
-        }
-        for replaced in store.keep_only(set)? {
-            tracing::info!(replaced, "removed what another version or an interrupted start had pinned");
-        }
-        Ok(())
-    }
-
     /// Compares the ledger with the processes that there are: what a hook has missed is entered, with
     /// [`flag::RECOVERED`]. Returns the identity bits of all processes.
     pub fn census(&mut self) -> Result<HashSet<u64>, KernelError> {
@@ -263,6 +110,12 @@ impl Kernel {
         let before = BootTime(boot_now().0.saturating_sub(YOUNG));
         let keys = self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
         Ok(keys.into_iter().map(|key| key & reaper_ebpf::ID_MASK).collect())
+    }
+
+    /// True where it outlives this process.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.pinned.is_some()
     }
 
     /// Whether the pins are still where they were made; true where there are none.
@@ -452,14 +305,14 @@ impl Kernel {
         Ok(values.iter().sum())
     }
 
-    /// What of a counter has been reported, by this daemon or by one before it.
-    pub fn said(&self, counter: u32) -> Result<u64, KernelError> {
-        self.meta.get(&(meta::SAID + counter), 0).map_err(|error| KernelError::map("META", error))
+    /// What of a loss has been reported, by this daemon or by one before it: at a place of [`reaper_ebpf::meta`].
+    pub fn said(&self, place: u32) -> Result<u64, KernelError> {
+        self.meta.get(&place, 0).map_err(|error| KernelError::map("META", error))
     }
 
-    /// Writes down what of a counter has been reported.
-    pub fn say(&mut self, counter: u32, total: u64) -> Result<(), KernelError> {
-        self.meta.set(meta::SAID + counter, total, 0).map_err(|error| KernelError::map("META", error))
+    /// Writes down what of a loss has been reported.
+    pub fn say(&mut self, place: u32, total: u64) -> Result<(), KernelError> {
+        self.meta.set(place, total, 0).map_err(|error| KernelError::map("META", error))
     }
 
     /// Every process that is dead now, without a ledger: one walk over the kernel's tasks.

@@ -7,8 +7,9 @@
 //! moment in which nobody looks.
 
 use std::{
+    ffi::OsStr,
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,7 @@ use rustix::{
 };
 
 use super::KernelError;
+use crate::trust::{self, Exposed};
 
 /// Where a BPF file system is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -50,6 +52,7 @@ pub(super) const MAPS: &[&str] = &[
 ];
 
 /// The folder with the sets.
+#[derive(Clone)]
 pub(super) struct Store {
     root: PathBuf,
 }
@@ -122,11 +125,23 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(failed(&self.root, "listing it", error)),
         };
-        Ok(folders.flatten().map(|entry| Set { folder: entry.path() }).collect())
+        // Somebody may have named a folder that others pin in, too: nothing of theirs is touched.
+        Ok(folders.flatten().map(|entry| Set { folder: entry.path() }).filter(Set::is_ours).collect())
     }
 }
 
 impl Set {
+    /// Whether its name is a set's, an ABI's number with perhaps another behind it, and there is nothing in it but
+    /// what a set has. One that is empty was being made.
+    fn is_ours(&self) -> bool {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let name = self.folder.file_name().and_then(|name| name.to_str());
+        let named = name.is_some_and(|name| name.splitn(2, '-').all(is_number));
+        named
+            && fs::read_dir(&self.folder)
+                .is_ok_and(|mut pins| pins.all(|pin| pin.is_ok_and(|pin| is_pin(&pin.file_name()))))
+    }
+
     /// Where something of it is pinned.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -188,7 +203,14 @@ impl Set {
     }
 }
 
-/// Removes everything that is pinned below `root`, which ends the recording; says what. The caller has made sure that
+/// Whether this is the name of something in a set, of whichever ABI: a map's, or a program's or a link's.
+fn is_pin(name: &OsStr) -> bool {
+    let is_map = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"prog_") || name.starts_with(b"link_") || name.iter().copied().all(is_map)
+}
+
+/// Removes every set below `root`, which ends the recording; says what. The caller has made sure that
 /// no daemon uses it.
 pub fn unload(root: &Path) -> Result<Vec<String>, KernelError> {
     let store = Store { root: root.to_owned() };
@@ -197,8 +219,8 @@ pub fn unload(root: &Path) -> Result<Vec<String>, KernelError> {
         check_owner(&set.folder)?;
         removed.extend(set.remove()?);
     }
-    if !removed.is_empty() {
-        fs::remove_dir(root).map_err(|error| failed(root, "removing it", error))?;
+    // It stays where it is somebody else's, too.
+    if !removed.is_empty() && fs::remove_dir(root).is_ok() {
         removed.push(root.display().to_string());
     }
     Ok(removed)
@@ -233,18 +255,15 @@ fn make(folder: &Path) -> Result<(), KernelError> {
     check_owner(folder)
 }
 
-/// What others can write to is not taken for our own.
+/// What others can change is not taken for our own.
 fn check_owner(folder: &Path) -> Result<(), KernelError> {
     let metadata = fs::symlink_metadata(folder).map_err(|error| failed(folder, "looking at it", error))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    let problem = if !metadata.is_dir() {
-        "it is no folder".to_owned()
-    } else if metadata.uid() != rustix::process::geteuid().as_raw() {
-        format!("it belongs to uid {}", metadata.uid())
-    } else if mode & 0o022 != 0 {
-        format!("others may write to it (mode {mode:04o})")
-    } else {
-        return Ok(());
+    let problem = match trust::check(&metadata) {
+        Ok(()) if metadata.is_dir() => return Ok(()),
+        Ok(()) => "it is no folder".to_owned(),
+        Err(Exposed { owner, mode }) => {
+            format!("it belongs to uid {owner} with mode {mode:04o}: others may change it")
+        }
     };
     Err(KernelError::Pins {
         path: folder.to_owned(),
@@ -273,6 +292,8 @@ pub(super) fn refused(path: &Path, error: PinError) -> KernelError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
 
     use super::*;
@@ -288,6 +309,33 @@ mod tests {
             .collect();
         names.sort_unstable();
         assert_eq!(names, MAPS);
+    }
+
+    #[test]
+    fn what_others_have_pinned_in_the_same_folder_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |folder: &str, file: &str| {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join(file), "").unwrap();
+        };
+        let ours =
+            [("1", "LEDGER"), ("1", "prog_fork"), ("1", "link_fork"), ("1-2", "META"), ("0", "OLD_MAP")];
+        let others =
+            [("cilium", "MAP"), ("7", "tc_filter"), ("1-x", "META"), ("1-2-3", "META"), ("", "loose")];
+        for (folder, file) in ours.into_iter().chain(others) {
+            put(folder, file);
+        }
+        let removed = unload(root.path()).unwrap();
+        assert_eq!(removed.len(), ours.len() + 3, "{removed:?}");
+        for (folder, file) in others {
+            assert!(root.path().join(folder).join(file).exists(), "{folder}/{file}");
+        }
+        for (folder, _) in ours {
+            assert!(!root.path().join(folder).exists(), "{folder}");
+        }
+        fs::remove_file(root.path().join("loose")).unwrap();
+        assert_eq!(unload(root.path()).unwrap(), Vec::<String>::new(), "there is nothing of ours any more");
+        assert!(root.path().exists());
     }
 
     #[test]

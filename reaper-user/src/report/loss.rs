@@ -1,6 +1,6 @@
 //! What can be lost, and what to do about it.
 
-use reaper_ebpf::counter;
+use reaper_ebpf::{counter, meta};
 use serde::{Deserialize, Serialize};
 
 /// Something that happened and could not be recorded. Loss is counted, never silent.
@@ -77,6 +77,17 @@ impl Loss {
             | Self::ObserverHung
             | Self::HolderUnwatched
             | Self::EventDropped => Counted::Here,
+        }
+    }
+
+    /// Where it is written down what of it has been reported, as one of [`reaper_ebpf::meta`]; `None` where it is
+    /// counted anew by each daemon.
+    #[must_use]
+    pub const fn said_at(self) -> Option<u32> {
+        match self.counted() {
+            Counted::Kernel(counter) => Some(meta::SAID + counter),
+            Counted::Programs => Some(meta::SKIPPED_SAID),
+            Counted::Here => None,
         }
     }
 

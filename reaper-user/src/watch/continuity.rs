@@ -58,7 +58,9 @@ impl Watch {
     }
 
     pub(super) fn announce(&mut self, id: u64, zombie: &Zombie, now: BootTime) {
-        if let Some(number) = self.outbox.send(Event::zombie(zombie, now, Timestamp::now())) {
+        let number = self.outbox.send(Event::zombie(zombie, now, Timestamp::now()));
+        // Nobody comes after a daemon that leaves nothing behind.
+        if let Some(number) = number.filter(|_| self.describer.kernel.is_pinned()) {
             self.untold.push_back((number, id));
         }
     }

@@ -42,8 +42,8 @@ impl Losses {
     pub(super) fn since(kernel: &Kernel) -> Result<Self, KernelError> {
         let mut losses = Self::default();
         for (index, loss) in Loss::ALL.into_iter().enumerate() {
-            if let Counted::Kernel(counter) = loss.counted() {
-                losses.said[index] = kernel.said(counter)?;
+            if let Some(place) = loss.said_at() {
+                losses.said[index] = kernel.said(place)?;
                 losses.logged[index] = losses.said[index];
             }
         }
@@ -92,8 +92,8 @@ impl Losses {
                 self.said[index] = total;
                 needed.releases |= loss == Loss::ReleaseLost;
                 needed.census |= loss.unsettles();
-                if let Counted::Kernel(counter) = loss.counted() {
-                    kernel.say(counter, total)?;
+                if let Some(place) = loss.said_at() {
+                    kernel.say(place, total)?;
                 }
             }
             if log && total > self.logged[index] {

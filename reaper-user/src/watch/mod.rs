@@ -9,6 +9,7 @@ mod holders;
 mod lists;
 mod losses;
 mod standing;
+mod sweep;
 
 use std::{
     collections::VecDeque,
@@ -16,12 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::{Notice, Record, flag, notice, state};
-use rustix::{
-    io::Errno,
-    process::{Pid, test_kill_process},
-    time::{ClockId, clock_gettime},
-};
+use reaper_ebpf::{Notice, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,26 +26,14 @@ use self::{
     alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, standing::Standings,
 };
 use crate::{
-    identity::{BootTime, Identity},
+    identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
-    ledger::{Again, Aging, Due},
-    observe::{Answer, Answers, Observer, Purpose, Request, Scene},
+    ledger::{Aging, Due},
+    observe::{Answers, Observer, Purpose},
     proc::Proc,
     report::{Filter, Loss, Outbox, ZombieEvent},
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
 };
-
-/// When to ask again what the observer had no room for.
-const BEHIND: Duration = Duration::from_millis(100);
-
-/// Looking up v1 cgroups takes one part in so many of a CPU, at most,
-const PASS_SHARE: u32 = 10;
-
-/// but no report waits longer for it than this.
-const PASSES_APART: Duration = Duration::from_millis(200);
-
-/// Within this there should be an answer.
-const ANSWERED: Duration = Duration::from_secs(6);
 
 /// When to try again what descriptors or memory are lacking for.
 const SHORT_OF_SOMETHING: Duration = Duration::from_secs(1);
@@ -59,9 +43,6 @@ const COMPLAINTS_APART: Duration = Duration::from_secs(60);
 
 /// A sweep that is later than this is counted.
 const LATE: Duration = Duration::from_secs(1);
-
-/// Cgroups are not pruned more often than this.
-const PRUNED_APART: Duration = Duration::from_secs(1);
 
 /// What to watch for.
 #[derive(Debug)]
@@ -266,174 +247,6 @@ impl Watch {
         }
     }
 
-    /// Looks through the ledger and asks about what is due.
-    fn sweep(&mut self) -> Result<(), WatchError> {
-        let now = self.describer.clock.refresh();
-        let hung = self.observer.replace_if_it_hangs(now);
-        if let Some(pid) =
-            hung.map_err(|error| WatchError::System("starting another observer thread", error))?
-        {
-            tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
-            self.losses.count(Loss::ObserverHung);
-            self.aging.ask_all_again();
-            self.lists.refuse_all();
-        }
-        let mut requests = Vec::new();
-        self.describer.dead_inits.clear();
-        let Self { describer: Describer { kernel, clock, dead_inits, .. }, aging, .. } = self;
-        let mut sweep = aging.sweep(now);
-        kernel.each_dead(|record| {
-            if record.flags & flag::NAMESPACE_INIT != 0 {
-                dead_inits.insert(record.pid_ns, Identity::of(&record));
-            }
-            if let Some(due) = sweep.look(record.id(), clock.moment(record.exit_stamp).at) {
-                requests.push((due, record));
-            }
-        })?;
-        self.next_sweep = sweep.end();
-        // One that was waited for and is not freed yet costs a system call here, and no look at /proc.
-        let (there, absent): (Vec<_>, Vec<_>) =
-            requests.into_iter().partition(|(_, record)| exists(record.tgid()));
-        for (_, record) in absent {
-            self.not_a_zombie(record.id(), now, true);
-        }
-        let requests: Vec<Request> =
-            there.into_iter().map(|(due, record)| self.request(due, &record)).collect();
-        if requests.iter().any(|request| matches!(request, Request::Report { .. })) {
-            let before = cpu_time();
-            self.describer.look_up_v1()?;
-            // Such a pass takes longer the more tasks there are: many zombies share one. What it took on a CPU, for
-            // on a busy machine it takes any time by the clock.
-            let pause = (cpu_time().saturating_sub(before) * PASS_SHARE).min(PASSES_APART);
-            self.next_sweep = self.next_sweep.max(now.plus(pause));
-        }
-        if !requests.is_empty() {
-            // Somebody has to notice when no answer comes.
-            self.sweep_by(now.plus(ANSWERED));
-        }
-        if !requests.is_empty()
-            && let Err(refused) = self.observer.ask(Purpose::Sweep, requests)
-        {
-            // It is far behind; nothing is lost, the next sweep asks again.
-            for request in refused {
-                self.aging.ask_again(request.id());
-            }
-            self.sweep_by(now.plus(BEHIND));
-        }
-        let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
-        let Describer { holders, kernel, .. } = &mut self.describer;
-        holders.expire(now, keep, kernel);
-        kernel.settle(!holders.is_empty())?;
-        self.reconcile(now)?;
-        self.tell();
-        let crowded = self.describer.workloads.cgroups().is_crowded();
-        if crowded && self.pruned.is_none_or(|pruned| pruned.elapsed() > PRUNED_APART) {
-            let now = Instant::now();
-            self.pruned = Some(now);
-            let in_use = self.standing.cgroups();
-            self.describer.workloads.prune(now, |id| in_use.contains(&id));
-        }
-        Ok(())
-    }
-
-    /// Sweeps at `moment` at the latest.
-    fn sweep_by(&mut self, moment: BootTime) {
-        self.next_sweep = self.next_sweep.min(moment);
-    }
-
-    fn request(&self, due: Due, record: &Record) -> Request {
-        let (id, zombie) = (record.id(), Identity::of(record));
-        match due {
-            Due::Probation => {
-                // The parent at fork is still the holder if it lives: no need to read the zombie for that.
-                let holder = self
-                    .describer
-                    .kernel
-                    .record(reaper_ebpf::id(record.parent_tgid, record.parent_start))
-                    .filter(|holder| holder.state() == state::ALIVE)
-                    .map(|holder| holder.tgid());
-                Request::Probation { id, zombie, holder }
-            }
-            Due::Report => Request::Report { id, zombie, forker: self.describer.forker(record) },
-        }
-    }
-
-    fn take(&mut self, Answers { purpose, answers, last }: Answers) -> Result<(), WatchError> {
-        let now = self.describer.clock.refresh();
-        match purpose {
-            Purpose::Sweep => {}
-            Purpose::List(number) => {
-                self.lists.take(number, answers, last, now, &mut self.describer);
-                return Ok(());
-            }
-            Purpose::Restore => {
-                for answer in answers {
-                    if let Answer::Zombie { id, scene } = answer {
-                        self.resume(id, &scene, now);
-                    }
-                }
-                return Ok(());
-            }
-        }
-        let mut watched = false;
-        for answer in answers {
-            match answer {
-                Answer::Probation { id, holder } => {
-                    self.aging.on_probation(id);
-                    if let Some(holder) = holder {
-                        watched = true;
-                        let Describer { holders, kernel, .. } = &mut self.describer;
-                        if !holders.put(&holder, now, kernel) {
-                            self.losses.count(Loss::HolderUnwatched);
-                        }
-                    }
-                }
-                Answer::NotAZombie { id, absent } => self.not_a_zombie(id, now, absent),
-                Answer::Zombie { id, scene } => self.report(id, &scene, now),
-            }
-        }
-        if watched {
-            self.describer.kernel.settle(true)?;
-        }
-        Ok(())
-    }
-
-    fn not_a_zombie(&mut self, id: u64, now: BootTime, absent: bool) {
-        match self.aging.not_a_zombie(id, now, absent) {
-            Again::Never => {}
-            // What has no process is not urgent.
-            Again::At(_) if absent => {}
-            Again::At(moment) => self.sweep_by(moment),
-            Again::GiveBack => {
-                let record = self.describer.kernel.record(id);
-                tracing::debug!(?record, "an entry had no process and is given back");
-                self.describer.kernel.forget(id);
-                self.aging.settle(id);
-                self.losses.count(Loss::FreeMissed);
-            }
-        }
-    }
-
-    fn report(&mut self, id: u64, scene: &Scene, now: BootTime) {
-        if !self.outbox.has_room() {
-            // The ledger keeps it until somebody reads on.
-            let then = self.aging.hold(id, now);
-            return self.sweep_by(then);
-        }
-        self.aging.settle(id);
-        // Reported only if its release will be announced: else it has been released already.
-        let Some(record) = self.describer.kernel.record(id) else { return };
-        if !self.describer.kernel.stand(id) {
-            return;
-        }
-        let zombie = self.describer.describe(&record, scene, now);
-        if !self.filter.matches(&zombie) {
-            return;
-        }
-        self.announce(id, &zombie, now);
-        self.standing.add(id, self.describer.cgroups(&record), zombie);
-    }
-
     fn heed(&mut self, notices: &[Notice]) {
         for Notice { kind, number, id, time } in notices {
             match *kind {
@@ -485,17 +298,6 @@ impl Watch {
         }
         Ok(())
     }
-}
-
-/// What this thread has used of a CPU.
-fn cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
-}
-
-/// Whether there is a process with this pid, a zombie included.
-fn exists(pid: u32) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
-    test_kill_process(pid) != Err(Errno::SRCH)
 }
 
 /// Waits for a moment, or for ever.

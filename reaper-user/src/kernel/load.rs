@@ -1,0 +1,167 @@
+//! Loading the object, into a set of pins or for this process alone, taking over what an earlier daemon has left, and
+//! attaching in the order that leaves no gap.
+
+use std::{os::fd::AsFd as _, path::Path};
+
+use aya::{EbpfLoader, maps::Map};
+use reaper_ebpf::{counter, flag, meta};
+
+use super::{
+    Cmdlines, Kernel, KernelError, OBJECT, Options, attach,
+    attach::Always,
+    boot_now,
+    btf::Btf,
+    census, demand, map, offsets, patch, pins,
+    pins::{Set, Store},
+    requirements,
+    table::Table,
+    take,
+};
+
+/// The set of pins that a kernel side lives in.
+pub(super) struct Pinned {
+    store: Store,
+    pub(super) set: Set,
+    /// What the set says it was made from, once it is complete.
+    fingerprint: u64,
+    /// It was there already.
+    adopted: bool,
+}
+
+impl Kernel {
+    /// Loads the object. Nothing is attached yet. With `pins` (a folder in a BPF file system, made where it is
+    /// missing) the kernel side outlives this process, and what an earlier one has left is taken over.
+    pub fn load(options: Options, pins: Option<&Path>) -> Result<Self, KernelError> {
+        demand()?;
+        let bytes = requirements::btf_bytes()?;
+        let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
+        let object = patch::patch(OBJECT, &offsets)?;
+        let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
+            .map_err(|error| KernelError::load(error.into()))?;
+        drop(bytes);
+        let Some(root) = pins else { return Self::load_into(options, &object, &kernel_btf, None) };
+
+        let store = Store::open(root)?;
+        let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
+        if let Some(set) = store.find(fingerprint)? {
+            let pinned = Pinned { store: store.clone(), set, fingerprint, adopted: true };
+            let mut kernel = Self::load_into(options, &object, &kernel_btf, Some(pinned))?;
+            if kernel.adopt()? {
+                return Ok(kernel);
+            }
+            tracing::warn!(path = %root.display(), "what is pinned there is not what it says; it is replaced");
+        }
+        let set = store.make()?;
+        let pinned = Pinned { store, set, fingerprint, adopted: false };
+        Self::load_into(options, &object, &kernel_btf, Some(pinned))
+    }
+
+    fn load_into(
+        options: Options,
+        object: &[u8],
+        kernel_btf: &aya::Btf,
+        pinned: Option<Pinned>,
+    ) -> Result<Self, KernelError> {
+        let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
+        let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(kernel_btf));
+        loader
+            .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
+            .override_global("SET_MASK", &mask, true)
+            .override_global("ALL_CMDLINES", &all_cmdlines, true)
+            .map_max_entries("LEDGER", options.sizes.entries)
+            .map_max_entries("OVERFLOW", options.sizes.overflow);
+        if let Some(Pinned { set, .. }) = &pinned {
+            for name in pins::MAPS {
+                loader.map_pin_path(name, set.path(name));
+            }
+        }
+        let mut ebpf = loader.load(object).map_err(KernelError::load)?;
+        let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
+
+        let ledger = take(&mut ebpf, "LEDGER")?;
+        let Map::Array(ledger) = ledger else {
+            return Err(KernelError::Unavailable {
+                what: "the object's ledger is not an array".to_owned(),
+                remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
+            });
+        };
+        let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
+            .map_err(|error| KernelError::system("mapping the ledger", error))?;
+        let cmdlines = if no_cmdlines.is_some() { Cmdlines::Off } else { options.cmdlines };
+        let on_demand = attach::OnDemand::new(cmdlines);
+        Ok(Self {
+            table,
+            overflow: map(&mut ebpf, "OVERFLOW")?,
+            forkers: map(&mut ebpf, "FORKERS")?,
+            watched: map(&mut ebpf, "WATCHED")?,
+            cmdlines: map(&mut ebpf, "CMDLINES")?,
+            counters: map(&mut ebpf, "COUNTERS")?,
+            orders: census::Orders::new(&mut ebpf)?,
+            meta: map(&mut ebpf, "META")?,
+            taken_back: 0,
+            always: Always::default(),
+            on_demand,
+            flavour,
+            no_cmdlines,
+            pinned,
+            ebpf,
+        })
+    }
+
+    /// Takes over the set's programs and links. False where they are not ours.
+    fn adopt(&mut self) -> Result<bool, KernelError> {
+        let Some(Pinned { set, .. }) = &self.pinned else { return Ok(false) };
+        let Some(always) = Always::adopt(&mut self.ebpf, self.flavour, set)? else { return Ok(false) };
+        self.always = always;
+        // Whom the last daemon watched is nothing to this one.
+        let watched: Vec<u32> = self.watched.keys().flatten().collect();
+        for holder in watched {
+            self.unwatch(holder);
+        }
+        let in_overflow = self.overflow.keys().flatten().count() as u64;
+        let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
+        self.taken_back = put.saturating_sub(taken).saturating_sub(in_overflow);
+        Ok(true)
+    }
+
+    /// True where an earlier daemon's kernel side was taken over.
+    #[must_use]
+    pub fn adopted(&self) -> bool {
+        self.pinned.as_ref().is_some_and(|pinned| pinned.adopted)
+    }
+
+    /// Attaches what is always attached, then enters every process that was there before. What other sets were
+    /// pinned in the same folder is removed after that.
+    pub fn attach(&mut self) -> Result<(), KernelError> {
+        if !self.adopted() {
+            let set = self.pinned.as_ref().map(|pinned| &pinned.set);
+            self.always = Always::attach(&mut self.ebpf, self.flavour, set)?;
+        }
+        self.on_demand.settle(&mut self.ebpf, false)?;
+        let others = match &self.pinned {
+            Some(Pinned { store, set, .. }) => store.has_others(set)?,
+            None => false,
+        };
+        if self.adopted() {
+            // This very process included, which the check of the offsets looks for.
+            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flag::RECOVERED)?;
+        } else {
+            // What another set's daemon may have told of is told again, and marked as such.
+            let flags = if others { flag::RECOVERED } else { 0 };
+            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flags)?;
+            // No hook of this set has missed them.
+            self.say(meta::SAID + counter::HOOK_MISSED, self.count(counter::HOOK_MISSED)?)?;
+        }
+        let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
+        if !adopted {
+            let complete = self.meta.set(meta::FINGERPRINT, fingerprint, 0);
+            complete.map_err(|error| KernelError::map("META", error))?;
+        }
+        for replaced in store.keep_only(set)? {
+            tracing::info!(replaced, "removed what another version or an interrupted start had pinned");
+        }
+        Ok(())
+    }
+}
