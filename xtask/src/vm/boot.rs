@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -52,9 +53,12 @@ impl Machine<'_> {
     /// Boots and waits for the power-off; calls `progress` with each line of the tests' output.
     pub(crate) fn boot(&self, mut progress: impl FnMut(&str)) -> Result<Booted> {
         let console_path = self.logs.join("console.log");
+        // A socket's path may have 108 bytes, which is less than what a checkout may have.
+        let monitor = tempfile::Builder::new().prefix("reaper-vm").tempdir()?;
+        let monitor_path = monitor.path().join("monitor");
         let started = Instant::now();
         let mut qemu =
-            Switch(self.command(&console_path).spawn().with_context(|| format!("could not start {QEMU}"))?);
+            Switch(self.command(&console_path, &monitor_path).spawn().with_context(|| format!("could not start {QEMU}"))?);
         let output = qemu.0.stdout.take().context("qemu has no output")?;
 
         let (sender, lines) = mpsc::channel();
@@ -84,6 +88,7 @@ impl Machine<'_> {
             }
         };
         if late {
+            self.ask(&monitor_path);
             qemu.0.kill().context("could not end qemu")?;
         }
         let status = qemu.0.wait().context("could not wait for qemu")?;
@@ -97,7 +102,26 @@ impl Machine<'_> {
         Ok(Booted { tests, console, late, took: started.elapsed() })
     }
 
-    fn command(&self, console: &Path) -> Command {
+    /// Asks a machine that is late what its processors do, into `registers.log`, and has its kernel say where it is, on
+    /// the console, by the interrupt that is not masked. A kernel that stands still says nothing of itself.
+    fn ask(&self, monitor: &Path) {
+        let asked = (|| {
+            let mut monitor = UnixStream::connect(monitor)?;
+            monitor.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let mut said = Vec::new();
+            for command in ["info registers -a", "nmi"] {
+                writeln!(monitor, "{command}")?;
+                // It has said all when it is silent.
+                let _ = monitor.read_to_end(&mut said);
+            }
+            fs::write(self.logs.join("registers.log"), said)
+        })();
+        if let Err(error) = asked {
+            println!("vm: {}: the machine could not be asked what it does: {error}", self.logs.display());
+        }
+    }
+
+    fn command(&self, console: &Path, monitor: &Path) -> Command {
         let Self { image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
         let accelerator = match accelerator {
             Accelerator::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
@@ -114,11 +138,13 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(initramfs)
             .arg("-append")
-            .arg(format!("console=ttyS0 quiet panic=-1 oops=panic {append}"))
+            .arg(format!("console=ttyS0 quiet panic=-1 oops=panic unknown_nmi_panic {append}"))
             // ttyS0, then ttyS1.
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-serial", "stdio"])
+            .arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         command
