@@ -1,7 +1,8 @@
-//! The control socket: how `reaper ls` asks the running daemon. Read-only, root's, one question a connection.
+//! The control socket: how `reaper ls` and `reaper check` ask the running daemon. Read-only, root's, one question a
+//! connection.
 //!
-//! A client writes one line, `{"version":1,"request":"zombies"}`; the daemon answers with one JSON line that says
-//! whether it understood and how many zombies follow, then with a line for each, and closes.
+//! A client writes one line, `{"version":1,"request":"zombies"}` or `"losses"`; the daemon answers with one JSON line
+//! that says whether it understood and how many events follow, then with a line for each, and closes.
 
 use std::{
     fs, io,
@@ -22,12 +23,18 @@ use tokio::{
 
 use crate::{
     lock,
-    report::{Event, ParseError, ZombieEvent, parse, to_line},
+    report::{Event, LostEvent, ParseError, ZombieEvent, parse, to_line},
     watch::Query,
 };
 
 /// The socket's file, in the folder of what is there while a daemon runs.
 const SOCKET: &str = "reaper.sock";
+
+/// What can be asked for: every zombie that stands now.
+const ZOMBIES: &str = "zombies";
+
+/// What can be asked for: how much was lost.
+const LOSSES: &str = "losses";
 
 /// The version of what is spoken. A daemon answers only its own.
 pub const VERSION: u32 = 1;
@@ -99,13 +106,13 @@ pub enum ControlError {
         patience: Duration,
     },
     /// The answer ended before its end.
-    #[error("the daemon at {path} named {came} of {count} zombies, then hung up")]
+    #[error("the daemon at {path} said {came} of {count} lines, then hung up")]
     Cut {
         /// The socket.
         path: PathBuf,
-        /// Zombies that were announced.
+        /// Lines that were announced.
         count: usize,
-        /// Zombies that came.
+        /// Lines that came.
         came: usize,
     },
     /// The answer is not what was asked for.
@@ -138,16 +145,16 @@ struct Verdict {
     message: Option<String>,
     /// Lines that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
-    zombies: Option<usize>,
+    lines: Option<usize>,
 }
 
 impl Verdict {
     const fn refused(message: String) -> Self {
-        Self { version: VERSION, ok: false, message: Some(message), zombies: None }
+        Self { version: VERSION, ok: false, message: Some(message), lines: None }
     }
 
-    const fn followed_by(zombies: usize) -> Self {
-        Self { version: VERSION, ok: true, message: None, zombies: Some(zombies) }
+    const fn followed_by(lines: usize) -> Self {
+        Self { version: VERSION, ok: true, message: None, lines: Some(lines) }
     }
 
     fn line(&self) -> Result<String, serde_json::Error> {
@@ -227,33 +234,48 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
     }
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(read.take(QUESTION)).read_line(&mut line)).await??;
-    let refusal = match serde_json::from_str::<Question>(&line) {
-        Err(error) => Some(format!("the question is not understood: {error}")),
-        Ok(Question { version, .. }) if version != VERSION => Some(format!(
-            "it speaks version {VERSION} and was asked in version {version}: use the command line of its release"
-        )),
-        Ok(Question { request, .. }) if request != "zombies" => Some("it cannot answer that".to_owned()),
-        Ok(_) => None,
+    let text = match events(&line, queries).await {
+        Err(message) => Verdict::refused(message).line()?,
+        Ok(events) => {
+            let mut text = Verdict::followed_by(events.len()).line()?;
+            for event in events {
+                text.push_str(&to_line(&event)?);
+                text.push('\n');
+            }
+            text
+        }
     };
-    if let Some(message) = refusal {
-        return send(write, &Verdict::refused(message).line()?).await;
-    }
-    let (reply, answer) = oneshot::channel();
-    // An answer that cannot be given now is dropped by whoever would give it.
-    let zombies = match queries.send(Query::Zombies(reply)).await {
-        Ok(()) => answer.await.ok(),
-        Err(_) => None,
-    };
-    let Some(zombies) = zombies else {
-        let refusal = Verdict::refused("it cannot answer now".to_owned());
-        return send(write, &refusal.line()?).await;
-    };
-    let mut text = Verdict::followed_by(zombies.len()).line()?;
-    for zombie in zombies {
-        text.push_str(&to_line(&Event::Zombie(Box::new(zombie)))?);
-        text.push('\n');
-    }
     send(write, &text).await
+}
+
+/// What is asked for, or why it is not said.
+async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Event>, String> {
+    let Question { version, request } =
+        serde_json::from_str(question).map_err(|error| format!("the question is not understood: {error}"))?;
+    if version != VERSION {
+        return Err(format!(
+            "it speaks version {VERSION} and was asked in version {version}: use the command line of its release"
+        ));
+    }
+    match request.as_str() {
+        ZOMBIES => {
+            let zombies = answer(queries, Query::Zombies).await?;
+            Ok(zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie))).collect())
+        }
+        LOSSES => answer(queries, Query::Losses).await,
+        _ => Err("it cannot answer that".to_owned()),
+    }
+}
+
+/// An answer that cannot be given now is dropped by whoever would give it.
+async fn answer<T>(
+    queries: &mpsc::Sender<Query>,
+    query: impl FnOnce(oneshot::Sender<T>) -> Query,
+) -> Result<T, String> {
+    let (reply, answer) = oneshot::channel();
+    let not_now = "it cannot answer now";
+    queries.send(query(reply)).await.map_err(|_| not_now)?;
+    answer.await.map_err(|_| not_now.to_owned())
 }
 
 /// Writes it all; who reads none of it for too long is left.
@@ -265,16 +287,30 @@ async fn send(mut to: impl AsyncWrite + Unpin, text: &str) -> io::Result<()> {
 }
 
 /// Asks the daemon at `path` for every zombie that stands now.
-pub async fn zombies(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
-    zombies_within(ANSWER, path).await
+pub fn zombies(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
+    let only = |event| if let Event::Zombie(zombie) = event { Some(*zombie) } else { None };
+    Ok(ask(path, ZOMBIES, ANSWER)?.into_iter().filter_map(only).collect())
 }
 
-async fn zombies_within(patience: Duration, path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
-    let silent = |_elapsed| ControlError::Silent { path: path.to_owned(), patience };
-    timeout(patience, ask(path)).await.map_err(silent)?
+/// Asks the daemon at `path` what it has lost, each kind of loss in its order.
+pub fn losses(path: &Path) -> Result<Vec<LostEvent>, ControlError> {
+    let only = |event| if let Event::Lost(lost) = event { Some(lost) } else { None };
+    Ok(ask(path, LOSSES, ANSWER)?.into_iter().filter_map(only).collect())
 }
 
-async fn ask(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
+fn ask(path: &Path, request: &str, patience: Duration) -> Result<Vec<Event>, ControlError> {
+    let asked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| runtime.block_on(async { timeout(patience, converse(path, request)).await }));
+    match asked {
+        Err(source) => Err(ControlError::Socket { path: path.to_owned(), source }),
+        Ok(Err(_elapsed)) => Err(ControlError::Silent { path: path.to_owned(), patience }),
+        Ok(Ok(answer)) => answer,
+    }
+}
+
+async fn converse(path: &Path, request: &str) -> Result<Vec<Event>, ControlError> {
     let failed = |source| ControlError::Socket { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -286,31 +322,35 @@ async fn ask(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
         stream => stream.map_err(failed)?,
     };
     let (read, mut write) = stream.into_split();
-    let question = Question { version: VERSION, request: "zombies".to_owned() };
+    let question = Question { version: VERSION, request: request.to_owned() };
     let question = serde_json::to_string(&question).map_err(|error| failed(error.into()))? + "\n";
     write.write_all(question.as_bytes()).await.map_err(failed)?;
     let mut lines = BufReader::new(read).lines();
     let refused = |answer: String| ControlError::Refused { path: path.to_owned(), answer };
     let first = lines.next_line().await.map_err(failed)?.unwrap_or_default();
     let count = match serde_json::from_str::<Verdict>(&first) {
-        Ok(Verdict { ok: true, zombies: Some(count), .. }) => count,
+        Ok(Verdict { ok: true, lines: Some(count), .. }) => count,
         Ok(Verdict { ok: false, message, .. }) => return Err(refused(message.unwrap_or_default())),
         Ok(_) | Err(_) => return Err(refused("something that is not an answer".to_owned())),
     };
-    let mut zombies = Vec::new();
+    let mut events = Vec::new();
     while let Some(line) = lines.next_line().await.map_err(failed)? {
-        if let Event::Zombie(zombie) = parse(&line)? {
-            zombies.push(*zombie);
-        }
+        events.push(parse(&line)?);
     }
-    if zombies.len() != count {
-        return Err(ControlError::Cut { path: path.to_owned(), count, came: zombies.len() });
+    if events.len() != count {
+        return Err(ControlError::Cut { path: path.to_owned(), count, came: events.len() });
     }
-    Ok(zombies)
+    Ok(events)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Read as _, Write as _},
+        os::unix::net::UnixListener,
+        thread,
+    };
+
     use super::*;
     use crate::report::fixture;
 
@@ -318,20 +358,24 @@ mod tests {
     fn answered(answer: Option<String>) -> Result<Vec<ZombieEvent>, ControlError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
         let patience = if answer.is_some() { ANSWER } else { Duration::from_millis(20) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = UnixListener::bind(&path).unwrap();
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(listener.accept().await.unwrap().0);
-                stream.read_line(&mut String::new()).await.unwrap();
-                match answer {
-                    Some(answer) => stream.write_all(answer.as_bytes()).await.unwrap(),
-                    None => std::future::pending().await,
-                }
-            });
-            zombies_within(patience, &path).await
-        })
+        let daemon = thread::spawn(move || {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            stream.read_line(&mut String::new()).unwrap();
+            match answer {
+                Some(answer) => stream.get_mut().write_all(answer.as_bytes()).unwrap(),
+                // Until the client has left.
+                None => assert_eq!(stream.read(&mut [0]).unwrap(), 0),
+            }
+        });
+        let events = ask(&path, ZOMBIES, patience);
+        daemon.join().unwrap();
+        let zombie = |event| match event {
+            Event::Zombie(zombie) => *zombie,
+            other => panic!("{other:?}"),
+        };
+        Ok(events?.into_iter().map(zombie).collect())
     }
 
     fn followed_by(announced: usize, zombies: usize) -> String {

@@ -34,8 +34,8 @@ use crate::{
     workspace::Workspace,
 };
 
-/// How many machines run at a time. Emulating one and its two processors keeps 1.2 real ones busy.
-const AT_ONCE: usize = 1;
+/// How many machines run at a time. Emulating one keeps one real processor busy.
+const AT_ONCE: usize = 2;
 
 /// Seconds a test program may take where nothing else is said.
 const TIMEOUT: u64 = 180;

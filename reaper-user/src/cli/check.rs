@@ -1,19 +1,20 @@
-//! `reaper check`: what this kernel and these privileges allow.
+//! `reaper check`: what this kernel and these privileges allow, and what the running daemon could not record.
 
 use std::{
     io::{self, Write as _},
     path::Path,
 };
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::{Failure, pid_max, written};
 use crate::{
     config::{Config, Output},
+    control::{self, ControlError},
     exit_code,
     kernel::{Cmdlines, Kernel, KernelError, Options, Requirement, Sizes, Standing, requirements},
-    report::SCHEMA,
+    report::{Event, LostEvent, SCHEMA, to_line},
     workload::{Cgroups, Limits},
 };
 
@@ -44,6 +45,7 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
         all.push(loaded);
         code = refused;
     }
+    let losses = control::losses(&control::socket());
     let mut text = String::new();
     match output {
         Output::Json => {
@@ -52,6 +54,10 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
                 let Requirement { name, purpose, .. } = requirement;
                 let line = Line { schema: SCHEMA, event: "check", name, purpose, standing, detail };
                 text.push_str(&serde_json::to_string(&line).map_err(|error| written(error.into()))?);
+                text.push('\n');
+            }
+            for lost in losses.as_ref().into_iter().flatten() {
+                text.push_str(&to_line(&Event::Lost(lost.clone())).map_err(|error| written(error.into()))?);
                 text.push('\n');
             }
         }
@@ -63,7 +69,8 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
                 table.add_row([requirement.name, requirement.purpose, standing, detail]);
             }
             text = table.trim_fmt();
-            text.push('\n');
+            text.push_str("\n\n");
+            text.push_str(&account(&losses));
         }
     }
     io::stdout().write_all(text.as_bytes()).map_err(written)?;
@@ -76,6 +83,24 @@ const fn parts(standing: &Standing) -> (&'static str, &str) {
         Standing::Reduced(detail) => ("reduced", detail.as_str()),
         Standing::Missing(detail) => ("missing", detail.as_str()),
     }
+}
+
+/// What the daemon could not record, in words.
+fn account(losses: &Result<Vec<LostEvent>, ControlError>) -> String {
+    let losses = match losses {
+        Ok(losses) => losses,
+        Err(error) => return format!("What a running daemon has lost is not known: {error}.\n"),
+    };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["LOST", "TIMES", "WHAT IT MEANS"]);
+    for LostEvent { time: _, what, count: _, total, message } in losses.iter().filter(|lost| lost.total > 0) {
+        table.add_row([what.as_str().to_owned(), total.to_string(), message.to_string()]);
+    }
+    if table.is_empty() {
+        return format!("The running daemon has lost nothing; {} kinds of loss are counted.\n", losses.len());
+    }
+    table.trim_fmt() + "\n"
 }
 
 /// What keeps workloads from being named, a line each; one line where nothing does.

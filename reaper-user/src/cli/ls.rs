@@ -1,9 +1,6 @@
 //! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use jiff::Timestamp;
 
@@ -25,7 +22,7 @@ use crate::{
 pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::Warn);
     let filter = Filter::from(&args.filter);
-    let (source, mut zombies) = match ask() {
+    let (source, mut zombies) = match control::zombies(&control::socket()) {
         Ok(zombies) => (Source::Daemon, zombies),
         Err(ControlError::NoDaemon(_)) => (Source::Census, census()?),
         // Who may not ask the daemon may still hold the capabilities for a census.
@@ -41,15 +38,6 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     Reporter::stdout(output).list(source, &zombies, Timestamp::now()).map_err(written)?;
     io::Write::flush(&mut io::stdout()).map_err(written)?;
     Ok(exit_code::OK)
-}
-
-fn ask() -> Result<Vec<ZombieEvent>, ControlError> {
-    let path: PathBuf = control::socket();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| ControlError::Socket { path: path.clone(), source })?
-        .block_on(control::zombies(&path))
 }
 
 /// One walk over the kernel's tasks; nothing is attached.

@@ -8,9 +8,11 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use aya::{
@@ -20,7 +22,8 @@ use aya::{
 };
 use reaper_ebpf::{ABI, meta};
 use rustix::{
-    fs::statfs,
+    fs::{FlockOperation, flock, statfs},
+    io::Errno,
     mount::{MountFlags, mount},
 };
 
@@ -51,10 +54,12 @@ pub(super) const MAPS: &[&str] = &[
     "WATCHED",
 ];
 
-/// The folder with the sets.
+/// The folder with the sets, locked as long as this is there: daemons that know nothing of each other, because each has
+/// its own runtime directory, may still have been told to pin in the same place.
 #[derive(Clone)]
 pub(super) struct Store {
     root: PathBuf,
+    _lock: Arc<File>,
 }
 
 /// One set.
@@ -80,7 +85,20 @@ impl Store {
             tracing::info!(path = BPFFS, "mounted a BPF file system");
         }
         make(root)?;
-        Ok(Self { root: root.to_owned() })
+        Self::locked(root)
+    }
+
+    fn locked(root: &Path) -> Result<Self, KernelError> {
+        let folder = File::open(root).map_err(|error| failed(root, "opening it", error))?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { root: root.to_owned(), _lock: Arc::new(folder) }),
+            Err(Errno::WOULDBLOCK) => Err(KernelError::Pins {
+                path: root.to_owned(),
+                problem: "another reaper uses what is pinned there".to_owned(),
+                remedy: "stop that one, or choose another pin_path".to_owned(),
+            }),
+            Err(error) => Err(failed(root, "locking it", error.into())),
+        }
     }
 
     /// The complete set that was made from the same object, for the same kernel and with the same settings.
@@ -120,11 +138,7 @@ impl Store {
     }
 
     fn sets(&self) -> Result<Vec<Set>, KernelError> {
-        let folders = match fs::read_dir(&self.root) {
-            Ok(folders) => folders,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed(&self.root, "listing it", error)),
-        };
+        let folders = fs::read_dir(&self.root).map_err(|error| failed(&self.root, "listing it", error))?;
         // Somebody may have named a folder that others pin in, too: nothing of theirs is touched.
         Ok(folders.flatten().map(|entry| Set { folder: entry.path() }).filter(Set::is_ours).collect())
     }
@@ -213,8 +227,11 @@ fn is_pin(name: &OsStr) -> bool {
 /// Removes every set below `root`, which ends the recording; says what. The caller has made sure that
 /// no daemon uses it.
 pub fn unload(root: &Path) -> Result<Vec<String>, KernelError> {
-    let store = Store { root: root.to_owned() };
     let mut removed = Vec::new();
+    if !root.exists() {
+        return Ok(removed);
+    }
+    let store = Store::locked(root)?;
     for set in store.sets()? {
         check_owner(&set.folder)?;
         removed.extend(set.remove()?);
@@ -241,7 +258,7 @@ fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
     for path in path.ancestors() {
         match statfs(path) {
             Ok(found) => return Ok(found.f_type == MAGIC),
-            Err(rustix::io::Errno::NOENT) => {}
+            Err(Errno::NOENT) => {}
             Err(error) => return Err(failed(path, "looking at its file system", error.into())),
         }
     }
@@ -336,6 +353,16 @@ mod tests {
         fs::remove_file(root.path().join("loose")).unwrap();
         assert_eq!(unload(root.path()).unwrap(), Vec::<String>::new(), "there is nothing of ours any more");
         assert!(root.path().exists());
+    }
+
+    #[test]
+    fn what_another_one_uses_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let other = Store::locked(root.path()).unwrap();
+        let refused = unload(root.path()).unwrap_err().to_string();
+        assert!(refused.contains("another reaper"), "{refused}");
+        drop(other);
+        assert_eq!(unload(root.path()).unwrap(), Vec::<String>::new());
     }
 
     #[test]

@@ -71,6 +71,15 @@ impl Losses {
         Ok(totals)
     }
 
+    /// Every kind, with what no event has told of yet.
+    pub(super) fn all(&self, kernel: &Kernel) -> Result<Vec<Event>, KernelError> {
+        let time = Timestamp::now();
+        let told = Loss::ALL.into_iter().zip(self.totals(kernel)?).zip(self.said);
+        Ok(told
+            .map(|((loss, total), said)| Event::lost(loss, total.saturating_sub(said), total, time))
+            .collect())
+    }
+
     /// Says what was lost since it was last said, not too often unless this is the `end`.
     pub(super) fn report(
         &mut self,

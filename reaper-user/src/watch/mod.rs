@@ -31,7 +31,7 @@ use crate::{
     ledger::{Aging, Due},
     observe::{Answers, Observer, Purpose},
     proc::Proc,
-    report::{Filter, Loss, Outbox, ZombieEvent},
+    report::{Event, Filter, Loss, Outbox, ZombieEvent},
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
 };
 
@@ -81,6 +81,8 @@ pub enum WatchError {
 pub enum Query {
     /// Every zombie that stands now, of any age.
     Zombies(oneshot::Sender<Vec<ZombieEvent>>),
+    /// How much was lost, every kind of loss.
+    Losses(oneshot::Sender<Vec<Event>>),
     /// Report zombies from this age on.
     Age(Duration),
 }
@@ -289,6 +291,12 @@ impl Watch {
                 if self.observer.ask(Purpose::List(number), requests).is_err() {
                     self.lists.refuse(number);
                 }
+            }
+            Query::Losses(reply) => {
+                self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());
+                self.losses.set(Loss::EventDropped, self.outbox.dropped());
+                // Nobody waits for the answer any more: nothing to do.
+                let _left = reply.send(self.losses.all(&self.describer.kernel)?);
             }
             Query::Age(age) => {
                 self.aging.set_threshold(age);

@@ -18,7 +18,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Daemon, Ended, Workload, assert_refused, assert_valid, machine, program, reaper, run_briefly, signal,
+    Daemon, Ended, Pins, Workload, assert_refused, assert_valid, machine, program, reaper, run_briefly,
+    signal,
 };
 
 const UNAVAILABLE: i32 = 69;
@@ -56,7 +57,7 @@ fn count(mut stream: UnixStream) -> usize {
     let mut lines = text.lines();
     let verdict: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
     let zombies: Vec<_> = lines.map(|line| assert_valid(line.as_bytes())).collect();
-    assert_eq!(verdict["zombies"], zombies.len(), "{verdict}");
+    assert_eq!(verdict["lines"], zombies.len(), "{verdict}");
     zombies.len()
 }
 
@@ -182,6 +183,25 @@ fn a_second_daemon_exits_69_and_names_the_first() {
     assert_eq!(ls().0, "daemon");
     next.end();
     assert_eq!(ls().0, "census");
+}
+
+#[test]
+fn daemons_that_do_not_see_each_others_lock_do_not_share_pins() {
+    let _machine = machine();
+    let pins = Pins::new("shared");
+    let daemon = Daemon::run_pinned(pins.path(), &["--age", "1h"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let path = pins.path().display().to_string();
+    for arguments in [["run", "--pin-path", &path], ["unload", "--pin-path", &path]] {
+        let mut command = Command::new(reaper());
+        command.args(arguments).env("RUNTIME_DIRECTORY", elsewhere.path());
+        assert_refused(
+            &run_briefly(&mut command),
+            UNAVAILABLE,
+            &[&path, "another reaper uses what is pinned"],
+        );
+    }
+    daemon.end();
 }
 
 /// A configuration that changes.

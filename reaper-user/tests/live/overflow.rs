@@ -78,6 +78,12 @@ fn bomb() -> Outcome {
     let outcome =
         Outcome { foreign, reported: fresh(&reported), recovered: reported.len() - fresh(&reported), lost };
     assert!(complete, "not all {CHILDREN} are reported or counted: {outcome:?}");
+    let checked = usize::try_from(checked("death-lost")).unwrap();
+    let others = (forks() - before).saturating_sub(own);
+    assert!(
+        (lost..=lost + others).contains(&checked),
+        "{lost} lost, {checked} by reaper check, {others} others"
+    );
     workload.end();
     balance(daemon, reported.into_keys().collect());
     outcome
@@ -98,6 +104,18 @@ fn count(seen: &Seen, truth: &Truth, reported: &mut HashMap<(u64, u64), bool>, l
 /// Those that were never lost.
 fn fresh(reported: &HashMap<(u64, u64), bool>) -> usize {
     reported.values().filter(|recovered| !**recovered).count()
+}
+
+/// How often that was lost, as `reaper check` has it from the running daemon.
+fn checked(what: &str) -> u64 {
+    let output = run_briefly(Command::new(reaper()).args(["check", "--output", "json"]));
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lost: Vec<_> = text.lines().filter(|line| line.contains("\"event\":\"lost\"")).collect();
+    let seen = lost.into_iter().map(|line| Seen { at: 0, event: assert_valid(line.as_bytes()) });
+    let mut totals: HashMap<_, _> =
+        seen.map(|seen| (seen.text("/what").to_owned(), seen.number("/total"))).collect();
+    totals.remove(what).unwrap_or_else(|| panic!("{what} is not among {totals:?}"))
 }
 
 /// When the zombies are gone the ledger has room for others, and says what /proc says: nothing stands in it that is no

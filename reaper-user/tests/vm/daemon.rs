@@ -59,16 +59,36 @@ impl Daemon {
 
     /// Waits until `enough` of what was seen since the start.
     pub(crate) fn wait_until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        if let Err(why) = self.comes(enough) {
+            panic!("{what}: {why}; seen:\n{}", self.text());
+        }
+    }
+
+    /// As `wait_until`, for all of `wanted`: what is missing is named.
+    pub(crate) fn wait_for_all(&mut self, kind: &str, wanted: &BTreeMap<Key, Value>) {
+        let missing = |daemon: &Self| {
+            let seen = daemon.by_process(kind);
+            wanted
+                .iter()
+                .filter(|(key, _)| !seen.contains_key(key))
+                .map(|(_, what)| what.to_string())
+                .collect()
+        };
+        if let Err(why) = self.comes(|daemon| Vec::is_empty(&missing(daemon))) {
+            panic!("{kind}: {why} of\n{}\nseen:\n{}", missing(self).join("\n"), self.text());
+        }
+    }
+
+    fn comes(&mut self, enough: impl Fn(&Self) -> bool) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         while !enough(self) {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(event) => self.seen.push(event),
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("{what}: not seen in {PATIENCE:?}; seen:\n{}", self.text())
-                }
-                Err(RecvTimeoutError::Disconnected) => panic!("{what}: reaper ended; seen:\n{}", self.text()),
+                Err(RecvTimeoutError::Timeout) => return Err(format!("not seen in {PATIENCE:?}")),
+                Err(RecvTimeoutError::Disconnected) => return Err("reaper ended".to_owned()),
             }
         }
+        Ok(())
     }
 
     /// As `wait_until`, but for as long as `while_waiting` takes: it is called again and again.
