@@ -179,28 +179,17 @@ struct Rig<'a> {
 }
 
 impl Rig<'_> {
-    /// Boots and says how it went; once more where the kernel died on its own: emulated ones do now and then, a second
-    /// after power-on. A machine that cannot be booted is a failed boot: the others may tell more.
+    /// Boots and says how it went. A machine that cannot be booted is a failed boot: the others may tell more.
     fn row(&self, number: usize, boot: &Boot, kernel: &Kernel) -> Row {
         let Kernel { name, image } = kernel;
         let (mode, total) = (boot.mode(), self.total);
         println!("vm: {number}/{total}: kernel {name}, {mode}");
         let started = Instant::now();
-        let mut verdict = self.verdict(number, boot, image);
-        let stillborn = verdict.stillborn().map(str::to_owned);
-        if let Some(complaint) = &stillborn {
-            println!("vm: {number}/{total}: the kernel died before the init ran, once more: {complaint}");
-            let logs = self.logs.join(number.to_string());
-            // What is left of it is for people only.
-            if let Err(error) = fs::rename(&logs, self.logs.join(format!("{number}-stillborn"))) {
-                println!("vm: {number}/{total}: {}: {error}", logs.display());
-            }
-            verdict = self.verdict(number, boot, image);
-        }
+        let verdict = self.verdict(number, boot, image);
         let took = started.elapsed();
         let result = if verdict.passed() { "ok" } else { "FAILED" };
         println!("vm: {number}/{total}: kernel {name}, {mode}: {result} in {}", command::human(took));
-        Row { kernel: name.clone(), mode, took, stillborn, verdict }
+        Row { kernel: name.clone(), mode, took, verdict }
     }
 
     fn verdict(&self, number: usize, boot: &Boot, image: &Path) -> Verdict {

@@ -14,8 +14,6 @@ pub(crate) struct Row {
     pub(crate) kernel: String,
     pub(crate) mode: String,
     pub(crate) took: Duration,
-    /// What the kernel said when it died before the init ran, where that was why it was booted once more.
-    pub(crate) stillborn: Option<String>,
     pub(crate) verdict: Verdict,
 }
 
@@ -46,20 +44,8 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
     text.push('\n');
     text += &aligned(&by_test(rows), Cells::Left);
 
-    for (number, row) in (1..).zip(rows) {
-        if let Some(complaint) = &row.stillborn {
-            let _ = write!(
-                text,
-                "\nboot {number} ({}, {}) is the second: in the first the kernel died before the init ran\n  {complaint}\n  \
-                 logs: {}\n",
-                kernel(row),
-                row.mode,
-                logs.join(format!("{number}-stillborn")).display()
-            );
-        }
-    }
     for (number, row) in (1..).zip(rows).filter(|(_, row)| !row.verdict.passed()) {
-        let Verdict { began: _, release: _, tests, complaint, trouble } = &row.verdict;
+        let Verdict { release: _, tests, complaint, trouble } = &row.verdict;
         let bad = tests.iter().filter(|(_, outcome)| outcome.is_bad()).map(|(name, _)| name.as_str());
         let bad: Vec<&str> = bad.collect();
         let _ = write!(text, "\nboot {number} ({}, {}):", kernel(row), row.mode);
@@ -105,19 +91,9 @@ mod tests {
 
     fn row(kernel: &str, tests: &[(&str, Outcome)]) -> Row {
         let tests = tests.iter().map(|(name, outcome)| ((*name).to_owned(), outcome.clone())).collect();
-        let verdict =
-            Verdict { began: true, release: Some(kernel.to_owned()), tests, complaint: None, trouble: None };
+        let verdict = Verdict { release: Some(kernel.to_owned()), tests, complaint: None, trouble: None };
         let took = Duration::from_secs(12);
-        Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took, stillborn: None, verdict }
-    }
-
-    #[test]
-    fn a_second_boot_is_said_to_be_one() {
-        let mut second = row("7.2.13", &[("one", Outcome::Passed)]);
-        second.stillborn = Some("[    1.0] Oops: int3".to_owned());
-        let text = tables(&[second], Path::new("logs"));
-        assert!(text.contains("boot 1 (7.2.13, cgroup v2) is the second"), "{text}");
-        assert!(text.ends_with("Oops: int3\n  logs: logs/1-stillborn\n"), "{text}");
+        Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took, verdict }
     }
 
     #[test]

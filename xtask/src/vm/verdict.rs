@@ -30,8 +30,6 @@ impl Outcome {
 /// What a boot showed.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
-    /// Whether anything of ours ran.
-    pub(crate) began: bool,
     /// The kernel's own version, once it had said it.
     pub(crate) release: Option<String>,
     /// In the order they ran; a program that is no Rust test program counts as one test by its exit code.
@@ -61,20 +59,14 @@ impl Verdict {
     }
 
     pub(crate) fn passed(&self) -> bool {
-        let Self { began: _, release: _, tests, complaint, trouble } = self;
+        let Self { release: _, tests, complaint, trouble } = self;
         let ran = tests.iter().any(|(_, outcome)| *outcome == Outcome::Passed);
         ran && complaint.is_none() && trouble.is_none() && !tests.iter().any(|(_, outcome)| outcome.is_bad())
     }
 
-    /// What the kernel said when it died before anything of ours ran: then neither reaper nor its tests can be why.
-    pub(crate) fn stillborn(&self) -> Option<&str> {
-        let Self { began, release: _, tests: _, complaint, trouble: _ } = self;
-        complaint.as_deref().filter(|_| !began)
-    }
-
     /// Reads what the init and the tests printed.
     fn read(text: &str) -> Self {
-        let mut verdict = Self { began: text.contains("vm: "), ..Self::default() };
+        let mut verdict = Self::default();
         let mut done = false;
         // The program that runs, and where its tests begin.
         let mut running: Option<(&str, usize)> = None;
@@ -239,21 +231,6 @@ mod tests {
         let verdict = Verdict::of(&booted("[ 3.1] BUG: kernel NULL pointer dereference, address: 0\n"));
         assert!(!verdict.passed());
         assert!(verdict.complaint.unwrap().contains("NULL pointer"));
-    }
-
-    #[test]
-    fn only_a_kernel_that_dies_before_the_init_runs_is_stillborn() {
-        let booted = |tests: &str, console: &str| {
-            let took = std::time::Duration::from_secs(1);
-            Verdict::of(&Booted { tests: tests.to_owned(), console: console.to_owned(), late: false, took })
-        };
-        let oops = "[    1.0] Oops: int3: 0000 [#1] SMP NOPTI\n";
-        assert_eq!(booted("", oops).stillborn(), Some(oops.trim()));
-        assert!(!booted("", oops).passed());
-        assert_eq!(booted(PASSED, oops).stillborn(), None);
-        assert_eq!(booted("vm: FAILED mount\n", oops).stillborn(), None);
-        // Nor one that says nothing: that may be us.
-        assert_eq!(booted("", "").stillborn(), None);
     }
 
     #[test]
