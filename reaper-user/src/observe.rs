@@ -376,3 +376,70 @@ impl Around<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::proc::tests::fake;
+
+    const HOLDER: u32 = 7;
+    const ZOMBIE: u32 = 42;
+
+    fn request() -> Vec<Request> {
+        let zombie = Identity { pid: ZOMBIE, start: BootTime(123_450_000_000) };
+        vec![Request::Report { id: 1, zombie, forker: None }]
+    }
+
+    fn answer(answers: &mut UnboundedReceiver<Answers>) -> Answer {
+        let mut answers = answers.blocking_recv().unwrap().answers;
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
+    }
+
+    #[test]
+    fn a_thread_that_hangs_on_a_process_is_replaced_and_the_process_is_told_of_without_its_command_line() {
+        let (root, proc) = fake(b"x");
+        let holder = root.path().join(HOLDER.to_string());
+        fs::create_dir(&holder).unwrap();
+        for file in ["stat", "status"] {
+            fs::copy(root.path().join(ZOMBIE.to_string()).join(file), holder.join(file)).unwrap();
+        }
+        // Opening it hangs until somebody writes.
+        let endless = holder.join("cmdline");
+        mknodat(CWD, &endless, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+
+        let (sender, mut answers) = unbounded_channel();
+        let mut observer = Observer::start(proc, sender).unwrap();
+        observer.ask(Purpose::Sweep, request()).unwrap();
+        let looks_at = |observer: &Observer, pid| {
+            observer.at_work.pid.load(Ordering::Relaxed) == pid
+                && observer.at_work.since.load(Ordering::Relaxed) != 0
+        };
+        while !looks_at(&observer, HOLDER) {
+            thread::yield_now();
+        }
+        let soon = boot_now();
+        assert_eq!(observer.replace_if_it_hangs(soon).unwrap(), None, "it may be slow");
+        assert_eq!(observer.replace_if_it_hangs(soon.plus(HANGS * 2)).unwrap(), Some(HOLDER));
+        assert_eq!(
+            observer.replace_if_it_hangs(soon.plus(HANGS * 2)).unwrap(),
+            None,
+            "the new one has nothing to do"
+        );
+
+        observer.ask(Purpose::Sweep, request()).unwrap();
+        let Answer::Zombie { scene, .. } = answer(&mut answers) else { panic!("it is a zombie") };
+        let (seen, cmdline) = scene.holder.seen.unwrap();
+        assert_eq!((seen.tgid, cmdline), (ZOMBIE, None));
+
+        // What hung goes on, says what it saw, late, and ends.
+        fs::write(&endless, "late").unwrap();
+        let Answer::Zombie { scene, .. } = answer(&mut answers) else { panic!("it is a zombie") };
+        assert_eq!(scene.holder.seen.unwrap().1.unwrap().as_str(), "late");
+    }
+}

@@ -182,12 +182,13 @@ fn failed(pid: u32, error: ProcError) -> ReadError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
 
     use super::*;
 
-    fn fake(name: &[u8]) -> (tempfile::TempDir, Proc) {
+    /// A tree with one zombie of this name: pid 42, started at tick 12,345, child of 7, traced by 9.
+    pub(crate) fn fake(name: &[u8]) -> (tempfile::TempDir, Proc) {
         fake_in_groups(name, "")
     }
 
