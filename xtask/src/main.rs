@@ -64,7 +64,10 @@ fn run_task(task: Task) -> anyhow::Result<()> {
         Task::BuildEbpf(args) => build_ebpf::run(&workspace, &args),
         Task::Run(args) => run::run(&workspace, &args),
         Task::Test(args) => test::run(&workspace, &args),
-        Task::Vm(args) => vm::run(&workspace, &args),
+        Task::Vm(args) => {
+            setup::ensure(&workspace, &[setup::Group::Vm])?;
+            vm::run(&workspace, &args)
+        }
         Task::Bench(args) => bench::run(&workspace, &args),
     }
 }

@@ -28,11 +28,7 @@ use self::{
     report::Row,
     verdict::Verdict,
 };
-use crate::{
-    command,
-    setup::{self, Group},
-    workspace::Workspace,
-};
+use crate::{command, workspace::Workspace};
 
 /// How many machines run at a time. Emulating one keeps one real processor busy.
 const AT_ONCE: usize = 2;
@@ -105,7 +101,7 @@ pub(crate) fn fetch_kernels(workspace: &Workspace) -> anyhow::Result<()> {
     fetch(&Cache::open(workspace, None)?, &matrix::of(&Args::default()), false).map(drop)
 }
 
-/// Boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
+/// With what [`crate::setup`] brings for it: boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
 /// deadline left some unbooted. `object`: what reaper loads, where that is not the committed object.
 pub(crate) fn boot_all(
     workspace: &Workspace,
@@ -116,7 +112,6 @@ pub(crate) fn boot_all(
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("the kernels and the guest's programs are x86_64: this task runs on x86_64 Linux only");
     }
-    setup::ensure(workspace, &[Group::Vm])?;
     let cache = Cache::open(workspace, args.mirror.clone())?;
     let boots = matrix::of(args);
     let kernels = fetch(&cache, &boots, args.refresh)?;
