@@ -7,9 +7,14 @@ use crate::{
     zombie::Zombie,
 };
 
+/// So many zombies take memory that is worth giving back.
+const MANY: usize = 1_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Standings {
     by_id: HashMap<u64, Standing>,
+    /// The most there have been since memory was last given back.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -22,6 +27,17 @@ impl Standings {
     /// Adds one; `cgroups` are its ids in v2 and in v1's pids hierarchy.
     pub(super) fn add(&mut self, id: u64, cgroups: [u64; 2], zombie: Zombie) {
         self.by_id.insert(id, Standing { cgroups, zombie: Box::new(zombie) });
+        self.most = self.most.max(self.by_id.len());
+    }
+
+    /// Once, when of many but few are left: what they took can be given back.
+    pub(super) fn have_ebbed(&mut self) -> bool {
+        let ebbed = self.most >= MANY && self.by_id.len() <= self.most / 4;
+        if ebbed {
+            self.by_id.shrink_to_fit();
+            self.most = self.by_id.len();
+        }
+        ebbed
     }
 
     pub(super) fn remove(&mut self, id: u64) -> Option<Box<Zombie>> {

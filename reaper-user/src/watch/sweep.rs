@@ -12,6 +12,7 @@ use rustix::{
 use super::{Describer, Watch, WatchError};
 use crate::{
     identity::{BootTime, Identity},
+    kernel::Kernel,
     ledger::{Again, Due},
     observe::{Answer, Answers, Purpose, Request, Scene},
     report::Loss,
@@ -93,6 +94,9 @@ impl Watch {
         kernel.settle(!holders.is_empty())?;
         self.reconcile(now)?;
         self.tell();
+        if self.standing.have_ebbed() {
+            Kernel::trim();
+        }
         let crowded = self.describer.workloads.cgroups().is_crowded();
         if crowded && self.pruned.is_none_or(|pruned| pruned.elapsed() > PRUNED_APART) {
             let now = Instant::now();
