@@ -4,7 +4,7 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use reaper_ebpf::{counter, flag, id, notice, state};
+use reaper_ebpf::{Notice, counter, flag, id, notice, state};
 
 use crate::{
     atomic::{Keys, Store, Swap},
@@ -39,6 +39,7 @@ fn give_back<K: Keys>(ctx: &BtfTracePointContext) {
     if state == state::STANDING {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
-        send(notice::RELEASED, tgid, id, now, counter::RELEASE_LOST);
+        let released = Notice { kind: notice::RELEASED, number: tgid, id, time: now, comm: [0; 2] };
+        send(released, counter::RELEASE_LOST);
     }
 }

@@ -15,7 +15,7 @@ static PIDS_HIERARCHY: Global<u32> = Global::new(0);
 const SIGNAL_GROUP_EXIT: u32 = 0x4;
 
 #[inline(always)]
-fn read<T: Copy>(base: *const c_void, member: i16) -> T {
+pub(crate) fn read<T: Copy>(base: *const c_void, member: i16) -> T {
     // SAFETY: `base` is a pointer that the verifier has typed, and it accepts the read only where a member of
     // this size lies at the offset. Volatile, because a read may be neither widened nor moved before a test.
     unsafe { base.wrapping_byte_offset(isize::from(member)).cast::<T>().read_volatile() }

@@ -249,6 +249,9 @@ pub mod notice {
     pub const RELEASED: u32 = 1;
     /// A cgroup was made: `number` is its hierarchy, `id` its id there.
     pub const CGROUP_MADE: u32 = 2;
+    /// A reported zombie is being released: `id` is its identity bits, `time` the boot clock, `number` the tgid and
+    /// `comm` the thread's name of whoever does it. [`RELEASED`] follows. Only while the optional hook is attached.
+    pub const REAPED: u32 = 3;
 }
 
 /// A record of the ring buffer.
@@ -263,6 +266,8 @@ pub struct Notice {
     pub id: u64,
     /// ns since boot.
     pub time: u64,
+    /// A name as the kernel writes it, ended by a zero byte; zeros where the kind has none.
+    pub comm: [u64; 2],
 }
 
 /// The forker of a process whose parent at fork is somebody else (CLONE_PARENT).
@@ -352,12 +357,14 @@ pub mod counter {
     pub const LIVING_DISPLACED: u32 = 6;
     /// What a later census has entered or marked dead: a hook had missed it.
     pub const HOOK_MISSED: u32 = 7;
+    /// A release that was seen when it happened, but could not be read or announced.
+    pub const REAP_LOST: u32 = 8;
     /// How many there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
-const _: () = assert!(size_of::<Notice>() == 24);
+const _: () = assert!(size_of::<Notice>() == 40);
 const _: () = assert!(size_of::<Forker>() == 16);
 const _: () = assert!(size_of::<WaitProfile>() == 40);
 const _: () = assert!(size_of::<Cmdline>() == 264);

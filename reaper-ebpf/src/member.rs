@@ -84,4 +84,6 @@ members! {
     KN_ID
     /// `pid.numbers[0].nr`
     PID_NUMBER
+    /// The register in `pt_regs` with a function's first argument
+    REGS_ARGUMENT
 }

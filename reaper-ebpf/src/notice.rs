@@ -6,7 +6,8 @@ use crate::maps::{NOTICES, count};
 
 /// Sends a notice, or counts it as lost where the ring buffer is full. True where it was sent.
 #[inline(always)]
-pub(crate) fn send(kind: u32, number: u32, id: u64, time: u64, lost: u32) -> bool {
+pub(crate) fn send(notice: Notice, lost: u32) -> bool {
+    let Notice { kind, number, id, time, comm: [first, second] } = notice;
     let Some(mut room) = NOTICES.reserve::<Notice>(0) else {
         count(lost);
         return false;
@@ -19,6 +20,8 @@ pub(crate) fn send(kind: u32, number: u32, id: u64, time: u64, lost: u32) -> boo
         (&raw mut (*notice).number).write_volatile(number);
         (&raw mut (*notice).id).write_volatile(id);
         (&raw mut (*notice).time).write_volatile(time);
+        (&raw mut (*notice).comm[0]).write_volatile(first);
+        (&raw mut (*notice).comm[1]).write_volatile(second);
     }
     room.submit(0);
     true

@@ -31,9 +31,9 @@ impl Notices {
             .map_err(|error| KernelError::system("watching the ring buffer", error))?;
         let mut notices = Vec::new();
         while let Some(bytes) = guard.get_inner_mut().next() {
-            if let Some(words) = bytes.as_chunks::<8>().0.first_chunk::<3>() {
-                let [who, id, time] = words.map(u64::from_ne_bytes);
-                notices.push(Notice { kind: low(who), number: low(who >> 32), id, time });
+            if let Some(words) = bytes.as_chunks::<8>().0.first_chunk::<5>() {
+                let [who, id, time, comm @ ..] = words.map(u64::from_ne_bytes);
+                notices.push(Notice { kind: low(who), number: low(who >> 32), id, time, comm });
             }
         }
         guard.clear_ready();

@@ -4,6 +4,17 @@ use reaper_ebpf::member;
 
 use super::btf::{Btf, BtfError, Expect};
 
+/// Where `struct pt_regs` has a function's first argument, which no kernel can change:
+/// <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/include/uapi/asm/ptrace.h#L56>,
+/// <https://elixir.bootlin.com/linux/v6.12/source/arch/arm64/include/asm/ptrace.h#L148>
+const REGS_ARGUMENT: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(14 * 8)
+} else if cfg!(target_arch = "aarch64") {
+    Some(0)
+} else {
+    None
+};
+
 /// A member's number in the object, and its offset.
 pub(super) type Offset = (i16, u32);
 
@@ -60,5 +71,7 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
 
     let pid = btf.argument("sched_process_wait", 0)?;
     get(member::PID_NUMBER, pid, "numbers[0].nr", U32)?;
+    // Without it the kprobe is refused, which is not needed.
+    offsets.extend(REGS_ARGUMENT.map(|offset| (member::REGS_ARGUMENT, offset)));
     Ok(offsets)
 }

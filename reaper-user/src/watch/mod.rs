@@ -250,7 +250,7 @@ impl Watch {
     }
 
     fn heed(&mut self, notices: &[Notice]) {
-        for Notice { kind, number, id, time } in notices {
+        for Notice { kind, number, id, time, comm: _ } in notices {
             match *kind {
                 notice::RELEASED => self.release(*id, BootTime(*time)),
                 notice::CGROUP_MADE => {
