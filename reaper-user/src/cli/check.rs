@@ -13,7 +13,9 @@ use crate::{
     config::{Config, Output},
     control::{self, ControlError},
     exit_code,
-    kernel::{Cmdlines, Kernel, KernelError, Options, Requirement, Sizes, Standing, requirements},
+    kernel::{
+        Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, requirements,
+    },
     report::{Event, LostEvent, SCHEMA, to_line},
     workload::{Cgroups, Limits},
 };
@@ -42,7 +44,7 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
     all.extend(hierarchies(&cgroups));
     if code == exit_code::OK {
         let (loaded, refused) = load(&cgroups);
-        all.push(loaded);
+        all.extend(loaded);
         code = refused;
     }
     let losses = control::losses(&control::socket());
@@ -119,8 +121,9 @@ fn hierarchies(cgroups: &Cgroups) -> Vec<Requirement> {
     }
 }
 
-/// Loads the object as the daemon does, without attaching it: the kernel's own verdict on every program.
-fn load(cgroups: &Cgroups) -> (Requirement, u8) {
+/// Loads the object as the daemon does: the kernel's own verdict on every program. Nothing is attached but, for a
+/// moment, the one hook whose possibility shows in no other way.
+fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
     let kernel: Result<Kernel, KernelError> = Kernel::load(
@@ -134,20 +137,30 @@ fn load(cgroups: &Cgroups) -> (Requirement, u8) {
         privilege,
     };
     match kernel {
-        Ok(kernel) => {
+        Ok(mut kernel) => {
             let found = format!("loaded; {} KiB of ledger", sizes.bytes() / 1024);
             let standing = match kernel.no_cmdlines() {
                 None => Standing::Met(found),
                 Some(reason) => Standing::Reduced(format!("{found}; no command lines: {reason}")),
             };
-            (requirement(standing, false), exit_code::OK)
+            let release = release_hook(kernel.see_releases());
+            (vec![requirement(standing, false), release], exit_code::OK)
         }
         Err(error) => {
             let failure = Failure::from(error);
             let privilege = failure.code == exit_code::PERMISSION;
-            (requirement(Standing::Missing(failure.message), privilege), failure.code)
+            (vec![requirement(Standing::Missing(failure.message), privilege)], failure.code)
         }
     }
+}
+
+fn release_hook(found: &ReleaseHook) -> Requirement {
+    let standing = match found {
+        ReleaseHook::Fentry | ReleaseHook::Kprobe { .. } => Standing::Met(found.to_string()),
+        ReleaseHook::None { .. } => Standing::Reduced(found.to_string()),
+    };
+    let purpose = "who released a zombie, and when exactly";
+    Requirement { name: "release hook", purpose, standing, privilege: false }
 }
 
 #[cfg(test)]

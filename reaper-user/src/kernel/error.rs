@@ -157,9 +157,12 @@ fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// What the kernel said of a program: of the verifier's log, which may be thousands of lines, the one that says why.
-fn verdict(error: &ProgramError) -> String {
+pub(super) fn verdict(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
     let log = verifier_log.to_string();
+    if log.trim().is_empty() {
+        return io_error.to_string();
+    }
     tracing::debug!(%log, "the verifier's log");
     format!("{io_error}; the verifier says: {}", reason(&log))
 }

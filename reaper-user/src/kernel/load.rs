@@ -13,6 +13,7 @@ use super::{
     btf::Btf,
     census, demand, map, offsets, patch, pins,
     pins::{Set, Store},
+    release::Release,
     requirements,
     table::Table,
     take,
@@ -79,6 +80,7 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object).map_err(KernelError::load)?;
         let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
+        let release = Release::load(&mut ebpf, kernel_btf);
 
         let ledger = take(&mut ebpf, "LEDGER")?;
         let Map::Array(ledger) = ledger else {
@@ -103,6 +105,7 @@ impl Kernel {
             taken_back: 0,
             always: Always::default(),
             on_demand,
+            release,
             flavour,
             no_cmdlines,
             pinned,

@@ -11,6 +11,7 @@ mod notices;
 mod offsets;
 mod patch;
 mod pins;
+mod release;
 mod requirements;
 mod skipped;
 mod table;
@@ -30,6 +31,7 @@ pub use self::{
     error::{KernelError, lockdown},
     notices::{LogLines, Notices},
     pins::unload,
+    release::ReleaseHook,
     requirements::{Requirement, Standing, demand, requirements},
 };
 
@@ -96,6 +98,7 @@ pub struct Kernel {
     taken_back: u64,
     always: Always,
     on_demand: attach::OnDemand,
+    release: release::Release,
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
     pinned: Option<Pinned>,
@@ -284,6 +287,11 @@ impl Kernel {
     /// Attaches the hooks that only serve holders on probation while `wanted`, and detaches them later.
     pub fn settle(&mut self, wanted: bool) -> Result<(), KernelError> {
         self.on_demand.settle(&mut self.ebpf, wanted)
+    }
+
+    /// Attaches the hook that sees releases when they happen, where there is one, and says which. It stays.
+    pub fn see_releases(&mut self) -> &ReleaseHook {
+        self.release.attach(&mut self.ebpf)
     }
 
     /// What a holder on probation was seen waiting for.
