@@ -42,6 +42,18 @@ pub struct Zombie {
     pub recovered: bool,
 }
 
+/// How a zombie was released, where that was seen when it happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reap {
+    /// When, nanoseconds since boot.
+    pub at: BootTime,
+    /// The process in whose context it happened, by its pid in the initial pid namespace: the one whose wait returned
+    /// the zombie; or one that died, its holder, or a tracer, or the first of its namespace.
+    pub pid: u32,
+    /// The name of the thread that did it.
+    pub comm: Untrusted,
+}
+
 /// When a zombie died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Died {

@@ -10,7 +10,7 @@ use crate::{
     identity::{BootTime, Identity},
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
-    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Relation, Sigchld, Waits, Zombie},
+    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie},
 };
 
 /// Something to report.
@@ -85,13 +85,15 @@ pub struct ReleasedEvent {
     pub comm: Untrusted,
     /// As in [`ZombieEvent`].
     pub cmdline: Option<Untrusted>,
-    /// How long it stood, from its death to the moment the kernel freed it (up to tens of milliseconds after the
-    /// wait); `None` where it predates the daemon.
+    /// How long it stood, from its death to its release; without [`Self::reaped`], to the moment the kernel freed it (up
+    /// to tens of milliseconds later). `None` where it predates the daemon.
     pub stood_seconds: Option<Seconds>,
     /// How long it stood at least, counted from the daemon's start; only where it predates the daemon.
     pub stood_at_least: Option<Seconds>,
     /// True where the machine was suspended meanwhile and the time may be off by that. Always present.
     pub stood_approximate: bool,
+    /// When exactly, and by whom; `None` where the kernel offers no hook for that or it missed this one.
+    pub reaped: Option<Reap>,
     /// As in [`ZombieEvent`].
     #[serde(with = "json::exit")]
     pub exit: ExitStatus,
@@ -287,9 +289,10 @@ impl Event {
         Self::Zombie(Box::new(ZombieEvent::new(zombie, now, time)))
     }
 
-    /// The release of a zombie, as it was reported, at `released` on the boot clock; `time` is when that is said.
+    /// The release of a zombie, as it was reported, at `released` on the boot clock, by `reaped` where that was seen;
+    /// `time` is when that is said.
     #[must_use]
-    pub fn released(zombie: &Zombie, released: BootTime, time: Timestamp) -> Self {
+    pub fn released(zombie: &Zombie, released: BootTime, reaped: Option<Reap>, time: Timestamp) -> Self {
         let Zombie {
             identity,
             ns_pid,
@@ -316,6 +319,7 @@ impl Event {
             stood_seconds: exact,
             stood_at_least: at_least,
             stood_approximate: matches!(died, Died::About(_)),
+            reaped,
             exit: *exit,
             holder: holder.into(),
             cause: *cause,

@@ -9,7 +9,7 @@ use crate::{
     identity::{BootTime, Identity},
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
-    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Relation, Sigchld, Waits, Zombie},
+    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie},
 };
 
 const DIED: BootTime = BootTime(1_000_000_000_000);
@@ -29,7 +29,13 @@ pub(crate) fn shown(zombie: &Zombie) -> ZombieEvent {
 }
 
 pub(super) fn released(zombie: &Zombie) -> Event {
-    Event::released(zombie, RELEASED, time())
+    Event::released(zombie, RELEASED, None, time())
+}
+
+/// Released by the process `pid`, which was seen.
+pub(super) fn reaped(zombie: &Zombie, pid: u32) -> Event {
+    let reap = Reap { at: RELEASED, pid, comm: "tini".into() };
+    Event::released(zombie, RELEASED, Some(reap), time())
 }
 
 fn party(pid: u32, comm: &str) -> Party {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     text::Untrusted,
     workload::Kind,
-    zombie::{ExitStatus, Relation},
+    zombie::{ExitStatus, Reap, Relation},
 };
 
 const HEAD: Style = Style::new().bold();
@@ -74,7 +74,14 @@ impl Human {
             (Some(stood), _) => (stood, ""),
             (None, at_least) => (at_least.unwrap_or(Seconds(std::time::Duration::ZERO)), "at least "),
         };
-        let text = format!("released after {more}{}", shown(span.0));
+        let by = released.reaped.as_ref().map_or_else(String::new, |Reap { at: _, pid, comm }| {
+            if *pid == released.holder.pid {
+                " by its holder".to_owned()
+            } else {
+                format!(" by {comm}({pid})")
+            }
+        });
+        let text = format!("released after {more}{}{by}", shown(span.0));
         let row = format!(
             "{} {:>7} {text}, {} of {}",
             utc(released.time),

@@ -15,6 +15,8 @@ pub enum Loss {
     LivingDisplaced,
     /// A release could not be announced.
     ReleaseLost,
+    /// A release was seen when it happened, but could not be read or announced.
+    ReapLost,
     /// A new cgroup could not be announced.
     CgroupLost,
     /// The census found a process, or the death of one, that no hook had recorded.
@@ -46,11 +48,12 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
         Self::ReleaseLost,
+        Self::ReapLost,
         Self::CgroupLost,
         Self::HookMissed,
         Self::ProgramSkipped,
@@ -69,6 +72,7 @@ impl Loss {
             Self::ForkUnrecorded => Counted::Kernel(counter::FORK_UNRECORDED),
             Self::LivingDisplaced => Counted::Kernel(counter::LIVING_DISPLACED),
             Self::ReleaseLost => Counted::Kernel(counter::RELEASE_LOST),
+            Self::ReapLost => Counted::Kernel(counter::REAP_LOST),
             Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
             Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
             Self::ProgramSkipped => Counted::Programs,
@@ -114,6 +118,7 @@ impl Loss {
             Self::ForkUnrecorded => "fork-unrecorded",
             Self::LivingDisplaced => "living-displaced",
             Self::ReleaseLost => "release-lost",
+            Self::ReapLost => "reap-lost",
             Self::CgroupLost => "cgroup-lost",
             Self::HookMissed => "hook-missed",
             Self::ProgramSkipped => "program-skipped",
@@ -145,6 +150,10 @@ impl Loss {
             Self::ReleaseLost => {
                 "releases could not be announced because the ring buffer was full: they are found by the next sweep, \
                  late; nothing to do unless it goes on, then give the daemon more CPU"
+            }
+            Self::ReapLost => {
+                "releases were seen when they happened, but could not be read, or not announced because the ring buffer \
+                 was full: they are reported without exact time and reaper; if it goes on, give the daemon more CPU"
             }
             Self::CgroupLost => {
                 "new cgroups could not be announced because the ring buffer was full: zombies of a container that is \

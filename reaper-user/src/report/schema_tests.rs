@@ -74,6 +74,7 @@ fn events() -> Vec<Event> {
     }
     let mut events: Vec<Event> =
         zombies.iter().flat_map(|zombie| [fixture::event(zombie), fixture::released(zombie)]).collect();
+    events.push(fixture::reaped(&fixture::traced(), 1));
     events.extend(Loss::ALL.map(|loss| Event::lost(loss, 1, u64::MAX, fixture::time())));
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
@@ -93,6 +94,7 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
     for event in [
         fixture::event(&fixture::traced()),
         fixture::released(&fixture::traced()),
+        fixture::reaped(&fixture::traced(), 1),
         Event::lost(Loss::DeathLost, 1, 1, fixture::time()),
         Event::listing(Source::Daemon, 1, fixture::time()),
     ] {

@@ -14,7 +14,7 @@ use crate::{
     observe::{Purpose, Scene},
     proc::{Proc, ticks},
     report::{Event, Loss},
-    zombie::Zombie,
+    zombie::{Reap, Zombie},
 };
 
 /// Nothing here is more urgent than this.
@@ -37,6 +37,7 @@ impl Watch {
             return Ok(());
         }
         self.describer.look_up_v1()?;
+        self.describer.kernel.see_releases();
         let requests = standing.iter().map(|record| self.request(Due::Report, record)).collect();
         // Its queue is empty now.
         let _full = self.observer.ask(Purpose::Restore, requests);
@@ -89,7 +90,7 @@ impl Watch {
         }
         for id in stale {
             self.aging.settle(id);
-            self.release(id, now);
+            self.release(id, now, None);
         }
         if needed.releases {
             self.find_unannounced(now);
@@ -98,9 +99,10 @@ impl Watch {
         Ok(())
     }
 
-    pub(super) fn release(&mut self, id: u64, at: BootTime) {
+    /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest.
+    pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>) {
         if let Some(zombie) = self.standing.remove(id) {
-            self.outbox.send(Event::released(&zombie, at, Timestamp::now()));
+            self.outbox.send(Event::released(&zombie, at, reap, Timestamp::now()));
         }
     }
 
@@ -109,7 +111,7 @@ impl Watch {
         let gone: Vec<u64> =
             self.standing.ids().filter(|id| self.describer.kernel.record(*id).is_none()).collect();
         for id in gone {
-            self.release(id, now);
+            self.release(id, now, None);
         }
     }
 }

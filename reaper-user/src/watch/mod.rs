@@ -32,7 +32,9 @@ use crate::{
     observe::{Answers, Observer, Purpose},
     proc::Proc,
     report::{Event, Filter, Loss, Outbox, ZombieEvent},
+    text::Untrusted,
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
+    zombie::Reap,
 };
 
 /// When to try again what descriptors or memory are lacking for.
@@ -250,9 +252,12 @@ impl Watch {
     }
 
     fn heed(&mut self, notices: &[Notice]) {
-        for Notice { kind, number, id, time, comm: _ } in notices {
+        for Notice { kind, number, id, time, comm } in notices {
+            let at = BootTime(*time);
             match *kind {
-                notice::RELEASED => self.release(*id, BootTime(*time)),
+                notice::REAPED => self.release(*id, at, Some(reap(at, *number, *comm))),
+                // Nothing stands any more where the one above came before it.
+                notice::RELEASED => self.release(*id, at, None),
                 notice::CGROUP_MADE => {
                     let hierarchy = if *number == 0 { Hierarchy::V2 } else { Hierarchy::V1Pids };
                     self.meet(CgroupId { hierarchy, id: *id }, 0);
@@ -306,6 +311,13 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+/// Who released a zombie, as the kernel side has it.
+fn reap(at: BootTime, pid: u32, comm: [u64; 2]) -> Reap {
+    let comm = comm.map(u64::to_ne_bytes).concat();
+    let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    Reap { at, pid, comm: Untrusted::new(name) }
 }
 
 /// Waits for a moment, or for ever.

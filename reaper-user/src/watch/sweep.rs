@@ -132,7 +132,12 @@ impl Watch {
     pub(super) fn take(&mut self, Answers { purpose, answers, last }: Answers) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
         match purpose {
-            Purpose::Sweep => {}
+            Purpose::Sweep => {
+                // Before the first of them stands, so that no release is missed.
+                if answers.iter().any(|answer| !matches!(answer, Answer::NotAZombie { .. })) {
+                    self.describer.kernel.see_releases();
+                }
+            }
             Purpose::List(number) => {
                 self.lists.take(number, answers, last, now, &mut self.describer);
                 return Ok(());

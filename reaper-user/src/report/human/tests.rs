@@ -49,6 +49,10 @@ fn an_age_that_is_not_exact_shows_it() {
 fn a_release_says_how_long_it_stood() {
     let row = lines(80, &fixture::released(&fixture::never_waited()));
     assert_eq!(row, ["14:03:07    4712 released after 12s, sh of app(4700)"]);
+    let row = lines(80, &fixture::reaped(&fixture::never_waited(), 4700));
+    assert_eq!(row, ["14:03:07    4712 released after 12s by its holder, sh of app(4700)"]);
+    let row = lines(80, &fixture::reaped(&fixture::never_waited(), 1));
+    assert_eq!(row, ["14:03:07    4712 released after 12s by tini(1), sh of app(4700)"]);
     let row = lines(80, &fixture::released(&fixture::predating()));
     assert!(row[0].contains("released after at least 4m19s"), "{row:?}");
     let row = lines(80, &fixture::released(&fixture::suspended()));
