@@ -12,6 +12,9 @@ mod control;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+#[path = "../vm/fentry.rs"]
+mod fentry;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod idle;
@@ -25,6 +28,8 @@ mod no_scan;
 mod overflow;
 #[cfg(test)]
 mod privilege;
+#[cfg(test)]
+mod reaped;
 #[cfg(test)]
 mod release;
 #[cfg(test)]

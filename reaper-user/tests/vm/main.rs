@@ -12,11 +12,13 @@
 
 mod daemon;
 mod early;
+mod fentry;
 mod holder;
 mod hotplug;
 mod kinds;
 mod leak;
 mod pid_reuse;
+mod release;
 mod suspend;
 mod waits;
 
