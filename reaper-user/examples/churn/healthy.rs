@@ -58,7 +58,7 @@ fn autoreap(stage: &Stage, rate: f64, what: OnChild, kind: usize) -> Result<()> 
     let mut pace = Pace::new(Duration::from_secs_f64(1.0 / rate));
     while pace.beat(stage) {
         // Nobody waits for a life here, so on a busy machine they would pile up by the thousand.
-        if pace.round % AT_ONCE == 0 {
+        if pace.round.is_multiple_of(AT_ONCE) {
             sys::wait_until_childless();
         }
         child(|| 0)?;
