@@ -1,7 +1,8 @@
 //! `reaper`: sees every child process that exits and is never waited on, the moment it happens, says whose it
 //! is and why it is still there. The binary is this library's command line.
 //!
-//! Data flows one way: [`kernel`] → [`ledger`] → [`zombie`] → [`workload`] and [`cause`] → [`report`].
+//! Data flows one way: [`kernel`] → [`ledger`] → [`zombie`] → [`workload`] and [`cause`] → [`policy`] → [`remedy`] →
+//! [`report`].
 
 pub mod cause;
 pub mod cli;
@@ -13,7 +14,9 @@ pub mod kernel;
 pub mod ledger;
 pub mod lock;
 pub mod observe;
+pub mod policy;
 pub mod proc;
+pub mod remedy;
 pub mod report;
 pub mod text;
 mod trust;

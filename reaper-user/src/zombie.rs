@@ -165,6 +165,18 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them, in the order in which they are looked for.
+    pub const ALL: [Self; 8] = [
+        Self::HeldByTracer,
+        Self::NamespaceDying,
+        Self::HolderStopped,
+        Self::Adopted,
+        Self::Inherited,
+        Self::NotificationCoalesced,
+        Self::NeverWaited,
+        Self::Unknown,
+    ];
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

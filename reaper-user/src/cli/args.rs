@@ -238,7 +238,8 @@ mod tests {
     fn every_scalar_key_is_a_flag_of_run() {
         let Command::Run(args) = parse(
             "reaper run --config f --age 1s --cgroup-cache 64 --pin-path /a --ledger-entries 512 --ledger-overflow 512 \
-             --capture-cmdline off --log-level warn",
+             --capture-cmdline off --log-level warn --dry-run --pause-remedies --remedies-per-minute 1 \
+             --remedies-per-holder 2 --terminate-grace 3s",
         )
         .command
         else {
@@ -246,7 +247,8 @@ mod tests {
         };
         let config = crate::config::Config::default().with(&args.overrides, None);
         let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
-                    log.level = 'warn'\npin_path = '/a'";
+                    log.level = 'warn'\npin_path = '/a'\n\
+                    remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 2, grace = '3s' }";
         assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
         let Command::Run(args) = parse("reaper run --no-persist").command else { panic!() };
         assert!(!crate::config::Config::default().with(&args.overrides, None).persist);

@@ -102,15 +102,19 @@ impl ConfigError {
 
     pub(super) fn invalid(path: PathBuf, text: &str, error: &toml::de::Error) -> Self {
         let span = error.span().unwrap_or(0..0);
-        let message = error.message().replace("unknown field", "unknown key");
+        Self::at(path, text, &span, &error.message().replace("unknown field", "unknown key"))
+    }
+
+    /// What is wrong with what stands at `span`.
+    pub(super) fn at(path: PathBuf, text: &str, span: &Range<usize>, message: &str) -> Self {
         Self::Invalid {
             path,
             position: position(text, span.start),
             key: DeTable::parse(text)
                 .ok()
-                .and_then(|table| key_at(table.get_ref(), &span))
+                .and_then(|table| key_at(table.get_ref(), span))
                 .map(|key| key.as_str().into()),
-            message: lines_joined(&message),
+            message: lines_joined(message),
         }
     }
 }
@@ -137,10 +141,8 @@ fn position(text: &str, offset: usize) -> Position {
 /// The innermost key whose name or value is at `span`, with those around it.
 fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
     for (key, value) in table.iter() {
-        if let DeValue::Table(inner) = value.get_ref()
-            && let Some(found) = key_at(inner, span)
-        {
-            return Some(format!("{}.{found}", key.get_ref()));
+        if let Some(found) = inside(value.get_ref(), span) {
+            return Some(format!("{}{found}", key.get_ref()));
         }
         let (name, body) = (key.span(), value.span());
         if (name.start..name.end).contains(&span.start) || (body.start..body.end).contains(&span.start) {
@@ -148,4 +150,25 @@ fn key_at(table: &DeTable<'_>, span: &Range<usize>) -> Option<String> {
         }
     }
     None
+}
+
+/// The rest of the key where what is at `span` is inside `value`: `.entries`, or `[2].after` in the second of a list.
+fn inside(value: &DeValue<'_>, span: &Range<usize>) -> Option<String> {
+    match value {
+        DeValue::Table(table) => key_at(table, span).map(|found| format!(".{found}")),
+        DeValue::Array(list) => {
+            // A table that was written `[[so]]` has the span of its head: what is in it may lie behind that.
+            let found = list.iter().enumerate().find_map(|(at, item)| {
+                inside(item.get_ref(), span).map(|found| format!("[{}]{found}", at + 1))
+            });
+            found.or_else(|| {
+                let holds = |item: &toml::Spanned<DeValue<'_>>| {
+                    let body = item.span();
+                    matches!(item.get_ref(), DeValue::Table(_)) && body.contains(&span.start)
+                };
+                list.iter().position(holds).map(|at| format!("[{}]", at + 1))
+            })
+        }
+        _ => None,
+    }
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, rules};
 
 /// The largest file that is read.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -15,7 +15,11 @@ pub const MAX_BYTES: u64 = 1 << 20;
 impl Config {
     /// Reads the text of a file; `path` is only named in errors.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::invalid(path.to_owned(), text, &error))
+        let mut config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::invalid(path.to_owned(), text, &error))?;
+        config.rules = rules::check(&std::mem::take(&mut config.written))
+            .map_err(|fault| ConfigError::at(path.to_owned(), text, &fault.span, &fault.message))?;
+        Ok(config)
     }
 
     /// Reads a file, whoever wrote it. For `reaper config check`.

@@ -5,20 +5,29 @@
 
 mod error;
 mod file;
+mod overrides;
+mod remedy;
+mod rules;
 mod span;
 mod value;
+mod written;
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 pub(crate) use self::error::shown;
+use self::rules::WrittenRule;
 pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
+    overrides::Overrides,
+    remedy::{Grace, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
     value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, Slots, ValueError},
 };
+use crate::policy::Rule;
 
 /// All that can be configured. [`Default`] is what the file says that `reaper config default` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -40,6 +49,14 @@ pub struct Config {
     pub capture: Capture,
     /// The daemon's own log.
     pub log: Log,
+    /// What holds for all remedies.
+    pub remedy: Remedies,
+    /// What is done about which zombies, beside reporting them: the first rule that matches.
+    #[serde(skip)]
+    pub rules: Vec<Rule>,
+    /// The same as it is written; empty once it is checked.
+    #[serde(rename = "rule")]
+    written: Vec<Spanned<WrittenRule>>,
 }
 
 /// The kernel-side table of processes.
@@ -79,6 +96,9 @@ impl Default for Config {
             ledger: Ledger::default(),
             capture: Capture::default(),
             log: Log::default(),
+            remedy: Remedies::default(),
+            rules: Vec::new(),
+            written: Vec::new(),
         }
     }
 }
@@ -102,6 +122,9 @@ impl Config {
             ledger: Ledger { entries, overflow },
             capture: Capture { cmdline },
             log: Log { level },
+            remedy: Remedies { dry_run, paused, per_minute, per_holder, grace },
+            rules,
+            written: _,
         } = self;
         [
             ("age", *age != other.age),
@@ -113,6 +136,12 @@ impl Config {
             ("ledger.overflow", *overflow != other.ledger.overflow),
             ("capture.cmdline", *cmdline != other.capture.cmdline),
             ("log.level", *level != other.log.level),
+            ("remedy.dry_run", *dry_run != other.remedy.dry_run),
+            ("remedy.paused", *paused != other.remedy.paused),
+            ("remedy.per_minute", *per_minute != other.remedy.per_minute),
+            ("remedy.per_holder", *per_holder != other.remedy.per_holder),
+            ("remedy.grace", *grace != other.remedy.grace),
+            ("rule", *rules != other.rules),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -138,6 +167,11 @@ impl Config {
             ledger_overflow,
             capture_cmdline,
             log_level,
+            dry_run,
+            pause_remedies,
+            remedies_per_minute,
+            remedies_per_holder,
+            terminate_grace,
         } = flags;
         Self {
             age: age.unwrap_or(self.age),
@@ -151,44 +185,20 @@ impl Config {
             },
             capture: Capture { cmdline: capture_cmdline.unwrap_or(self.capture.cmdline) },
             log: Log { level: log_level.unwrap_or(self.log.level) },
+            remedy: Remedies {
+                dry_run: self.remedy.dry_run || *dry_run,
+                paused: self.remedy.paused || *pause_remedies,
+                per_minute: remedies_per_minute.unwrap_or(self.remedy.per_minute),
+                per_holder: remedies_per_holder.unwrap_or(self.remedy.per_holder),
+                grace: terminate_grace.unwrap_or(self.remedy.grace),
+            },
+            rules: self.rules,
+            written: self.written,
         }
     }
 }
 
-/// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
-/// command.
-#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-#[command(next_help_heading = "Configuration (a flag wins over the file)")]
-pub struct Overrides {
-    /// Report a zombie when it has stood this long [file: age; default: 30s]
-    ///
-    /// Between 100ms and 24h.
-    #[arg(long, value_name = "DURATION")]
-    pub age: Option<Age>,
-    /// Keep the paths of this many cgroups [file: cgroup_cache; default: 16384]
-    #[arg(long, value_name = "COUNT")]
-    pub cgroup_cache: Option<CacheEntries>,
-    /// Let the kernel side end with the daemon: what happens until the next one runs is not seen [file: persist = false]
-    #[arg(long, conflicts_with = "pin_path")]
-    pub no_persist: bool,
-    /// Pin the kernel side under this folder of a bpf file system [file: pin_path; default: /sys/fs/bpf/reaper]
-    #[arg(long, value_name = "PATH")]
-    pub pin_path: Option<PinPath>,
-    /// Slots of the ledger: a power of two, or auto [file: ledger.entries; default: auto]
-    ///
-    /// Each takes 64 bytes of kernel memory. "auto" is pid_max rounded up to a power of two, at most 131072.
-    #[arg(long, value_name = "COUNT")]
-    pub ledger_entries: Option<Slots>,
-    /// Entries of the map behind the ledger [file: ledger.overflow; default: 16384]
-    #[arg(long, value_name = "COUNT")]
-    pub ledger_overflow: Option<Overflow>,
-    /// Whose command lines to take at exec [file: capture.cmdline; default: probation]
-    #[arg(long, value_name = "WHOSE")]
-    pub capture_cmdline: Option<Cmdlines>,
-    /// The least important log level that is written [file: log.level; default: info]
-    #[arg(long, value_name = "LEVEL")]
-    pub log_level: Option<LogLevel>,
-}
-
+#[cfg(test)]
+mod rule_tests;
 #[cfg(test)]
 mod tests;

@@ -24,9 +24,22 @@ fn the_printed_default_is_the_default() {
 #[test]
 fn the_printed_default_names_every_key() {
     let text = Config::default_toml();
-    for key in
-        ["age", "output", "cgroup_cache", "persist", "pin_path", "entries", "overflow", "cmdline", "level"]
-    {
+    for key in [
+        "age",
+        "output",
+        "cgroup_cache",
+        "persist",
+        "pin_path",
+        "entries",
+        "overflow",
+        "cmdline",
+        "level",
+        "dry_run",
+        "paused",
+        "per_minute",
+        "per_holder",
+        "grace",
+    ] {
         assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
     }
 }
@@ -158,7 +171,9 @@ fn pins_are_where_the_file_or_the_flag_says_unless_there_shall_be_none() {
 #[test]
 fn the_keys_that_differ_are_named() {
     let all = "age = '1s'\noutput = 'json'\ncgroup_cache = 64\npersist = false\npin_path = '/a'\n\
-               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\nlog.level = 'warn'";
+               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\nlog.level = 'warn'\n\
+               remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 1, grace = '1s' }\n\
+               rule = [{ steps = [{ remedy = 'report', after = '1m' }] }]";
     let keys = parse(all).unwrap().differences(&Config::default());
     assert_eq!(
         keys,
@@ -171,7 +186,13 @@ fn the_keys_that_differ_are_named() {
             "ledger.entries",
             "ledger.overflow",
             "capture.cmdline",
-            "log.level"
+            "log.level",
+            "remedy.dry_run",
+            "remedy.paused",
+            "remedy.per_minute",
+            "remedy.per_holder",
+            "remedy.grace",
+            "rule"
         ]
     );
     assert!(parse("").unwrap().differences(&Config::default()).is_empty());

@@ -12,7 +12,10 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
-use super::span::{Span, SpanError};
+use super::{
+    remedy::{Grace, PerHolder, PerMinute},
+    span::{Span, SpanError},
+};
 use crate::text::Untrusted;
 
 /// Text that is not a value of the key it stands for.
@@ -24,6 +27,9 @@ pub enum ValueError {
     /// It is a duration, but too short or too long.
     #[error("{0} is out of range: write a duration between 100ms and 24h")]
     Age(Span),
+    /// It is a duration, but too long.
+    #[error("{0} is out of range: write a duration up to 10m")]
+    Grace(Span),
     /// It is no number of slots.
     #[error("\"{0}\" is not a number of slots: write \"auto\" or a power of two between {min} and {max}, such as 131072", min = Slots::MIN, max = Slots::MAX)]
     Slots(Untrusted),
@@ -134,7 +140,7 @@ impl FromStr for Slots {
     }
 }
 
-fn count(text: &str, min: u32, max: u32) -> Result<u32, ValueError> {
+pub(super) fn count(text: &str, min: u32, max: u32) -> Result<u32, ValueError> {
     text.parse().ok().filter(|count| (min..=max).contains(count)).ok_or_else(|| ValueError::Count {
         value: text.into(),
         min,
@@ -315,7 +321,7 @@ impl From<LogLevel> for tracing::Level {
 }
 
 /// Reads a value from a TOML string or whole number, by its [`FromStr`].
-struct FromText<T>(PhantomData<T>);
+pub(super) struct FromText<T>(pub(super) PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> de::Visitor<'_> for FromText<T> {
     type Value = T;
@@ -343,4 +349,4 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries PinPath Output Cmdlines LogLevel);
+deserialize_from_text!(Age Slots Overflow CacheEntries PinPath Output Cmdlines LogLevel PerMinute PerHolder Grace);

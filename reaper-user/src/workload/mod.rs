@@ -57,6 +57,25 @@ pub enum Kind {
     Host,
 }
 
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Pod, Self::Container, Self::Machine, Self::Unit, Self::Session, Self::Host];
+
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Container => "container",
+            Self::Machine => "machine",
+            Self::Unit => "unit",
+            Self::Session => "session",
+            Self::Host => "host",
+        }
+    }
+}
+
 /// What made a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

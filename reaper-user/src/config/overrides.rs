@@ -1,0 +1,53 @@
+//! The configuration as flags.
+
+use super::{Age, CacheEntries, Cmdlines, Grace, LogLevel, Overflow, PerHolder, PerMinute, PinPath, Slots};
+
+/// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
+/// command.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Configuration (a flag wins over the file)")]
+pub struct Overrides {
+    /// Report a zombie when it has stood this long [file: age; default: 30s]
+    ///
+    /// Between 100ms and 24h.
+    #[arg(long, value_name = "DURATION")]
+    pub age: Option<Age>,
+    /// Keep the paths of this many cgroups [file: cgroup_cache; default: 16384]
+    #[arg(long, value_name = "COUNT")]
+    pub cgroup_cache: Option<CacheEntries>,
+    /// Let the kernel side end with the daemon: what happens until the next one runs is not seen [file: persist = false]
+    #[arg(long, conflicts_with = "pin_path")]
+    pub no_persist: bool,
+    /// Pin the kernel side under this folder of a bpf file system [file: pin_path; default: /sys/fs/bpf/reaper]
+    #[arg(long, value_name = "PATH")]
+    pub pin_path: Option<PinPath>,
+    /// Slots of the ledger: a power of two, or auto [file: ledger.entries; default: auto]
+    ///
+    /// Each takes 64 bytes of kernel memory. "auto" is pid_max rounded up to a power of two, at most 131072.
+    #[arg(long, value_name = "COUNT")]
+    pub ledger_entries: Option<Slots>,
+    /// Entries of the map behind the ledger [file: ledger.overflow; default: 16384]
+    #[arg(long, value_name = "COUNT")]
+    pub ledger_overflow: Option<Overflow>,
+    /// Whose command lines to take at exec [file: capture.cmdline; default: probation]
+    #[arg(long, value_name = "WHOSE")]
+    pub capture_cmdline: Option<Cmdlines>,
+    /// The least important log level that is written [file: log.level; default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+    /// Apply no remedy: say what would be done, and why [file: remedy.dry_run = true]
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Apply no remedy, although there are rules [file: remedy.paused = true]
+    #[arg(long)]
+    pub pause_remedies: bool,
+    /// Apply at most so many remedies a minute [file: remedy.per_minute; default: 60]
+    #[arg(long, value_name = "COUNT")]
+    pub remedies_per_minute: Option<PerMinute>,
+    /// Apply at most so many remedies a minute to one holder [file: remedy.per_holder; default: 12]
+    #[arg(long, value_name = "COUNT")]
+    pub remedies_per_holder: Option<PerHolder>,
+    /// How long a holder has from SIGTERM to SIGKILL [file: remedy.grace; default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub terminate_grace: Option<Grace>,
+}

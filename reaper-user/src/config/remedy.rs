@@ -1,0 +1,114 @@
+//! The table `[remedy]`: what holds for all rules.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+
+use super::{
+    span::Span,
+    value::{ValueError, count},
+};
+
+/// What holds for all remedies, whichever rule asks for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Remedies {
+    /// Whether it is only said what would be done.
+    pub dry_run: bool,
+    /// Whether nothing is done although there are rules.
+    pub paused: bool,
+    /// Remedies a minute on the whole machine.
+    pub per_minute: PerMinute,
+    /// Remedies a minute for one holder.
+    pub per_holder: PerHolder,
+    /// From SIGTERM to SIGKILL.
+    pub grace: Grace,
+}
+
+/// Remedies a minute on the whole machine: 1 to 6,000. One remedy is one act on one holder, for up to 256 of its zombies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerMinute(u32);
+
+/// Remedies a minute for one holder: 1 to 600.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerHolder(u32);
+
+/// From SIGTERM to SIGKILL: 0 to 10 minutes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grace(Duration);
+
+impl PerMinute {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl PerHolder {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Grace {
+    /// The most.
+    const MAX: Duration = Duration::from_secs(600);
+
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for PerMinute {
+    fn default() -> Self {
+        Self(60)
+    }
+}
+
+impl Default for PerHolder {
+    fn default() -> Self {
+        Self(12)
+    }
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self(Duration::from_secs(10))
+    }
+}
+
+impl FromStr for PerMinute {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        count(text, 1, 6_000).map(Self)
+    }
+}
+
+impl FromStr for PerHolder {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        count(text, 1, 600).map(Self)
+    }
+}
+
+impl FromStr for Grace {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let Span(span) = text.parse()?;
+        if span <= Self::MAX { Ok(Self(span)) } else { Err(ValueError::Grace(Span(span))) }
+    }
+}
+
+impl fmt::Display for Grace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Span(self.0).fmt(f)
+    }
+}

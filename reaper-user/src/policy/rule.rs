@@ -1,0 +1,137 @@
+//! Rules: whom they mean, and what is done when.
+
+use std::time::Duration;
+
+use super::Pattern;
+use crate::{
+    remedy::Remedy,
+    text::Untrusted,
+    workload::Kind,
+    zombie::{Cause, Zombie},
+};
+
+/// A rule. The first that matches a zombie decides what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it is called in events; its place (`rule[2]`) where it has no name.
+    pub name: Untrusted,
+    /// Whom it means.
+    pub when: Match,
+    /// What is done, the weakest first.
+    pub steps: Vec<Step>,
+    /// That a status may be missed by a parent that may still ask for it.
+    pub parent_may_miss_status: bool,
+    /// That a timed wait of the holder may end early with EINTR, as when a debugger is attached.
+    pub allow_interrupted_wait: bool,
+    /// That `terminate-holder` may end the first process of a container, and the container with it.
+    pub may_end_container: bool,
+    /// Remedies that are applied by it a minute, at most.
+    pub per_minute: Option<u32>,
+}
+
+/// What is done at which age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What.
+    pub remedy: Remedy,
+    /// The age from which on.
+    pub after: Duration,
+}
+
+/// Whom a rule means. Of several values of one key any must fit, of several keys each; what is empty fits all. Who lacks
+/// what is asked for (no unit, no container) is not meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Kinds of workload.
+    pub kinds: Vec<Kind>,
+    /// UIDs of pods.
+    pub pods: Vec<Pattern>,
+    /// Ids of containers and machines.
+    pub containers: Vec<Pattern>,
+    /// Names of systemd units.
+    pub units: Vec<Pattern>,
+    /// Paths of cgroups.
+    pub cgroups: Vec<Pattern>,
+    /// Causes.
+    pub causes: Vec<Cause>,
+    /// Paths of the holder's executable.
+    pub executables: Vec<Pattern>,
+    /// The holder's user ids, as the initial user namespace numbers them.
+    pub uids: Vec<u32>,
+    /// The least age.
+    pub age: Option<Duration>,
+}
+
+/// What of a holder a rule may ask about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subject<'a> {
+    /// The path of its executable; `None` where that could not be read.
+    pub executable: Option<&'a Untrusted>,
+    /// Its user id.
+    pub uid: Option<u32>,
+}
+
+impl Match {
+    /// True where the zombie is meant, whatever its age.
+    #[must_use]
+    pub fn fits(&self, zombie: &Zombie, subject: Subject<'_>) -> bool {
+        let Self { kinds, pods, containers, units, cgroups, causes, executables, uids, age: _ } = self;
+        let workload = &zombie.workload;
+        let container = workload
+            .id
+            .as_ref()
+            .filter(|_| matches!(workload.kind, Kind::Pod | Kind::Container | Kind::Machine));
+        any(kinds, |kind| *kind == workload.kind)
+            && any_text(pods, workload.pod_uid.as_ref())
+            && any_text(containers, container)
+            && any_text(units, workload.unit.as_ref())
+            && any_text(cgroups, workload.cgroup.as_ref())
+            && any(causes, |cause| *cause == zombie.cause)
+            && any_text(executables, subject.executable)
+            && any(uids, |uid| Some(*uid) == subject.uid)
+    }
+
+    /// True where no pattern of it names anything: its kinds, users, causes and ages are those of half a machine.
+    #[must_use]
+    pub fn names_nobody(&self) -> bool {
+        let Self { kinds: _, pods, containers, units, cgroups, causes: _, executables, uids: _, age: _ } =
+            self;
+        ![pods, containers, units, cgroups, executables]
+            .into_iter()
+            .any(|patterns| !patterns.is_empty() && !patterns.iter().any(Pattern::is_everything))
+    }
+
+    /// True where it names the holder's program by its whole path.
+    #[must_use]
+    pub fn names_the_program(&self) -> bool {
+        !self.executables.is_empty() && self.executables.iter().all(Pattern::is_literal)
+    }
+}
+
+impl Rule {
+    /// The step with this remedy, if it has one.
+    #[must_use]
+    pub fn step(&self, remedy: Remedy) -> Option<&Step> {
+        self.steps.iter().find(|step| step.remedy == remedy)
+    }
+
+    /// The age from which on its zombies are reported, where the rule says one: later than all others'.
+    #[must_use]
+    pub fn reports_after(&self) -> Option<Duration> {
+        self.step(Remedy::Report).map(|step| step.after)
+    }
+
+    /// True where it does more than report.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.steps.iter().any(|step| step.remedy != Remedy::Report)
+    }
+}
+
+fn any<T>(wanted: &[T], fits: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(fits)
+}
+
+fn any_text(wanted: &[Pattern], text: Option<&Untrusted>) -> bool {
+    any(wanted, |pattern| text.is_some_and(|text| pattern.matches(text)))
+}
