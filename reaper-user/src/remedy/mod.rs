@@ -1,9 +1,17 @@
 //! What can be done about a zombie, beside reporting it. Each remedy verifies whom it acts on before and after, and
 //! says what it did; whether it should be applied is decided elsewhere ([`crate::policy`]).
 
+mod holder;
+mod protect;
+
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    holder::{Heeds, Holder, OPT_OUT, OptOut},
+    protect::Protected,
+};
 
 /// What is done about a zombie, the weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

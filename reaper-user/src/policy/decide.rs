@@ -1,0 +1,217 @@
+//! The decision: which step of which rule is due for a zombie now, when the next one is, and why not.
+
+use std::time::Duration;
+
+use super::{
+    Refusal, Rule,
+    breaker::{Breaker, Opened, Trip},
+    limits::Limits,
+    rule::Subject,
+    safety::{Case, allows},
+};
+use crate::{
+    identity::{BootTime, Identity},
+    remedy::Remedy,
+};
+
+/// A zombie that a remedy was refused for is looked at again after this, and then ever more rarely.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// But not more rarely than this.
+const AGAIN_AT_LEAST: Duration = Duration::from_secs(3_600);
+
+/// What holds for all remedies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether it is only said what would be done.
+    pub dry_run: bool,
+    /// Whether nothing is done.
+    pub paused: bool,
+    /// Remedies a minute on the machine.
+    pub per_minute: u32,
+    /// Remedies a minute for one holder.
+    pub per_holder: u32,
+    /// From SIGTERM to SIGKILL.
+    pub grace: Duration,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+/// The rules with their limits and breakers.
+#[derive(Debug)]
+pub struct Policy {
+    terms: Terms,
+    limits: Limits,
+    breaker: Breaker,
+}
+
+/// Which steps of which rule a zombie has behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    rule: Option<usize>,
+    done: u8,
+}
+
+impl Progress {
+    /// The step is behind it.
+    pub fn pass(&mut self, rule: usize, step: usize) {
+        if self.rule != Some(rule) {
+            *self = Self { rule: Some(rule), done: 0 };
+        }
+        self.done |= 1 << step.min(7);
+    }
+
+    const fn has_passed(self, rule: usize, step: usize) -> bool {
+        matches!(self.rule, Some(own) if own == rule) && self.done & (1 << step) != 0
+    }
+}
+
+/// A step that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// The rule's place.
+    pub rule: usize,
+    /// The step's place in it.
+    pub step: usize,
+    /// What is to be done.
+    pub remedy: Remedy,
+}
+
+/// What is decided about a zombie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be done now.
+    pub act: Option<Act>,
+    /// What would be due and is not applied, and why.
+    pub refusals: Vec<(Act, Refusal)>,
+    /// When it is to be looked at again; `None` where there is nothing more to do about it.
+    pub again: Option<BootTime>,
+}
+
+impl Policy {
+    /// With all breakers closed.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        let Terms { per_minute, per_holder, rules, .. } = &terms;
+        let limits = Limits::new(*per_minute, *per_holder, rules.iter().map(|rule| rule.per_minute));
+        Self { terms, limits, breaker: Breaker::default() }
+    }
+
+    /// What holds for all remedies.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// True where a rule does more than report.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.terms.rules.iter().any(Rule::acts)
+    }
+
+    /// The rule that matches a zombie of this age, and the next age at which another one may.
+    #[must_use]
+    pub fn rule(&self, case: Case<'_>, age: Duration) -> (Option<usize>, Option<Duration>) {
+        let executable = case.holder.executable.as_ref();
+        let subject = Subject { executable, uid: case.holder.uid };
+        let mut later: Option<Duration> = None;
+        for (place, rule) in self.terms.rules.iter().enumerate() {
+            if rule.when.fits(case.zombie, subject) {
+                match rule.when.age.filter(|least| *least > age) {
+                    None => return (Some(place), later),
+                    Some(least) => later = Some(later.map_or(least, |later| later.min(least))),
+                }
+            }
+        }
+        (None, later)
+    }
+
+    /// Decides about a zombie at `now`.
+    #[must_use]
+    pub fn decide(&self, case: Case<'_>, progress: Progress, now: BootTime) -> Decision {
+        let died = case.zombie.died;
+        let age = died.age(now);
+        let reaches = |wanted: Duration| now.plus(wanted.saturating_sub(age));
+        let (place, later) = self.rule(case, age);
+        let mut decision = Decision { again: later.map(reaches), ..Decision::default() };
+        let Some((place, rule)) = place.and_then(|place| Some((place, self.terms.rules.get(place)?))) else {
+            return decision;
+        };
+        let mut at = |moment: BootTime| {
+            decision.again = Some(decision.again.map_or(moment, |again| again.min(moment)));
+        };
+        for (step, wanted) in rule.steps.iter().enumerate() {
+            let act = Act { rule: place, step, remedy: wanted.remedy };
+            if wanted.remedy == Remedy::Report || progress.has_passed(place, step) {
+                continue;
+            }
+            if age < wanted.after {
+                at(reaches(wanted.after));
+                break;
+            }
+            match self.check(act, rule, case, age, now) {
+                Ok(()) => {
+                    decision.act = Some(act);
+                    break;
+                }
+                Err((refusal, until)) => {
+                    let backoff = now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST));
+                    // Nothing changes by itself while it is paused: that it ends is another configuration.
+                    if refusal != Refusal::Paused {
+                        at(until.unwrap_or(backoff));
+                    }
+                    let waits = refusal.is_delay();
+                    decision.refusals.push((act, refusal));
+                    // What is only a matter of time is waited for: a stronger remedy is not taken because of it.
+                    if waits {
+                        break;
+                    }
+                }
+            }
+        }
+        decision
+    }
+
+    fn check(
+        &self,
+        act: Act,
+        rule: &Rule,
+        case: Case<'_>,
+        age: Duration,
+        now: BootTime,
+    ) -> Result<(), (Refusal, Option<BootTime>)> {
+        let Some(holder) = case.holder.identity else { return Err((Refusal::HolderGone, None)) };
+        allows(act.remedy, rule, case, age).map_err(|refusal| {
+            let until = match refusal {
+                Refusal::MayStillWait { from, .. } => Some(now.plus(from.saturating_sub(age))),
+                _ => None,
+            };
+            (refusal, until)
+        })?;
+        if self.terms.paused {
+            return Err((Refusal::Paused, None));
+        }
+        if let Some((scope, until)) = self.breaker.stands_against(act.rule, holder, act.remedy, now) {
+            return Err((Refusal::Tripped(scope), Some(until)));
+        }
+        if let Some((limit, ready)) = self.limits.stands_against(act.rule, holder, now) {
+            return Err((Refusal::Limited(limit), Some(ready)));
+        }
+        Ok(())
+    }
+
+    /// A remedy is applied to a holder now, for one zombie or many: it counts once.
+    pub fn take(&mut self, rule: usize, holder: Identity, now: BootTime) {
+        self.limits.take(rule, holder, now);
+    }
+
+    /// A remedy had its effect.
+    pub fn worked(&mut self, act: Act, holder: Identity) {
+        self.breaker.worked(act.rule, holder, act.remedy);
+    }
+
+    /// A remedy had not, or did harm. Says which breakers have opened.
+    pub fn failed(&mut self, act: Act, holder: Identity, trip: Trip, now: BootTime) -> Vec<Opened> {
+        self.breaker.failed(act.rule, holder, act.remedy, trip, now)
+    }
+}
