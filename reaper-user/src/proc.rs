@@ -25,6 +25,9 @@ const STATE_BYTES: u64 = 1 << 20;
 /// <https://man7.org/linux/man-pages/man7/signal.7.html>
 const SIGCHLD_BIT: u64 = 1 << (17 - 1);
 
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/sched.h>
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// A mounted proc filesystem.
 #[derive(Clone, Debug)]
 pub struct Proc {
@@ -73,6 +76,14 @@ pub struct Seen {
     pub tracer: Option<u32>,
     /// Its pid in every namespace from the reader's to its own.
     pub ns_pids: Vec<u32>,
+    /// Its process group, in the reader's pid namespace; 0 where that is outside.
+    pub group: u32,
+    /// Its real user id.
+    pub uid: u32,
+    /// Whether it is a kernel thread.
+    pub kernel_thread: bool,
+    /// Whether it has a handler for SIGCHLD.
+    pub handles_sigchld: bool,
     /// Whether SIGCHLD is of any use to it: it has a handler, or blocks the signal to fetch it.
     pub heeds_sigchld: bool,
     /// How often its first thread has been scheduled away.
@@ -100,8 +111,22 @@ impl Proc {
         Ok((seen, cmdline.map(|bytes| shown_cmdline(&bytes, false))))
     }
 
+    /// A process's parent, and when the process itself started, in clock ticks. Only `stat` is read.
+    #[must_use]
+    pub fn parent(&self, pid: u32) -> Option<(u32, u64)> {
+        let process = self.open(pid).ok()?;
+        let stat = Stat::from_read(bytes(&process, "stat", STATE_BYTES).ok()?.as_slice()).ok()?;
+        Some((u32::try_from(stat.ppid).ok()?, stat.starttime))
+    }
+
+    /// A process's directory.
+    #[must_use]
+    pub fn of(&self, pid: u32) -> PathBuf {
+        self.root.join(pid.to_string())
+    }
+
     fn open(&self, pid: u32) -> Result<Process, ProcError> {
-        Process::new_with_root(self.root.join(pid.to_string()))
+        Process::new_with_root(self.of(pid))
     }
 
     /// The root, for readers of files that belong to no process.
@@ -151,6 +176,10 @@ fn read(process: &Process) -> Result<Seen, ProcError> {
         start_ticks: stat.starttime,
         tracer: Some(unsigned(status.tracerpid)).filter(|tracer| *tracer != 0),
         ns_pids: status.nspid.unwrap_or_default().into_iter().map(unsigned).collect(),
+        group: unsigned(stat.pgrp),
+        uid: status.ruid,
+        kernel_thread: stat.flags & PF_KTHREAD != 0,
+        handles_sigchld: status.sigcgt & SIGCHLD_BIT != 0,
         heeds_sigchld: (status.sigcgt | status.sigblk) & SIGCHLD_BIT != 0,
         switches: status.voluntary_ctxt_switches.unwrap_or(0)
             + status.nonvoluntary_ctxt_switches.unwrap_or(0),
@@ -233,6 +262,10 @@ pub(crate) mod tests {
                 start_ticks: 12_345,
                 tracer: Some(9),
                 ns_pids: vec![42, 3],
+                group: 1,
+                uid: 0,
+                kernel_thread: false,
+                handles_sigchld: false,
                 heeds_sigchld: true,
                 switches: 12,
             }

@@ -26,6 +26,10 @@ fn seen(who: (u32, u64), parent: u32, state: char) -> Seen {
         start_ticks: ticks(BootTime(who.1)),
         tracer: None,
         ns_pids: vec![who.0],
+        group: 0,
+        uid: 0,
+        kernel_thread: false,
+        handles_sigchld: false,
         heeds_sigchld: false,
         switches: 9,
     }

@@ -1,16 +1,20 @@
 //! What can be done about a zombie, beside reporting it. Each remedy verifies whom it acts on before and after, and
 //! says what it did; whether it should be applied is decided elsewhere ([`crate::policy`]).
 
+mod guard;
 mod holder;
 mod protect;
+mod sight;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    guard::Guard,
     holder::{Heeds, Holder, OPT_OUT, OptOut},
     protect::Protected,
+    sight::{Ancestry, Executable, Sight, look},
 };
 
 /// What is done about a zombie, the weakest first.
