@@ -1,4 +1,5 @@
-//! The lock: one daemon on a machine. And the folder in which it is, together with the control socket.
+//! The lock: one daemon on a machine. And the folder in which it is, together with the control socket and with a second lock:
+//! remedies are applied by one process at a time, the daemon or a command.
 //!
 //! It is an flock, so it ends with the process that holds it, however that ends. The file stays and does no harm.
 
@@ -26,6 +27,9 @@ const DIRECTORY: &str = "/run/reaper";
 
 /// The lock's file in it.
 const FILE: &str = "lock";
+
+/// That of the lock of remedies.
+const REMEDIES: &str = "remedies";
 
 /// How often the file is opened anew because it was removed or replaced meanwhile, and how often the holder's pid is
 /// looked for that it is about to write.
@@ -113,7 +117,16 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock in `directory`, which is made where it is missing, and writes this process's pid into it.
     pub fn take(directory: &Path) -> Result<Self, LockError> {
-        let path = directory.join(FILE);
+        Self::take_file(directory, FILE)
+    }
+
+    /// Takes the lock of remedies in `directory`: held for as long as something is done.
+    pub fn of_remedies(directory: &Path) -> Result<Self, LockError> {
+        Self::take_file(directory, REMEDIES)
+    }
+
+    fn take_file(directory: &Path, file: &str) -> Result<Self, LockError> {
+        let path = directory.join(file);
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::PermissionDenied => LockError::Denied { directory: directory.to_owned(), source },
             _ => LockError::File { path: path.clone(), source },

@@ -2,8 +2,11 @@
 //! says what it did; whether it should be applied is decided elsewhere ([`crate::policy`]).
 
 mod guard;
+mod hand;
+mod handle;
 mod holder;
 mod protect;
+mod reap;
 mod sight;
 
 use std::{fmt, str::FromStr};
@@ -12,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     guard::Guard,
+    hand::{Deed, Hand, Order, apply, take_lock},
+    handle::Handle,
     holder::{Heeds, Holder, OPT_OUT, OptOut},
     protect::Protected,
+    reap::{CAN_REAP, Options, Target, autoreap, reap},
     sight::{Ancestry, Executable, Sight, look},
 };
 

@@ -5,7 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{json, listing::Source, loss::Loss};
+use super::{
+    json,
+    listing::Source,
+    loss::Loss,
+    remedied::{BreakerEvent, RemedyEvent},
+};
 use crate::{
     identity::{BootTime, Identity},
     text::Untrusted,
@@ -25,6 +30,10 @@ pub enum Event {
     Lost(LostEvent),
     /// What follows is a list, and where it is from.
     Listing(ListingEvent),
+    /// A remedy was applied, refused, or only thought of.
+    Remedy(Box<RemedyEvent>),
+    /// A circuit breaker has opened.
+    Breaker(Box<BreakerEvent>),
 }
 
 /// A zombie.

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::event::{Event, ZombieEvent};
+use super::{
+    event::{Event, Process, ZombieEvent},
+    remedied::{Outcome, RemedyEvent, State},
+};
 use crate::{
     identity::{BootTime, Identity},
+    policy::{Opened, Refusal, Scope, Trip},
+    remedy::Remedy,
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
     zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie},
@@ -212,4 +217,52 @@ pub(super) fn all() -> Vec<Zombie> {
         forked_by_another(),
         hostile(),
     ]
+}
+
+/// A remedy with each outcome, and each that there is.
+pub(super) fn remedies() -> Vec<Event> {
+    let zombies = [adopted(), hostile()];
+    let refusal = Refusal::WaitSeen;
+    let event = |remedy, outcome| {
+        let refusal = (outcome == Outcome::Refused).then_some(&refusal);
+        let rule = Some(Untrusted::from("orphans"));
+        let zombies: Vec<_> = zombies.iter().collect();
+        let event = RemedyEvent::new(remedy, rule.as_ref(), false, refusal, &zombies, time()).unwrap();
+        RemedyEvent { outcome, ..event }
+    };
+    let outcomes =
+        [Outcome::Applied, Outcome::Refused, Outcome::Planned, Outcome::NoEffect, Outcome::HolderDied];
+    let mut events: Vec<_> = outcomes.map(|outcome| event(Remedy::Reap, outcome)).into();
+    let applied = &mut events[0];
+    applied.after = Some(State { zombies: 0, holder: Some('S') });
+    applied.pause_us = Some(120);
+    applied.message = "2 of 2 are gone".into();
+    for zombie in &mut applied.zombies {
+        (zombie.gone, zombie.status_taken) = (Some(true), true);
+    }
+    let mut ended = event(Remedy::TerminateHolder, Outcome::Applied);
+    ended.signals = vec!["SIGTERM".into(), "SIGKILL".into()];
+    ended.after = Some(State { zombies: 0, holder: None });
+    ended.rule = None;
+    events.push(ended);
+    events.extend(Remedy::ALL.map(|remedy| event(remedy, Outcome::Planned)));
+    events.into_iter().map(|event| Event::Remedy(Box::new(event))).collect()
+}
+
+/// A breaker of each kind.
+pub(super) fn breakers() -> Vec<Event> {
+    let opened =
+        |scope, remedy, trip| Opened { scope, remedy, trip, until: NOW.plus(Duration::from_secs(3_600)) };
+    [
+        opened(Scope::Rule, None, Trip::HolderDied),
+        opened(Scope::Holder, Some(Remedy::Nudge), Trip::NoEffect),
+        opened(Scope::Rule, Some(Remedy::Nudge), Trip::NoEffect),
+        opened(Scope::Holder, None, Trip::NoEffect),
+    ]
+    .into_iter()
+    .map(|opened| {
+        let holder = Process::from(&adopted().holder);
+        Event::breaker(opened, &"orphans".into(), Remedy::Nudge, holder, NOW, time())
+    })
+    .collect()
 }

@@ -10,6 +10,7 @@ use super::{
         ZombieEvent,
     },
     evidence,
+    remedied::{BreakerEvent, Outcome, RemedyEvent},
     span::shown,
 };
 use crate::{
@@ -51,6 +52,8 @@ impl Human {
             Event::Zombie(zombie) => self.zombie(zombie),
             Event::Released(released) => vec![self.released(released)],
             Event::Lost(lost) => self.lost(lost),
+            Event::Remedy(remedy) => self.remedy(remedy),
+            Event::Breaker(breaker) => self.breaker(breaker),
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
     }
@@ -95,9 +98,45 @@ impl Human {
     fn lost(&self, lost: &LostEvent) -> Vec<String> {
         let LostEvent { time, what, count, total, message } = lost;
         let text = format!("lost: {} {count} ({total} in all): {message}", what.as_str());
-        wrap(&format!("{} ", utc(*time)), &text, 9, self.width)
+        self.paragraph(*time, &text, LOST)
+    }
+
+    fn remedy(&self, remedy: &RemedyEvent) -> Vec<String> {
+        let RemedyEvent { time, remedy: what, rule, outcome, message, holder, zombies, pause_us, .. } =
+            remedy;
+        let whom = match zombies.as_slice() {
+            [one] => format!("{} {}", one.comm, one.pid),
+            many => format!("{} zombies", many.len()),
+        };
+        let by = rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
+        let pause = pause_us.map(|pause| format!(", pause {pause} µs")).unwrap_or_default();
+        let text = format!(
+            "{what} for {whom} of {}{by}: {}{pause}: {message}",
+            process(holder, usize::MAX),
+            outcome.as_str()
+        );
+        let style = match outcome {
+            Outcome::Applied => RELEASED,
+            Outcome::Planned | Outcome::Refused => EVIDENCE,
+            Outcome::NoEffect | Outcome::HolderDied => LOST,
+        };
+        self.paragraph(*time, &text, style)
+    }
+
+    fn breaker(&self, breaker: &BreakerEvent) -> Vec<String> {
+        let BreakerEvent { time, scope, rule, after, holder, message, .. } = breaker;
+        let text = format!(
+            "circuit breaker of the {} opened after {after} to {} by rule {rule}: {message}",
+            scope.as_str(),
+            process(holder, usize::MAX)
+        );
+        self.paragraph(*time, &text, LOST)
+    }
+
+    fn paragraph(&self, time: Timestamp, text: &str, style: Style) -> Vec<String> {
+        wrap(&format!("{} ", utc(time)), text, 9, self.width)
             .iter()
-            .map(|line| self.painted(LOST, line))
+            .map(|line| self.painted(style, line))
             .collect()
     }
 
@@ -188,46 +227,12 @@ fn short(id: &str) -> String {
     }
 }
 
-/// Names of the signals 1 to 31, as every Linux but MIPS, SPARC and Alpha numbers them.
-const SIGNALS: [&str; 31] = [
-    "SIGHUP",
-    "SIGINT",
-    "SIGQUIT",
-    "SIGILL",
-    "SIGTRAP",
-    "SIGABRT",
-    "SIGBUS",
-    "SIGFPE",
-    "SIGKILL",
-    "SIGUSR1",
-    "SIGSEGV",
-    "SIGUSR2",
-    "SIGPIPE",
-    "SIGALRM",
-    "SIGTERM",
-    "SIGSTKFLT",
-    "SIGCHLD",
-    "SIGCONT",
-    "SIGSTOP",
-    "SIGTSTP",
-    "SIGTTIN",
-    "SIGTTOU",
-    "SIGURG",
-    "SIGXCPU",
-    "SIGXFSZ",
-    "SIGVTALRM",
-    "SIGPROF",
-    "SIGWINCH",
-    "SIGIO",
-    "SIGPWR",
-    "SIGSYS",
-];
-
 fn exit(exit: ExitStatus) -> String {
     match exit {
         ExitStatus::Code(code) => code.to_string(),
         ExitStatus::Signal { number, .. } => {
-            let name = usize::from(number).checked_sub(1).and_then(|place| SIGNALS.get(place));
+            let name =
+                usize::from(number).checked_sub(1).and_then(|place| super::signals::SIGNALS.get(place));
             name.map_or_else(|| format!("SIG{number}"), |name| (*name).to_owned())
         }
     }

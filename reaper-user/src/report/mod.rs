@@ -13,7 +13,9 @@ mod json;
 mod listing;
 mod loss;
 mod outbox;
+mod remedied;
 mod reporter;
+mod signals;
 mod span;
 
 pub use self::{
@@ -26,6 +28,7 @@ pub use self::{
     listing::{Source, table},
     loss::{Counted, Loss},
     outbox::{Backlog, Outbox, Outgoing},
+    remedied::{BreakerEvent, Outcome, RemediedZombie, RemedyEvent, State},
     reporter::{Page, Reporter},
     span::shown,
 };

@@ -76,6 +76,8 @@ fn events() -> Vec<Event> {
         zombies.iter().flat_map(|zombie| [fixture::event(zombie), fixture::released(zombie)]).collect();
     events.push(fixture::reaped(&fixture::traced(), 1));
     events.extend(Loss::ALL.map(|loss| Event::lost(loss, 1, u64::MAX, fixture::time())));
+    events.extend(fixture::remedies());
+    events.extend(fixture::breakers());
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
 }
@@ -97,6 +99,9 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::reaped(&fixture::traced(), 1),
         Event::lost(Loss::DeathLost, 1, 1, fixture::time()),
         Event::listing(Source::Daemon, 1, fixture::time()),
+        fixture::remedies().remove(0),
+        fixture::remedies().remove(1),
+        fixture::breakers().remove(0),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {
@@ -145,7 +150,7 @@ fn an_age_is_either_exact_or_a_least() {
 #[test]
 fn an_event_of_the_future_is_valid_and_one_of_another_schema_is_not() {
     let validator = validator();
-    assert!(validator.is_valid(&json!({"schema": 1, "event": "remedy", "anything": {}})));
+    assert!(validator.is_valid(&json!({"schema": 1, "event": "forecast", "anything": {}})));
     assert!(!validator.is_valid(&json!({"schema": 2, "event": "remedy"})));
     assert!(!validator.is_valid(&json!({"schema": 1})));
 }

@@ -130,3 +130,29 @@ fn signals_have_their_names() {
     assert_eq!(exit(ExitStatus::Signal { number: 34, core: false }), "SIG34");
     assert_eq!(exit(ExitStatus::Signal { number: 0, core: false }), "SIG0");
 }
+
+#[test]
+fn a_remedy_says_what_to_whom_by_which_rule_and_what_came_of_it() {
+    let human = Human::new(200, false);
+    let lines = |events: Vec<Event>| -> Vec<String> {
+        events.iter().map(|event| human.lines(event).join("\n")).collect()
+    };
+    let told = lines(fixture::remedies());
+    assert!(
+        told[0].contains(
+            "reap for 2 zombies of tini(4700) by rule orphans: applied, pause 120 µs: 2 of 2 are gone"
+        ),
+        "{told:?}"
+    );
+    assert!(told[1].contains("refused: the holder was seen waiting for any child"), "{told:?}");
+    assert!(told[2].contains("planned: the holder would be made to wait for them"), "{told:?}");
+    assert!(told.iter().all(|line| !line.chars().any(|c| c == '\u{1b}')), "{told:?}");
+    let told = lines(fixture::breakers());
+    assert!(
+        told[0].contains(
+            "circuit breaker of the rule opened after nudge to tini(4700) by rule orphans: the holder died"
+        ),
+        "{told:?}"
+    );
+    assert!(told[0].contains("for 1h"), "{told:?}");
+}

@@ -1,0 +1,203 @@
+//! The hand: the thread that applies remedies. What is to be done has been decided; here it is verified once more who it is
+//! done to, and what came of it.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    Handle, Remedy,
+    reap::{self, Options, Target},
+};
+use crate::{
+    identity::Identity,
+    lock::{Lock, LockError},
+    policy::Refusal,
+    proc::Proc,
+    zombie::ExitStatus,
+};
+
+/// How long a holder has to die of SIGKILL. Longer, and it hangs in the kernel.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// Holders that are being ended at once.
+const ENDING: usize = 8;
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Whatever it is known by to who gives it.
+    pub number: u64,
+    /// What.
+    pub remedy: Remedy,
+    /// To whom.
+    pub holder: Identity,
+    /// About which of its zombies.
+    pub zombies: Vec<Target>,
+    /// What the rule allows.
+    pub options: Options,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deed {
+    /// Why it was not.
+    pub refusal: Option<Refusal>,
+    /// The signals that were sent to the holder.
+    pub signals: Vec<&'static str>,
+    /// How long the holder stood still for it.
+    pub pause: Option<Duration>,
+    /// The statuses that were taken, and why others were not.
+    pub taken: Vec<(Identity, Result<ExitStatus, Refusal>)>,
+    /// The holder's state afterwards; `None` where it has ended.
+    pub state: Option<char>,
+}
+
+impl Deed {
+    /// Nothing was done.
+    #[must_use]
+    pub fn refused(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::default() }
+    }
+}
+
+/// The daemon's end.
+#[derive(Debug)]
+pub struct Hand {
+    orders: Sender<Order>,
+}
+
+impl Hand {
+    /// Starts the thread. It takes the lock of remedies in `directory` for each order, and ends when this is dropped.
+    pub fn start(proc: Proc, directory: PathBuf, deeds: UnboundedSender<(u64, Deed)>) -> io::Result<Self> {
+        let (orders, given) = channel();
+        thread::Builder::new()
+            .name("hand".to_owned())
+            .spawn(move || work(&proc, &directory, &given, &deeds))?;
+        Ok(Self { orders })
+    }
+
+    /// Gives an order. It will be answered, unless the thread has ended.
+    pub fn give(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            tracing::error!("the thread that applies remedies has ended");
+        }
+    }
+}
+
+fn work(
+    proc: &Proc,
+    directory: &std::path::Path,
+    orders: &Receiver<Order>,
+    deeds: &UnboundedSender<(u64, Deed)>,
+) {
+    let ending = Arc::new(AtomicUsize::new(0));
+    while let Ok(order) = orders.recv() {
+        let number = order.number;
+        // Its grace may be long: nobody else waits for that.
+        if order.remedy == Remedy::TerminateHolder {
+            if ending.load(Ordering::Relaxed) >= ENDING {
+                let _ended = deeds.send((number, Deed::refused(Refusal::Busy)));
+                continue;
+            }
+            ending.fetch_add(1, Ordering::Relaxed);
+            let (proc, directory, sender, busy) =
+                (proc.clone(), directory.to_owned(), deeds.clone(), Arc::clone(&ending));
+            let spawned = thread::Builder::new().name("ending".to_owned()).spawn(move || {
+                let _ended = sender.send((number, carry_out(&proc, &directory, &order)));
+                busy.fetch_sub(1, Ordering::Relaxed);
+            });
+            if let Err(error) = spawned {
+                ending.fetch_sub(1, Ordering::Relaxed);
+                let message = format!("starting a thread: {error}");
+                let _ended =
+                    deeds.send((number, Deed::refused(Refusal::Hand { word: "no-thread", message })));
+            }
+            continue;
+        }
+        if deeds.send((number, carry_out(proc, directory, &order))).is_err() {
+            return;
+        }
+    }
+}
+
+fn carry_out(proc: &Proc, directory: &std::path::Path, order: &Order) -> Deed {
+    // Held while something is done, not while it is waited for.
+    let lock = match take_lock(directory) {
+        Ok(lock) => lock,
+        Err(refusal) => return Deed::refused(refusal),
+    };
+    apply(proc, order, lock)
+}
+
+/// The lock of remedies, which the daemon and the command line share.
+pub fn take_lock(directory: &std::path::Path) -> Result<Lock, Refusal> {
+    Lock::of_remedies(directory).map_err(|error| match error {
+        LockError::Held { .. } => Refusal::Busy,
+        error => Refusal::Hand { word: "no-lock", message: error.to_string() },
+    })
+}
+
+/// Applies a remedy, in this thread; the lock is given back as soon as nothing more is done but waiting.
+#[must_use]
+pub fn apply(proc: &Proc, order: &Order, lock: Lock) -> Deed {
+    let handle = match Handle::open(proc, order.holder) {
+        Ok(handle) => handle,
+        Err(refusal) => return Deed::refused(refusal),
+    };
+    let mut deed = match order.remedy {
+        Remedy::Report => Deed::default(),
+        Remedy::Nudge => match handle.send(Signal::CHILD) {
+            Ok(()) => Deed { signals: vec!["SIGCHLD"], ..Deed::default() },
+            Err(refusal) => Deed::refused(refusal),
+        },
+        Remedy::Reap => reap::reap(&handle, &order.zombies, &order.options),
+        Remedy::Autoreap => reap::autoreap(&handle, true, &order.options),
+        Remedy::TerminateHolder => return terminate(&handle, order.options.grace, lock),
+    };
+    drop(lock);
+    deed.state = handle.see().ok().map(|seen| seen.state);
+    deed
+}
+
+/// SIGTERM, a grace period, SIGKILL. The descriptor is of one process for ever, so nobody else can be hit meanwhile.
+fn terminate(handle: &Handle, grace: Duration, lock: Lock) -> Deed {
+    if let Err(refusal) = handle.send(Signal::TERM) {
+        return Deed::refused(refusal);
+    }
+    drop(lock);
+    let mut deed = Deed { signals: vec!["SIGTERM"], ..Deed::default() };
+    if handle.has_ended(grace) {
+        return deed;
+    }
+    match handle.see() {
+        Err(Refusal::HolderGone) => return deed,
+        Err(refusal) => return Deed { refusal: Some(refusal), ..deed },
+        // Whoever traces it now wants to see how it ends.
+        Ok(seen) if seen.tracer.is_some() => {
+            let refusal = Some(Refusal::Protected(super::Protected::Traced));
+            return Deed { refusal, state: Some(seen.state), ..deed };
+        }
+        Ok(_) => {}
+    }
+    match handle.send(Signal::KILL) {
+        Ok(()) => deed.signals.push("SIGKILL"),
+        Err(Refusal::HolderGone) => return deed,
+        Err(refusal) => return Deed { refusal: Some(refusal), ..deed },
+    }
+    if !handle.has_ended(KILLED) {
+        deed.state = handle.see().ok().map(|seen| seen.state);
+    }
+    deed
+}
