@@ -49,7 +49,19 @@ struct Pending {
     asked: bool,
     /// When it was first found to have no process.
     absent_since: Option<BootTime>,
+    died: BootTime,
+    /// Its holder at probation.
+    holder: Option<u32>,
     sweep: u64,
+}
+
+/// An entry that was pending and is no longer dead: somebody has waited for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitedFor {
+    /// Its holder at probation.
+    pub holder: u32,
+    /// When it died.
+    pub died: BootTime,
 }
 
 /// The age of everything that is dead.
@@ -58,6 +70,7 @@ pub struct Aging {
     threshold: Duration,
     pending: HashMap<u64, Pending>,
     sweep: u64,
+    waited_for: Vec<WaitedFor>,
 }
 
 /// One pass over the dead entries.
@@ -71,7 +84,7 @@ impl Aging {
     /// Nothing is dead yet; zombies are reported from `threshold` on.
     #[must_use]
     pub fn new(threshold: Duration) -> Self {
-        Self { threshold, pending: HashMap::new(), sweep: 0 }
+        Self { threshold, pending: HashMap::new(), sweep: 0, waited_for: Vec::new() }
     }
 
     /// The age from which a zombie is reported.
@@ -85,7 +98,9 @@ impl Aging {
         self.threshold = threshold;
     }
 
-    fn half(&self) -> Duration {
+    /// Half of it: when holders go on probation.
+    #[must_use]
+    pub fn half(&self) -> Duration {
         self.threshold / 2
     }
 
@@ -125,10 +140,24 @@ impl Aging {
         then
     }
 
-    /// The holder's probation has been taken care of: the report is next.
-    pub fn on_probation(&mut self, id: u64) {
+    /// It is due for its report at `moment` only. Says nothing where it is not pending.
+    pub fn hold_until(&mut self, id: u64, moment: BootTime) {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.asked = false;
+            pending.not_before = moment;
+        }
+    }
+
+    /// Those that were pending and have been waited for since this was last called.
+    pub fn waited_for(&mut self) -> Vec<WaitedFor> {
+        std::mem::take(&mut self.waited_for)
+    }
+
+    /// The holder's probation has been taken care of: the report is next.
+    pub fn on_probation(&mut self, id: u64, holder: Option<u32>) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.asked = false;
+            pending.holder = holder;
             pending.next = Due::Report;
         }
     }
@@ -166,6 +195,8 @@ impl Sweep<'_> {
             not_before: BootTime(0),
             asked: false,
             absent_since: None,
+            died,
+            holder: None,
             sweep,
         });
         pending.sweep = sweep;
@@ -208,7 +239,14 @@ impl Sweep<'_> {
     pub fn end(self) -> BootTime {
         let Self { aging, now, next } = self;
         let sweep = aging.sweep;
-        aging.pending.retain(|_, pending| pending.sweep == sweep);
+        let Aging { pending, waited_for, .. } = aging;
+        pending.retain(|_, pending| {
+            let stands = pending.sweep == sweep;
+            if let Some(holder) = pending.holder.filter(|_| !stands) {
+                waited_for.push(WaitedFor { holder, died: pending.died });
+            }
+            stands
+        });
         next.max(now.plus(SHORTEST))
     }
 }
@@ -259,7 +297,7 @@ mod tests {
         assert_eq!(sweep.look(1, at(100)), Some(Due::Probation));
         assert_eq!(sweep.look(1, at(100)), None);
         assert_eq!(sweep.end(), at(110));
-        aging.on_probation(1);
+        aging.on_probation(1, Some(7));
         let mut sweep = aging.sweep(at(109));
         assert_eq!(sweep.look(1, at(100)), None);
         assert_eq!(sweep.end(), at(110));
@@ -305,6 +343,32 @@ mod tests {
         sweep.end();
         aging.sweep(at(107)).end();
         assert_eq!(aging.pending(), 0);
+    }
+
+    #[test]
+    fn what_was_on_probation_and_is_waited_for_says_how_long_its_holder_took() {
+        let mut aging = Aging::new(10 * SECOND);
+        for (id, holder) in [(1, Some(7)), (2, None), (3, Some(8))] {
+            let mut sweep = aging.sweep(at(106));
+            assert_eq!(sweep.look(id, at(100)), Some(Due::Probation));
+            aging.on_probation(id, holder);
+        }
+        let mut sweep = aging.sweep(at(108));
+        sweep.look(3, at(100));
+        sweep.end();
+        assert_eq!(aging.waited_for(), [WaitedFor { holder: 7, died: at(100) }]);
+        assert_eq!(aging.waited_for(), []);
+    }
+
+    #[test]
+    fn a_report_can_be_put_off() {
+        let mut aging = Aging::new(10 * SECOND);
+        assert_eq!(aging.sweep(at(110)).look(1, at(100)), Some(Due::Report));
+        aging.hold_until(1, at(160));
+        let mut sweep = aging.sweep(at(159));
+        assert_eq!(sweep.look(1, at(100)), None);
+        assert_eq!(sweep.end(), BootTime(161_500_000_000), "a quarter of the age later, at most");
+        assert_eq!(aging.sweep(at(160)).look(1, at(100)), Some(Due::Report));
     }
 
     #[test]

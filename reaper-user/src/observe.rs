@@ -20,6 +20,7 @@ use crate::{
     identity::{BootTime, Identity},
     kernel::boot_now,
     proc::{Proc, ReadError, Seen, ticks},
+    remedy::{self, Ancestry, Sight},
     text::Untrusted,
 };
 
@@ -44,6 +45,17 @@ pub enum Request {
         /// Who forked it, where that was seen.
         forker: Option<Identity>,
     },
+    /// Everything, and whether its holder may be touched.
+    Remedy {
+        /// The ledger's identity bits.
+        id: u64,
+        /// The dead process.
+        zombie: Identity,
+        /// Who forked it, where that was seen.
+        forker: Option<Identity>,
+        /// The first processes of all pid namespaces.
+        inits: Arc<[Identity]>,
+    },
 }
 
 impl Request {
@@ -51,7 +63,7 @@ impl Request {
     #[must_use]
     pub const fn id(&self) -> u64 {
         match self {
-            Self::Probation { id, .. } | Self::Report { id, .. } => *id,
+            Self::Probation { id, .. } | Self::Report { id, .. } | Self::Remedy { id, .. } => *id,
         }
     }
 }
@@ -72,6 +84,8 @@ pub enum Answer {
         id: u64,
         /// What was seen of it and around it.
         scene: Box<Scene>,
+        /// What decides whether its holder may be touched, where that was asked; `None` where it is gone.
+        sight: Option<Arc<Sight>>,
     },
     /// It is not a zombie: still in its exit, or released.
     NotAZombie {
@@ -89,6 +103,8 @@ pub enum Purpose {
     Sweep,
     /// What an earlier daemon has reported and still stands.
     Restore,
+    /// What a remedy may be due for.
+    Remedy,
     /// A list that somebody has asked for, by its number.
     List(u64),
 }
@@ -220,6 +236,8 @@ fn observe(
             avoided,
             states: HashMap::new(),
             whole: HashMap::new(),
+            sights: HashMap::new(),
+            ancestry: None,
             complained: false,
         };
         let mut parts = batch.chunks(TOGETHER).peekable();
@@ -246,6 +264,9 @@ struct Around<'a> {
     avoided: &'a Mutex<HashSet<u32>>,
     states: HashMap<u32, Option<Seen>>,
     whole: HashMap<u32, Option<(Seen, Option<Untrusted>)>>,
+    sights: HashMap<u32, Option<Arc<Sight>>>,
+    /// Who is above the first processes of pid namespaces.
+    ancestry: Option<Ancestry<'a>>,
     /// It has been said that something could not be read.
     complained: bool,
 }
@@ -261,6 +282,8 @@ pub fn scene(proc: &Proc, zombie: Identity) -> Option<Scene> {
         avoided: &avoided,
         states: HashMap::new(),
         whole: HashMap::new(),
+        sights: HashMap::new(),
+        ancestry: None,
         complained: false,
     };
     match around.look(&request) {
@@ -277,19 +300,49 @@ enum NoScene {
     NotNow,
 }
 
-impl Around<'_> {
-    fn look(&mut self, request: &Request) -> Answer {
+impl<'a> Around<'a> {
+    fn look(&mut self, request: &'a Request) -> Answer {
         match *request {
             Request::Probation { id, zombie, holder } => {
                 let holder = holder.or_else(|| self.zombie(zombie).ok().map(|seen| seen.parent));
                 Answer::Probation { id, holder: holder.and_then(|pid| self.state(pid)) }
             }
             Request::Report { id, zombie, forker } => match self.scene(zombie, forker) {
-                Ok(scene) => Answer::Zombie { id, scene: Box::new(scene) },
+                Ok(scene) => Answer::Zombie { id, scene: Box::new(scene), sight: None },
+                Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },
+                Err(NoScene::NotNow) => Answer::NotAZombie { id, absent: false },
+            },
+            Request::Remedy { id, zombie, forker, ref inits } => match self.scene(zombie, forker) {
+                Ok(scene) => {
+                    let sight = self.sight(scene.holder.pid, inits);
+                    Answer::Zombie { id, scene: Box::new(scene), sight }
+                }
                 Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },
                 Err(NoScene::NotNow) => Answer::NotAZombie { id, absent: false },
             },
         }
+    }
+
+    /// What decides whether a holder may be touched, once for all of its zombies in a batch. A process that hangs in the
+    /// kernel is not looked at: what is not known of it is a no.
+    fn sight(&mut self, pid: u32, inits: &'a [Identity]) -> Option<Arc<Sight>> {
+        if let Some(known) = self.sights.get(&pid) {
+            return known.clone();
+        }
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
+        let sight = if avoided {
+            None
+        } else {
+            let proc = self.proc;
+            self.at_work.pid.store(pid, Ordering::Relaxed);
+            self.at_work.since.store(boot_now().0, Ordering::Relaxed);
+            let ancestry = self.ancestry.get_or_insert_with(|| Ancestry::of(proc, inits));
+            let sight = remedy::look(proc, pid, ancestry).map(Arc::new);
+            self.at_work.since.store(0, Ordering::Relaxed);
+            sight
+        };
+        self.sights.insert(pid, sight.clone());
+        sight
     }
 
     fn scene(&mut self, zombie: Identity, forker: Option<Identity>) -> Result<Scene, NoScene> {

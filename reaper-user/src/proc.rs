@@ -90,6 +90,14 @@ pub struct Seen {
     pub switches: u64,
 }
 
+impl Seen {
+    /// When it started, as exactly as /proc shows it.
+    #[must_use]
+    pub fn start(&self) -> BootTime {
+        BootTime(self.start_ticks * (1_000_000_000 / clock_ticks_per_second()))
+    }
+}
+
 impl Proc {
     /// The proc filesystem mounted at `root`.
     #[must_use]

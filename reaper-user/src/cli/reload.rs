@@ -3,10 +3,19 @@
 use std::path::PathBuf;
 
 use super::log::Switch;
-use crate::config::{Age, Config, ConfigError, Output, Overrides};
+use crate::config::{Config, ConfigError, Output, Overrides};
 
 /// The keys that change at once. Every other one is taken at the next start.
-const AT_ONCE: [&str; 2] = ["age", "log.level"];
+const AT_ONCE: [&str; 8] = [
+    "age",
+    "log.level",
+    "remedy.dry_run",
+    "remedy.paused",
+    "remedy.per_minute",
+    "remedy.per_holder",
+    "remedy.grace",
+    "rule",
+];
 
 /// Where the configuration is from, and what of it runs.
 pub(super) struct Reload {
@@ -21,22 +30,23 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// Reads the file again and says what it finds. Returns the age to report at from now on, where that is another.
-    pub(super) fn read(&mut self) -> Option<Age> {
+    /// Reads the file again and says what it finds. True where what runs is to be told: also where nothing is new, for that
+    /// closes circuit breakers.
+    pub(super) fn read(&mut self) -> bool {
         let Some(file) = &self.file else {
             tracing::info!("SIGHUP: there is no configuration file to read again (--config)");
-            return None;
+            return self.running.rules.iter().any(crate::policy::Rule::acts);
         };
         let found = Config::load_trusted(file);
         self.take(found)
     }
 
-    fn take(&mut self, found: Result<Config, ConfigError>) -> Option<Age> {
+    fn take(&mut self, found: Result<Config, ConfigError>) -> bool {
         let wanted = match found {
             Ok(config) => config.with(&self.overrides, self.output),
             Err(error) => {
                 tracing::error!("{error}; nothing has changed: the configuration from before is kept");
-                return None;
+                return false;
             }
         };
         let (changed, later): (Vec<_>, Vec<_>) =
@@ -44,15 +54,16 @@ impl Reload {
         if !later.is_empty() {
             tracing::warn!("restart the daemon to change {}: it keeps what it runs with", later.join(", "));
         }
-        let age = (wanted.age != self.running.age).then_some(wanted.age);
         if wanted.log.level != self.running.log.level {
             self.log.set(wanted.log.level);
         }
         self.running.age = wanted.age;
         self.running.log = wanted.log;
+        self.running.remedy = wanted.remedy;
+        self.running.rules = wanted.rules;
         let changed = if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") };
         tracing::info!(%changed, age = %self.running.age, "the configuration has been read again");
-        age
+        true
     }
 }
 
@@ -74,12 +85,14 @@ mod tests {
     #[test]
     fn what_can_change_at_once_does_and_the_rest_is_kept() {
         let mut reload = running("age = '5s'", Overrides::default());
-        let age = reload.take(parse("age = '1s'\nlog.level = 'warn'\noutput = 'json'\nledger.entries = 64"));
-        assert_eq!(age, Some("1s".parse().unwrap()));
-        let mut expected = parse("age = '1s'\nlog.level = 'warn'").unwrap();
+        let rule = "rule = [{ steps = [{ remedy = 'nudge', after = '1m' }] }]\nremedy.dry_run = true";
+        let text = format!("age = '1s'\nlog.level = 'warn'\noutput = 'json'\nledger.entries = 64\n{rule}");
+        assert!(reload.take(parse(&text)));
+        let mut expected = parse(&format!("age = '1s'\nlog.level = 'warn'\n{rule}")).unwrap();
         assert_eq!(reload.running, expected);
-        assert_eq!(reload.take(parse("age = '1s'")), None, "the same age is no news");
-        expected.log = Config::default().log;
+        assert!(reload.take(parse("age = '1s'")));
+        (expected.log, expected.remedy, expected.rules) =
+            (Config::default().log, Config::default().remedy, Vec::new());
         assert_eq!(reload.running, expected);
     }
 
@@ -87,7 +100,7 @@ mod tests {
     fn a_wrong_file_changes_nothing() {
         let mut reload = running("age = '5s'", Overrides::default());
         let before = reload.running.clone();
-        assert_eq!(reload.take(parse("age = '1s'\nlog.level = 'loud'")), None);
+        assert!(!reload.take(parse("age = '1s'\nlog.level = 'loud'")));
         assert_eq!(reload.running, before);
     }
 
@@ -95,6 +108,7 @@ mod tests {
     fn a_flag_still_wins() {
         let flags = Overrides { age: Some("7s".parse().unwrap()), ..Overrides::default() };
         let mut reload = running("", flags);
-        assert_eq!(reload.take(parse("age = '1s'")), None);
+        assert!(reload.take(parse("age = '1s'")));
+        assert_eq!(reload.running.age, "7s".parse().unwrap());
     }
 }

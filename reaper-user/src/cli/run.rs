@@ -53,6 +53,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
                 keep_gone: Limits::default().keep_gone.max(age * 2),
             },
             filter: Filter::default(),
+            remedies: config.terms(),
         },
         output: config.output,
         duration: None,

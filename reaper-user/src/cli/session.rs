@@ -137,9 +137,11 @@ async fn attend(mut service: Option<&mut Service>, mut hangup: Signal, queries: 
                 None => return,
                 Some(service) => {
                     service.notifier.reloading();
-                    if let Some(age) = service.reload.read() {
+                    if service.reload.read() {
+                        let running = &service.reload.running;
+                        let settings = Query::Settings(running.age.get(), Box::new(running.terms()));
                         // Nobody takes it where the watch has just ended.
-                        let _ended = queries.send(Query::Age(age.get())).await;
+                        let _ended = queries.send(settings).await;
                     }
                     service.notifier.ready(&service.status());
                 }

@@ -15,7 +15,8 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::default());
     // Before anything is made: what is missing is the first thing that is said.
     demand()?;
-    let Config { ledger, .. } = Config::default();
+    let config = Config::default();
+    let ledger = &config.ledger;
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
     Session {
         settings: Settings {
@@ -24,6 +25,8 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             pins: None,
             cgroups: Limits::default(),
             filter: Filter::from(&args.filter),
+            // It only watches.
+            remedies: config.terms(),
         },
         output,
         duration: args.duration.map(|duration| duration.0),

@@ -27,7 +27,7 @@ pub use self::{
     span::{Span, SpanError},
     value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, Slots, ValueError},
 };
-use crate::policy::Rule;
+use crate::policy::{Rule, Terms};
 
 /// All that can be configured. [`Default`] is what the file says that `reaper config default` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -108,6 +108,20 @@ impl Config {
     #[must_use]
     pub fn pins(&self) -> Option<PathBuf> {
         self.persist.then(|| self.pin_path.get().to_owned())
+    }
+
+    /// What is done about zombies.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        let Remedies { dry_run, paused, per_minute, per_holder, grace } = self.remedy;
+        Terms {
+            dry_run,
+            paused,
+            per_minute: per_minute.get(),
+            per_holder: per_holder.get(),
+            grace: grace.get(),
+            rules: self.rules.clone(),
+        }
     }
 
     /// The keys whose values differ between the two.

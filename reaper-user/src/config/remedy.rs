@@ -10,7 +10,7 @@ use super::{
 };
 
 /// What holds for all remedies, whichever rule asks for them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Remedies {
     /// Whether it is only said what would be done.

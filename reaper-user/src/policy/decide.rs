@@ -12,6 +12,7 @@ use super::{
 use crate::{
     identity::{BootTime, Identity},
     remedy::Remedy,
+    zombie::Zombie,
 };
 
 /// A zombie that a remedy was refused for is looked at again after this, and then ever more rarely.
@@ -198,6 +199,22 @@ impl Policy {
             return Err((Refusal::Limited(limit), Some(ready)));
         }
         Ok(())
+    }
+
+    /// When a limit allows it, where none does now.
+    #[must_use]
+    pub fn ready(&self, act: Act, holder: Identity, now: BootTime) -> Option<BootTime> {
+        self.limits.stands_against(act.rule, holder, now).map(|(_, ready)| ready)
+    }
+
+    /// The age at which a zombie is to be reported, where the first rule that fits it says one. Of its holder only the user is
+    /// known by then: a rule that asks for the executable does not fit.
+    #[must_use]
+    pub fn report_at(&self, zombie: &Zombie, uid: Option<u32>, age: Duration) -> Option<Duration> {
+        let subject = Subject { executable: None, uid };
+        let fits =
+            |rule: &&Rule| rule.when.age.is_none_or(|least| least <= age) && rule.when.fits(zombie, subject);
+        self.terms.rules.iter().find(fits).and_then(Rule::reports_after)
     }
 
     /// A remedy is applied to a holder now, for one zombie or many: it counts once.

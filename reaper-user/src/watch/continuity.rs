@@ -55,7 +55,11 @@ impl Watch {
             zombie.recovered = true;
             self.announce(id, &zombie, now);
         }
+        self.remedies.add(id, zombie.holder.pid, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
+        if let Some(next) = self.remedies.next() {
+            self.sweep_by(next);
+        }
     }
 
     pub(super) fn announce(&mut self, id: u64, zombie: &Zombie, now: BootTime) {
@@ -101,7 +105,12 @@ impl Watch {
 
     /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest.
     pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>) {
+        let ours = self.remedies.remove(id);
         if let Some(zombie) = self.standing.remove(id) {
+            // What it does when it is told to says nothing of what it does by itself.
+            if !ours {
+                self.describer.holders.waited(zombie.holder.pid, zombie.died.age(at));
+            }
             self.outbox.send(Event::released(&zombie, at, reap, Timestamp::now()));
         }
     }

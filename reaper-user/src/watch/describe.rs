@@ -1,8 +1,8 @@
 //! From a ledger entry and what stands around it to a zombie with its workload, cause and evidence.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use reaper_ebpf::{Record, flag, id};
+use reaper_ebpf::{Record, flag, id, state};
 
 use super::holders::{Holder, Holders};
 use crate::{
@@ -102,6 +102,20 @@ impl Describer {
                 && moment.at <= self.started.plus(self.clock.tick()),
             recovered: record.flags & flag::RECOVERED != 0,
         }
+    }
+
+    /// The first processes of all pid namespaces, as the ledger knows them.
+    pub(crate) fn namespace_inits(&self) -> Result<Arc<[Identity]>, KernelError> {
+        let mut inits = Vec::new();
+        self.kernel.each(
+            |state| state == state::ALIVE,
+            |record| {
+                if record.flags & flag::NAMESPACE_INIT != 0 {
+                    inits.push(Identity::of(&record));
+                }
+            },
+        )?;
+        Ok(inits.into())
     }
 
     /// Looks up the v1 cgroups of all zombies, in one pass over the kernel's tasks. Nothing to do without v1.

@@ -6,6 +6,7 @@ use crate::{
     cause::Look,
     identity::BootTime,
     kernel::Kernel,
+    policy::ReapTimes,
     proc::{Seen, ticks},
     zombie::Waits,
 };
@@ -24,12 +25,19 @@ pub(super) struct Holder {
     /// When a child of it was last found unwaited at half the threshold.
     needed: BootTime,
     look: Look,
+    /// The longest time that it took to wait for a child, as far as it was seen; what is quicker than half the age is not.
+    longest: Duration,
 }
 
 impl Holder {
     /// How it was when it was last looked at on probation.
     pub(super) const fn look(&self) -> Look {
         self.look
+    }
+
+    /// How long it takes to wait for its children.
+    pub(super) fn reap_times(&self, now: BootTime) -> ReapTimes {
+        ReapTimes { watched: now.since(self.since), longest: self.longest }
     }
 
     /// What it was seen waiting for.
@@ -48,12 +56,15 @@ impl Holder {
 
 impl Holders {
     /// Puts a holder on probation, or keeps it there. False where there was no room for it.
-    pub(super) fn put(&mut self, seen: &Seen, now: BootTime, kernel: &mut Kernel) -> bool {
+    ///
+    /// `blind` is how quickly it can wait for a child without being seen to.
+    pub(super) fn put(&mut self, seen: &Seen, now: BootTime, blind: Duration, kernel: &mut Kernel) -> bool {
         let Seen { tgid, start_ticks, .. } = *seen;
         let look = Look::at(seen);
         if let Some(holder) = self.watched.get_mut(&tgid).filter(|holder| holder.start_ticks == start_ticks) {
             holder.needed = now;
             holder.look = look;
+            holder.longest = holder.longest.max(blind);
             return true;
         }
         let right = |start| ticks(BootTime(start)) == start_ticks;
@@ -61,7 +72,7 @@ impl Holders {
         let start = known.map_or(0, |record| record.start);
         let watched = kernel.watch(tgid, start);
         if watched {
-            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look });
+            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look, longest: blind });
         }
         watched
     }
@@ -71,6 +82,20 @@ impl Holders {
         self.watched
             .get(&tgid)
             .filter(|holder| seen.is_none_or(|seen| seen.start_ticks == holder.start_ticks))
+    }
+
+    /// It has waited for a child that had stood for `time`.
+    pub(super) fn waited(&mut self, tgid: u32, time: Duration) {
+        if let Some(holder) = self.watched.get_mut(&tgid) {
+            holder.longest = holder.longest.max(time);
+        }
+    }
+
+    /// Keeps one on probation, if it is: a remedy for a zombie of it is pending.
+    pub(super) fn keep(&mut self, tgid: u32, now: BootTime) {
+        if let Some(holder) = self.watched.get_mut(&tgid) {
+            holder.needed = now;
+        }
     }
 
     /// Ends the probation of those that had no unwaited child for `keep`.

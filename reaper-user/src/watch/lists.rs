@@ -47,7 +47,7 @@ impl Lists {
         let Some((_, zombies)) = self.open.get_mut(&number) else { return };
         let time = Timestamp::now();
         for answer in answers {
-            if let Answer::Zombie { id, scene } = answer
+            if let Answer::Zombie { id, scene, .. } = answer
                 && let Some(record) = describer.kernel.record(id)
             {
                 zombies.push(ZombieEvent::new(&describer.describe(&record, &scene, now), now, time));

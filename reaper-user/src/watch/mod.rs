@@ -8,6 +8,7 @@ mod describe;
 mod holders;
 mod lists;
 mod losses;
+mod remedies;
 mod standing;
 mod sweep;
 
@@ -23,13 +24,15 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::describe::Describer;
 use self::{
-    alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, standing::Standings,
+    alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
+    standing::Standings,
 };
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::{Aging, Due},
     observe::{Answers, Observer, Purpose},
+    policy::Terms,
     proc::Proc,
     report::{Event, Filter, Loss, Outbox, ZombieEvent},
     text::Untrusted,
@@ -59,6 +62,8 @@ pub struct Settings {
     pub cgroups: Limits,
     /// Which zombies are reported.
     pub filter: Filter,
+    /// What is done about them.
+    pub remedies: Terms,
 }
 
 /// Why watching could not begin or go on.
@@ -85,8 +90,8 @@ pub enum Query {
     Zombies(oneshot::Sender<Vec<ZombieEvent>>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
-    /// Report zombies from this age on.
-    Age(Duration),
+    /// Report zombies from this age on, and do this about them.
+    Settings(Duration, Box<Terms>),
 }
 
 /// The state of the pipeline.
@@ -107,6 +112,7 @@ pub struct Watch {
     observer: Observer,
     answers: mpsc::UnboundedReceiver<Answers>,
     lists: Lists,
+    remedies: Remedies,
     /// When the ledger is swept next.
     next_sweep: BootTime,
     pruned: Option<Instant>,
@@ -119,7 +125,7 @@ pub struct Watch {
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
     pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, pins, cgroups: limits, filter } = settings;
+        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
@@ -144,6 +150,7 @@ impl Watch {
         let (send, answers) = mpsc::unbounded_channel();
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
+        let remedies = Remedies::new(remedies, proc.clone(), crate::lock::directory())?;
         Kernel::trim();
         let losses = Losses::since(&kernel)?;
         // What was left behind is compared at once.
@@ -170,6 +177,7 @@ impl Watch {
             observer,
             answers,
             lists: Lists::default(),
+            remedies,
             next_sweep: BootTime(0),
             pruned: None,
             notices,
@@ -217,6 +225,10 @@ impl Watch {
                     let answered = self.answer(query);
                     self.bear(answered)?;
                 }
+                (number, deed) = self.remedies.deed() => {
+                    let now = self.describer.clock.refresh();
+                    self.take_deed(number, deed, now);
+                }
                 () = log_line(&mut self.log) => {}
             }
         }
@@ -244,6 +256,7 @@ impl Watch {
                     tracing::error!(%error, "something is lacking; it is tried again every second");
                 }
                 self.aging.ask_all_again();
+                self.remedies.ask_again(boot_now());
                 self.next_sweep = boot_now().plus(SHORT_OF_SOMETHING);
                 Ok(())
             }
@@ -303,10 +316,15 @@ impl Watch {
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(self.losses.all(&self.describer.kernel)?);
             }
-            Query::Age(age) => {
+            Query::Settings(age, terms) => {
                 self.aging.set_threshold(age);
                 self.describer.workloads.cgroups().outlast(age);
-                self.sweep_by(boot_now());
+                self.remedies.take_terms(*terms)?;
+                let now = boot_now();
+                for (id, holder) in self.standing.holders() {
+                    self.remedies.add(id, holder, now);
+                }
+                self.sweep_by(now);
             }
         }
         Ok(())

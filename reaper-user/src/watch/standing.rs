@@ -48,6 +48,11 @@ impl Standings {
         self.by_id.keys().copied()
     }
 
+    /// Their holders' pids, as they were reported.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.by_id.iter().map(|(id, standing)| (*id, standing.zombie.holder.pid))
+    }
+
     /// The cgroups they died in.
     pub(super) fn cgroups(&self) -> HashSet<CgroupId> {
         let each = |standing: &Standing| {

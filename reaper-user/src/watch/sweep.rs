@@ -13,7 +13,7 @@ use super::{Describer, Watch, WatchError};
 use crate::{
     identity::{BootTime, Identity},
     kernel::Kernel,
-    ledger::{Again, Due},
+    ledger::{Again, Due, WaitedFor},
     observe::{Answer, Answers, Purpose, Request, Scene},
     report::Loss,
 };
@@ -44,6 +44,7 @@ impl Watch {
             tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
             self.losses.count(Loss::ObserverHung);
             self.aging.ask_all_again();
+            self.remedies.ask_again(now);
             self.lists.refuse_all();
         }
         let mut requests = Vec::new();
@@ -59,6 +60,9 @@ impl Watch {
             }
         })?;
         self.next_sweep = sweep.end();
+        for WaitedFor { holder, died } in self.aging.waited_for() {
+            self.describer.holders.waited(holder, now.since(died));
+        }
         // One that was waited for and is not freed yet costs a system call here, and no look at /proc.
         let (there, absent): (Vec<_>, Vec<_>) =
             requests.into_iter().partition(|(_, record)| exists(record.tgid()));
@@ -90,9 +94,13 @@ impl Watch {
         }
         let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
         let Describer { holders, kernel, .. } = &mut self.describer;
+        for holder in self.remedies.holders() {
+            holders.keep(holder, now);
+        }
         holders.expire(now, keep, kernel);
         kernel.settle(!holders.is_empty())?;
         self.reconcile(now)?;
+        self.remedy(now)?;
         self.tell();
         if self.standing.have_ebbed() {
             Kernel::trim();
@@ -142,9 +150,10 @@ impl Watch {
                 self.lists.take(number, answers, last, now, &mut self.describer);
                 return Ok(());
             }
+            Purpose::Remedy => return self.consider(answers, last, now),
             Purpose::Restore => {
                 for answer in answers {
-                    if let Answer::Zombie { id, scene } = answer {
+                    if let Answer::Zombie { id, scene, .. } = answer {
                         self.resume(id, &scene, now);
                     }
                 }
@@ -155,17 +164,17 @@ impl Watch {
         for answer in answers {
             match answer {
                 Answer::Probation { id, holder } => {
-                    self.aging.on_probation(id);
+                    self.aging.on_probation(id, holder.as_ref().map(|holder| holder.tgid));
                     if let Some(holder) = holder {
                         watched = true;
                         let Describer { holders, kernel, .. } = &mut self.describer;
-                        if !holders.put(&holder, now, kernel) {
+                        if !holders.put(&holder, now, self.aging.half(), kernel) {
                             self.losses.count(Loss::HolderUnwatched);
                         }
                     }
                 }
                 Answer::NotAZombie { id, absent } => self.not_a_zombie(id, now, absent),
-                Answer::Zombie { id, scene } => self.report(id, &scene, now),
+                Answer::Zombie { id, scene, .. } => self.report(id, &scene, now),
             }
         }
         if watched {
@@ -196,17 +205,28 @@ impl Watch {
             let then = self.aging.hold(id, now);
             return self.sweep_by(then);
         }
+        let Some(record) = self.describer.kernel.record(id) else { return self.aging.settle(id) };
+        let zombie = self.describer.describe(&record, scene, now);
+        let (age, uid) = (zombie.died.age(now), scene.holder.seen.as_ref().map(|(seen, _)| seen.uid));
+        if let Some(later) = self.remedies.policy().report_at(&zombie, uid, age).filter(|later| *later > age)
+        {
+            let then = now.plus(later - age);
+            self.aging.hold_until(id, then);
+            return self.sweep_by(then);
+        }
         self.aging.settle(id);
         // Reported only if its release will be announced: else it has been released already.
-        let Some(record) = self.describer.kernel.record(id) else { return };
         if !self.describer.kernel.stand(id) {
             return;
         }
-        let zombie = self.describer.describe(&record, scene, now);
         if !self.filter.matches(&zombie) {
             return;
         }
         self.announce(id, &zombie, now);
+        self.remedies.add(id, zombie.holder.pid, now);
+        if let Some(next) = self.remedies.next() {
+            self.sweep_by(next);
+        }
         self.standing.add(id, self.describer.cgroups(&record), zombie);
     }
 }

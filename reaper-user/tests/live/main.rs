@@ -33,6 +33,8 @@ mod reaped;
 #[cfg(test)]
 mod release;
 #[cfg(test)]
+mod remedy;
+#[cfg(test)]
 mod seed;
 #[cfg(test)]
 mod standing;

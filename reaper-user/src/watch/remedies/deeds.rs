@@ -1,0 +1,231 @@
+//! What came of remedies: whether they had their effect, and whether the holder survived them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Plan, Remedies, SOON};
+use crate::{
+    identity::{BootTime, Identity},
+    policy::{Act, Refusal, Trip},
+    proc::{Proc, ticks},
+    remedy::{Deed, Remedy},
+    report::{Event, Outcome, Process, RemedyEvent, State},
+    text::Untrusted,
+    watch::Watch,
+    zombie::Zombie,
+};
+
+/// How long after a remedy its zombies should be gone: the kernel frees one up to tens of milliseconds after its wait, and a
+/// holder that is nudged has to be scheduled.
+const EFFECT: Duration = Duration::from_secs(2);
+
+/// A holder that dies within this time has probably died of it.
+const SURVIVES: Duration = Duration::from_secs(10);
+
+/// After a refusal of the hand: when it is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// A remedy that was begun.
+#[derive(Debug)]
+pub(super) struct Underway {
+    act: Act,
+    rule: Option<Untrusted>,
+    holder: Identity,
+    ids: Vec<u64>,
+    zombies: Vec<Zombie>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The hand has it.
+    Begun,
+    /// It was done; its effect is looked for at this moment.
+    Done { deed: Deed, at: BootTime, due: BootTime },
+    /// Its effect was seen; whether the holder survives it is looked for at this moment.
+    Survival { due: BootTime },
+}
+
+impl Underway {
+    pub(super) fn new(
+        act: Act,
+        rule: Option<Untrusted>,
+        holder: Identity,
+        ids: Vec<u64>,
+        zombies: Vec<Zombie>,
+    ) -> Self {
+        Self { act, rule, holder, ids, zombies, phase: Phase::Begun }
+    }
+
+    pub(super) const fn due(&self) -> Option<BootTime> {
+        match self.phase {
+            Phase::Begun => None,
+            Phase::Done { due, .. } | Phase::Survival { due } => Some(due),
+        }
+    }
+
+    pub(super) fn is_about(&self, id: u64) -> bool {
+        self.ids.contains(&id)
+    }
+
+    fn event(&self) -> Option<RemedyEvent> {
+        let zombies: Vec<_> = self.zombies.iter().collect();
+        RemedyEvent::new(self.act.remedy, self.rule.as_ref(), false, None, &zombies, Timestamp::now())
+    }
+}
+
+impl Remedies {
+    /// Whether something is being done to a holder, or was just now and it is not known yet what came of it.
+    pub(super) fn is_acting_on(&self, holder: Identity) -> bool {
+        self.underway
+            .values()
+            .any(|underway| underway.holder == holder && !matches!(underway.phase, Phase::Survival { .. }))
+    }
+
+    /// The step is behind the zombie; what comes next is looked for.
+    pub(super) fn pass(&mut self, id: u64, act: Act, now: BootTime) {
+        if let Some(Plan { progress, .. }) = self.plans.get_mut(&id) {
+            progress.pass(act.rule, act.step);
+            self.schedule(id, now);
+        }
+    }
+
+    pub(super) fn name(&self, rule: usize) -> Option<Untrusted> {
+        self.policy.terms().rules.get(rule).map(|rule| rule.name.clone())
+    }
+
+    pub(super) fn remedy_of(&self, rule: usize, step: usize) -> Option<Remedy> {
+        Some(self.policy.terms().rules.get(rule)?.steps.get(step)?.remedy)
+    }
+}
+
+impl Watch {
+    /// The hand has done something, or has not.
+    pub(in crate::watch) fn take_deed(&mut self, number: u64, deed: Deed, now: BootTime) {
+        let Some(mut underway) = self.remedies.underway.remove(&number) else { return };
+        // A signal may have been sent before it came to a refusal.
+        if let Some(refusal) = deed.refusal.as_ref().filter(|_| deed.signals.is_empty()) {
+            let again = if *refusal == Refusal::Busy { SOON } else { AGAIN };
+            for id in &underway.ids {
+                self.remedies.schedule(*id, now.plus(again));
+            }
+            let zombies: Vec<_> = underway.zombies.iter().collect();
+            self.refuse(underway.act, underway.holder, refusal, &zombies);
+        } else {
+            underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
+            self.remedies.underway.insert(number, underway);
+        }
+        if let Some(next) = self.remedies.next() {
+            self.sweep_by(next);
+        }
+    }
+
+    /// Looks for the effects that should be there by now.
+    pub(super) fn settle_deeds(&mut self, now: BootTime) {
+        let is_due = |due: Option<BootTime>| due.is_some_and(|due| due <= now);
+        let due: Vec<_> = self
+            .remedies
+            .underway
+            .iter()
+            .filter(|(_, underway)| is_due(underway.due()))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in due {
+            let Some(mut underway) = self.remedies.underway.remove(&number) else { continue };
+            match std::mem::replace(&mut underway.phase, Phase::Begun) {
+                Phase::Begun => {}
+                Phase::Done { deed, at, .. } => {
+                    if self.settle(&underway, &deed, now) {
+                        underway.phase = Phase::Survival { due: at.plus(SURVIVES) };
+                        self.remedies.underway.insert(number, underway);
+                    }
+                }
+                Phase::Survival { .. } => {
+                    if state(&self.describer.proc, underway.holder).is_none() {
+                        self.trip(&underway, Trip::HolderDied, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says what came of a remedy. True where it is still to be seen whether the holder survives it.
+    fn settle(&mut self, underway: &Underway, deed: &Deed, now: BootTime) -> bool {
+        let Underway { act, holder, ids, zombies, .. } = underway;
+        let Some(mut event) = underway.event() else { return false };
+        let mut gone = 0;
+        for ((id, zombie), shown) in ids.iter().zip(zombies).zip(&mut event.zombies) {
+            let is_gone = self.describer.kernel.record(*id).is_none();
+            gone += u64::from(is_gone);
+            shown.gone = Some(is_gone);
+            let taken = deed.taken.iter().find(|(of, _)| *of == zombie.identity);
+            if let Some((_, Ok(status))) = taken {
+                (shown.status_taken, shown.exit) = (true, *status);
+            }
+        }
+        let before = zombies.len() as u64;
+        let lives = state(&self.describer.proc, *holder);
+        let ends = act.remedy == Remedy::TerminateHolder;
+        let outcome = match lives {
+            None if !ends => Outcome::HolderDied,
+            None => Outcome::Applied,
+            Some(_) if ends => Outcome::NoEffect,
+            // It is for children to come.
+            Some(_) if act.remedy == Remedy::Autoreap => Outcome::Applied,
+            Some(_) if gone == 0 => Outcome::NoEffect,
+            Some(_) => Outcome::Applied,
+        };
+        event.outcome = outcome;
+        event.after = Some(State { zombies: before - gone, holder: lives });
+        event.signals = deed.signals.iter().map(|signal| Untrusted::from(*signal)).collect();
+        event.pause_us = deed.pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        let why = deed.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+        event.message = format!(
+            "{gone} of {before} gone{}{why}",
+            if ends && lives.is_none() { ", the holder has ended" } else { "" }
+        )
+        .as_str()
+        .into();
+        tracing::info!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);
+        self.outbox.send(Event::Remedy(Box::new(event)));
+        for id in ids {
+            // Whoever waits once for each SIGCHLD is nudged again, as long as it helps.
+            if act.remedy == Remedy::Nudge && outcome == Outcome::Applied {
+                self.remedies.schedule(*id, now);
+            } else {
+                self.remedies.pass(*id, *act, now);
+            }
+        }
+        match outcome {
+            Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now),
+            Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now),
+            _ => self.remedies.policy.worked(*act, *holder),
+        }
+        !ends && outcome != Outcome::HolderDied
+    }
+
+    fn trip(&mut self, underway: &Underway, trip: Trip, now: BootTime) {
+        let Underway { act, holder, rule, zombies, .. } = underway;
+        let Some(first) = zombies.first() else { return };
+        let name = rule.clone().unwrap_or_default();
+        for opened in self.remedies.policy.failed(*act, *holder, trip, now) {
+            let shown = Process::from(&first.holder);
+            tracing::warn!(
+                rule = %name,
+                remedy = %act.remedy,
+                holder = holder.pid,
+                "circuit breaker of the {}: {}",
+                opened.scope.as_str(),
+                trip.as_str()
+            );
+            self.outbox.send(Event::breaker(opened, &name, act.remedy, shown, now, Timestamp::now()));
+        }
+    }
+}
+
+/// The state of a process that lives and is the one that is meant.
+fn state(proc: &Proc, holder: Identity) -> Option<char> {
+    let seen = proc.see(holder.pid).ok()?;
+    (seen.start_ticks == ticks(holder.start) && !matches!(seen.state, 'Z' | 'X')).then_some(seen.state)
+}

@@ -1,0 +1,164 @@
+//! What is done, and what came of it.
+
+use std::time::Duration;
+
+use super::{Holder, daemon, is_remedy, remedy, rule};
+use crate::support::{machine, signal};
+
+const NUDGE: &str = "{ remedy = 'nudge', after = '800ms' }";
+const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
+
+#[test]
+fn a_nudge_wakes_a_handler_and_its_zombies_go() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
+    let mut holder = Holder::start("handler", 5);
+    let done = remedy(&mut daemon, holder.pid(), "nudge");
+    let event = &done.event;
+    assert_eq!(event["outcome"], "applied", "{event:#}");
+    assert_eq!((&event["rule"], &event["signals"][0]), (&"test".into(), &"SIGCHLD".into()), "{event:#}");
+    assert_eq!(
+        (&event["before"]["zombies"], &event["after"]["zombies"]),
+        (&5.into(), &0.into()),
+        "{event:#}"
+    );
+    assert_eq!((&event["after"]["holder"], &event["pause_us"]), (&"S".into(), &().into()), "{event:#}");
+    for zombie in event["zombies"].as_array().unwrap() {
+        assert_eq!((&zombie["gone"], &zombie["status_taken"]), (&true.into(), &false.into()), "{event:#}");
+        assert_eq!(zombie["exit"]["code"], 7, "{event:#}");
+    }
+    assert_eq!((holder.standing(), holder.lives()), (0, true));
+    daemon.end();
+}
+
+#[test]
+fn whoever_waits_once_for_each_signal_is_nudged_again_while_it_helps() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&(rule(NUDGE, "") + "[remedy]\nper_holder = 600\n"), &[]);
+    let holder = Holder::start("once", 3);
+    let mut nudges = 0;
+    daemon.until("all of them gone", Duration::from_secs(30), |seen| {
+        if is_remedy(seen, holder.pid(), "nudge") {
+            assert_eq!(seen.text("/outcome"), "applied", "{seen:?}");
+            nudges += 1;
+        }
+        nudges == 3
+    });
+    assert_eq!(holder.standing(), 0);
+    daemon.end();
+}
+
+#[test]
+fn a_holder_that_does_not_heed_sigchld_is_not_sent_any() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
+    let holder = Holder::start("deaf", 2);
+    let refused = remedy(&mut daemon, holder.pid(), "nudge");
+    let event = &refused.event;
+    assert_eq!((&event["outcome"], &event["reason"]), (&"refused".into(), &"not-heeded".into()), "{event:#}");
+    assert_eq!((&event["after"], &event["before"]["zombies"]), (&().into(), &2.into()), "{event:#}");
+    assert_eq!(holder.standing(), 2);
+    daemon.end();
+}
+
+#[test]
+fn a_nudge_in_vain_opens_the_breaker_of_that_holder() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
+    let mut holder = Holder::start("vain", 2);
+    let pid = u64::from(holder.pid());
+    assert_eq!(remedy(&mut daemon, holder.pid(), "nudge").text("/outcome"), "no-effect");
+    daemon.until("a breaker", Duration::from_secs(10), |seen| {
+        let ours = seen.is("breaker") && seen.number("/holder/pid") == pid;
+        if ours {
+            assert_eq!((seen.text("/scope"), seen.text("/remedy")), ("holder", "nudge"), "{seen:?}");
+            assert_eq!((seen.text("/reason"), seen.text("/rule")), ("no-effect", "test"), "{seen:?}");
+        }
+        ours
+    });
+    assert!(holder.lives() && holder.standing() == 2);
+    daemon.end();
+}
+
+#[test]
+fn a_holder_that_dies_of_a_nudge_stops_the_rule_until_the_configuration_is_read_again() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
+    let mut first = Holder::start("dies", 2);
+    assert_eq!(remedy(&mut daemon, first.pid(), "nudge").text("/outcome"), "holder-died");
+    assert!(!first.lives());
+    daemon.until("a breaker", Duration::from_secs(10), |seen| {
+        seen.is("breaker") && seen.text("/scope") == "rule" && seen.text("/reason") == "holder-died"
+    });
+    let second = Holder::start("handler", 2);
+    let refused = remedy(&mut daemon, second.pid(), "nudge");
+    assert_eq!(
+        (refused.text("/outcome"), refused.text("/reason")),
+        ("refused", "breaker-rule"),
+        "{refused:?}"
+    );
+    assert_eq!(second.standing(), 2, "back to reporting");
+    signal(daemon.pid(), libc::SIGHUP);
+    daemon.until("a nudge", Duration::from_secs(20), |seen| {
+        is_remedy(seen, second.pid(), "nudge") && seen.text("/outcome") == "applied"
+    });
+    assert_eq!(second.standing(), 0);
+    daemon.end();
+}
+
+#[test]
+fn a_holder_is_asked_to_end_and_killed_after_the_grace_period() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(END, ""), &["--terminate-grace", "500ms"]);
+    let mut polite = Holder::start("deaf", 3);
+    let done = remedy(&mut daemon, polite.pid(), "terminate-holder");
+    let event = &done.event;
+    assert_eq!(
+        (&event["outcome"], event["signals"].to_string()),
+        (&"applied".into(), r#"["SIGTERM"]"#.into()),
+        "{event:#}"
+    );
+    assert_eq!((&event["after"]["zombies"], &event["after"]["holder"]), (&0.into(), &().into()), "{event:#}");
+    assert!(!polite.lives());
+    let mut stubborn = Holder::start("stubborn", 3);
+    let done = remedy(&mut daemon, stubborn.pid(), "terminate-holder");
+    let event = &done.event;
+    assert_eq!(event["signals"].to_string(), r#"["SIGTERM","SIGKILL"]"#, "{event:#}");
+    assert_eq!((&event["outcome"], stubborn.lives()), (&"applied".into(), false), "{event:#}");
+    daemon.end();
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let _machine = machine();
+    let steps = format!("{NUDGE}, {END}");
+    let (mut daemon, _file) = daemon(&rule(&steps, ""), &["--dry-run"]);
+    let mut holder = Holder::start("dies", 4);
+    for what in ["nudge", "terminate-holder"] {
+        let planned = remedy(&mut daemon, holder.pid(), what);
+        let event = &planned.event;
+        assert_eq!((&event["outcome"], &event["dry_run"]), (&"planned".into(), &true.into()), "{event:#}");
+        assert_eq!((&event["before"]["zombies"], &event["after"]), (&4.into(), &().into()), "{event:#}");
+        assert!(planned.text("/message").contains("would be"), "{event:#}");
+    }
+    assert!(holder.lives() && holder.standing() == 4);
+    daemon.end();
+}
+
+#[test]
+fn without_a_rule_nothing_is_done_and_a_pause_says_so() {
+    let _machine = machine();
+    let holder = Holder::start("dies", 1);
+    let (mut daemon, _file) = daemon("", &[]);
+    let pid = u64::from(holder.pid());
+    daemon.until("a report", Duration::from_secs(10), |seen| {
+        seen.is("zombie") && seen.number("/holder/pid") == pid
+    });
+    let later = daemon.during(Duration::from_secs(2));
+    assert!(!later.iter().any(|seen| seen.is("remedy")), "{later:?}");
+    daemon.end();
+    let (mut paused, _file) = self::daemon(&rule(NUDGE, ""), &["--pause-remedies"]);
+    assert_eq!(remedy(&mut paused, holder.pid(), "nudge").text("/reason"), "paused");
+    assert_eq!(holder.standing(), 1);
+    paused.end();
+}

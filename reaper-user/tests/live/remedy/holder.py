@@ -1,0 +1,76 @@
+"""A holder of zombies. It says `ready` and what its children were, then does what its first argument says.
+
+deaf       nothing
+handler    waits for all of them whenever SIGCHLD comes
+once       waits for one of them whenever SIGCHLD comes
+vain       handles SIGCHLD and waits for nobody
+dies       handles SIGCHLD by ending
+stubborn   ignores SIGTERM
+adopt      nothing; its zombies are orphans that were given to it
+peeks      as adopt, and looks for any child again and again, without taking one
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+mode, number = sys.argv[1], int(sys.argv[2])
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def leak():
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    return child
+
+
+def adopt():
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        orphan = os.fork()
+        if orphan == 0:
+            # Not before it is an orphan.
+            while os.getppid() != holder:
+                time.sleep(0.001)
+            os._exit(7)
+        os.write(write, str(orphan).encode())
+        os._exit(0)
+    os.waitpid(parent, 0)
+    return int(os.read(read, 16))
+
+
+def everybody(*_):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+holder = os.getpid()
+if mode in ("adopt", "peeks"):
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    zombies = [adopt() for _ in range(number)]
+else:
+    zombies = [leak() for _ in range(number)]
+for zombie in zombies:
+    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+handlers = {
+    "handler": everybody,
+    "once": lambda *_: os.waitpid(-1, os.WNOHANG),
+    "vain": lambda *_: None,
+    "dies": lambda *_: os._exit(3),
+}
+if mode in handlers:
+    signal.signal(signal.SIGCHLD, handlers[mode])
+if mode == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", *zombies, flush=True)
+while True:
+    time.sleep(0.05)
+    if mode == "peeks":
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)

@@ -1,0 +1,107 @@
+//! Who is left alone, and whom a rule must name in so many words.
+
+use std::{fs, process::Command, time::Duration};
+
+use super::{Holder, daemon, remedy, rule, state};
+use crate::support::{Container, Rootfs, fixture, machine, program};
+
+const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
+const REAP: &str = "{ remedy = 'reap', after = '800ms' }";
+
+#[test]
+fn a_workload_opts_out_by_its_environment() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(END, ""), &[]);
+    let mut python = Command::new(program("python3"));
+    python.env("REAPER_REMEDIES", "off");
+    let mut holder = Holder::of(python, "deaf", 1);
+    assert_eq!(remedy(&mut daemon, holder.pid(), "terminate-holder").text("/reason"), "opted-out");
+    assert!(holder.lives());
+    daemon.end();
+}
+
+#[test]
+fn what_is_being_debugged_is_left_alone() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(END, ""), &[]);
+    let mut holder = Holder::start("deaf", 1);
+    let mut strace = Command::new(program("strace"))
+        .args(["-o", "/dev/null", "-p", &holder.pid().to_string()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let traced = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", holder.pid())).unwrap();
+        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+    };
+    while !traced() {
+        std::thread::yield_now();
+    }
+    let refused = remedy(&mut daemon, holder.pid(), "terminate-holder");
+    assert_eq!(refused.text("/reason"), "protected", "{refused:?}");
+    assert!(refused.text("/message").contains("debugger"), "{refused:?}");
+    assert!(holder.lives());
+    strace.kill().unwrap();
+    strace.wait().unwrap();
+    daemon.end();
+}
+
+#[test]
+fn whoever_is_above_a_container_is_left_alone_and_its_first_process_unless_the_rule_says_so() {
+    let _machine = machine();
+    // A name that anyone can take protects nobody.
+    let fill = |shared: &std::path::Path| {
+        fs::copy(fixture("remedy/holder.py"), shared.join("holder.py")).unwrap();
+    };
+    let words = ["/usr/bin/python3", "-I", "-S", "/seed/holder.py", "deaf", "2"];
+    let container = Container::start("policy", Rootfs::HostPrograms, fill, &words);
+    let init = container.init();
+    // It runs in the foreground, so that it is the parent of what it runs.
+    let steps = rule(END, "");
+    {
+        let (mut daemon, _file) = daemon(&steps, &[]);
+        let refused = remedy(&mut daemon, init, "terminate-holder");
+        assert_eq!(refused.text("/reason"), "container-init", "{refused:?}");
+        assert_eq!(state(u64::from(init)), Some('S'));
+        daemon.end();
+    }
+    let (mut daemon, _file) = daemon(&rule(END, "may_end_container = true"), &[]);
+    let done = remedy(&mut daemon, init, "terminate-holder");
+    // As PID 1 of its namespace it ignores SIGTERM.
+    assert_eq!(done.event["signals"].to_string(), r#"["SIGTERM","SIGKILL"]"#, "{done:?}");
+    assert_eq!(done.text("/outcome"), "applied", "{done:?}");
+    daemon.end();
+}
+
+#[test]
+fn orphans_are_reaped_only_where_their_holder_was_seen_making_no_wait_for_them() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(REAP, ""), &[]);
+    for (mode, reason) in [("adopt", "not-built"), ("peeks", "wait-seen"), ("deaf", "needs-consent")] {
+        let holder = Holder::start(mode, 2);
+        let refused = remedy(&mut daemon, holder.pid(), "reap");
+        assert_eq!(refused.text("/reason"), reason, "{mode}: {refused:?}");
+        assert_eq!(holder.standing(), 2);
+    }
+    daemon.end();
+}
+
+#[test]
+fn a_never_waited_one_needs_a_consent_and_an_age_long_past_what_the_holder_takes() {
+    let _machine = machine();
+    let consent = "match.cause = 'never-waited'\nparent_may_miss_status = true";
+    let rules = format!("[[rule]]\n{consent}\nmatch.executable = '/usr/bin/python3*'\nsteps = [{REAP}]\n");
+    let (mut daemon, _file) = daemon(&rules, &[]);
+    let holder = Holder::start("deaf", 1);
+    let pid = u64::from(holder.pid());
+    let mut reasons = Vec::new();
+    // Half the age is 200 ms: after ten times that it is long past.
+    daemon.until("nothing but the injector is missing", Duration::from_secs(90), |seen| {
+        if seen.is("remedy") && seen.number("/holder/pid") == pid {
+            reasons.push(seen.text("/reason").to_owned());
+        }
+        reasons.iter().any(|reason| reason == "not-built")
+    });
+    assert_eq!(reasons[0], "reap-time-unknown", "{reasons:?}");
+    daemon.end();
+}
