@@ -230,16 +230,7 @@ fn observe(
     /// Answers that go out together: the first zombies of a large batch need not wait for the last.
     const TOGETHER: usize = 64;
     while let Ok((purpose, batch)) = batches.recv() {
-        let mut around = Around {
-            proc,
-            at_work,
-            avoided,
-            states: HashMap::new(),
-            whole: HashMap::new(),
-            sights: HashMap::new(),
-            ancestry: None,
-            complained: false,
-        };
+        let mut around = Around::new(proc, at_work, avoided);
         let mut parts = batch.chunks(TOGETHER).peekable();
         // Of nothing there is an answer, too.
         let mut part = parts.next().unwrap_or_default();
@@ -275,21 +266,18 @@ struct Around<'a> {
 #[must_use]
 pub fn scene(proc: &Proc, zombie: Identity) -> Option<Scene> {
     let request = Request::Report { id: 0, zombie, forker: None };
-    let (at_work, avoided) = (AtWork::default(), Mutex::default());
-    let mut around = Around {
-        proc,
-        at_work: &at_work,
-        avoided: &avoided,
-        states: HashMap::new(),
-        whole: HashMap::new(),
-        sights: HashMap::new(),
-        ancestry: None,
-        complained: false,
-    };
-    match around.look(&request) {
-        Answer::Zombie { scene, .. } => Some(*scene),
+    match look_at(proc, &[request]).pop() {
+        Some(Answer::Zombie { scene, .. }) => Some(*scene),
         _ => None,
     }
+}
+
+/// Looks at all that is asked for, in this thread.
+#[must_use]
+pub fn look_at(proc: &Proc, requests: &[Request]) -> Vec<Answer> {
+    let (at_work, avoided) = (AtWork::default(), Mutex::default());
+    let mut around = Around::new(proc, &at_work, &avoided);
+    requests.iter().map(|request| around.look(request)).collect()
 }
 
 /// Why there is nothing to say of a zombie.
@@ -301,6 +289,11 @@ enum NoScene {
 }
 
 impl<'a> Around<'a> {
+    fn new(proc: &'a Proc, at_work: &'a AtWork, avoided: &'a Mutex<HashSet<u32>>) -> Self {
+        let (states, whole, sights) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { proc, at_work, avoided, states, whole, sights, ancestry: None, complained: false }
+    }
+
     fn look(&mut self, request: &'a Request) -> Answer {
         match *request {
             Request::Probation { id, zombie, holder } => {

@@ -2,12 +2,13 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::{
     config::{Age, Output, Overrides, PinPath, Span},
     exit_code,
     report::Filter,
+    zombie::Cause,
 };
 
 /// Sees every child process that exits and is never waited on, the moment it happens, and says whose it is and
@@ -30,8 +31,9 @@ Examples:
   reaper check                        what this machine has and lacks for it
   reaper config default > reaper.toml
   reaper run --config reaper.toml     the daemon
+  reaper reap --holder 4700 --dry-run what could be done about its zombies
 
-Exit codes: 0 done, 64 wrong usage, 69 something needed is not there, 77 a privilege is missing,
+Exit codes: 0 done, 1 a remedy was refused or only part of it done, 64 wrong usage, 69 something needed is not there, 77 a privilege is missing,
 78 wrong configuration.";
 
 /// The subcommands.
@@ -43,6 +45,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// List the zombies that stand now
     Ls(LsArgs),
+    /// Let holders wait for their zombies, by hand
+    Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
     Check,
     /// Check or print a configuration file
@@ -54,7 +58,8 @@ pub enum Command {
 /// `reaper run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs root, or the capabilities that `reaper check` names and a /run/reaper of its own. It reports and changes nothing.
+Needs root, or the capabilities that `reaper check` names and a /run/reaper of its own. It reports, and does nothing else unless a rule
+in the configuration says so (`reaper config default`).
 
 Examples:
   reaper run
@@ -107,6 +112,60 @@ pub struct LsArgs {
     /// Which zombies to list.
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// `reaper reap`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("whom").required(true).multiple(true),
+    after_help = "\
+Each holder is made to wait for its zombies itself, once and without blocking; nothing else about it changes. Safe are orphans that
+were given to a holder that is not seen waiting for them (cause adopted). Others are touched only where --cause names them and
+--parent-may-miss-status accepts that their parent may ask for a status that is gone.
+
+Exit code 1 where something was refused, or only part of it done.
+
+Examples:
+  reaper reap 4711 4712 --dry-run
+  reaper reap --holder 4700 --cause adopted
+  reaper reap --workload 3f2a9c0d1e4b --yes"
+)]
+pub struct ReapArgs {
+    /// These zombies
+    #[arg(value_name = "PID", group = "whom")]
+    pub pids: Vec<u32>,
+    /// The zombies of this holder
+    #[arg(long, value_name = "PID", group = "whom")]
+    pub holder: Option<u32>,
+    /// The zombies of this workload: a container's id or its beginning, a pod's UID, a unit's name, or a cgroup's path
+    #[arg(long, value_name = "NAME", group = "whom")]
+    pub workload: Option<OsString>,
+    /// Only zombies with this cause [default: adopted, where no PID is given]
+    #[arg(long, value_name = "CAUSE", value_parser = cause)]
+    pub cause: Vec<Cause>,
+    /// Accept that a status is taken which the parent asks for later
+    #[arg(long)]
+    pub parent_may_miss_status: bool,
+    /// Accept that a timed wait of the holder ends early with EINTR
+    #[arg(long)]
+    pub allow_interrupted_wait: bool,
+    /// How long to watch the holders' wait calls before
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub watch: Span,
+    /// Only say what would be done, and why
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Take back what the remedy autoreap has set inside the holder
+    #[arg(long, requires = "holder", conflicts_with_all = ["pids", "workload", "cause"])]
+    pub undo_autoreap: bool,
+}
+
+fn cause(word: &str) -> Result<Cause, String> {
+    let known = Cause::ALL.into_iter().find(|cause| cause.as_str() == word);
+    known.ok_or_else(|| format!("write one of {}", Cause::ALL.map(Cause::as_str).join(", ")))
 }
 
 /// Which zombies are meant. Several values of one kind: any; several kinds: all.
@@ -268,6 +327,9 @@ mod tests {
             ("reaper run --ledger-entries 1000", "power of two"),
             ("reaper run --no-persist --pin-path /a", "--no-persist"),
             ("reaper unload --pin-path a", "path from the root"),
+            ("reaper reap --yes", "--holder"),
+            ("reaper reap 1 --cause lazy", "never-waited"),
+            ("reaper reap 1 --undo-autoreap", "--holder"),
         ] {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::USAGE, "{line}");
@@ -278,9 +340,14 @@ mod tests {
     #[test]
     fn help_and_version_are_no_errors_and_help_has_examples() {
         assert_eq!(refusal("reaper --version").0, exit_code::OK);
-        for line in
-            ["reaper --help", "reaper run --help", "reaper trace --help", "reaper ls -h", "reaper unload -h"]
-        {
+        for line in [
+            "reaper --help",
+            "reaper run --help",
+            "reaper trace --help",
+            "reaper ls -h",
+            "reaper unload -h",
+            "reaper reap -h",
+        ] {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::OK, "{line}");
             assert!(text.contains("Examples:"), "{text}");

@@ -3,6 +3,7 @@
 use std::{io, path::Path};
 
 use jiff::Timestamp;
+use reaper_ebpf::Record;
 
 use super::{Failure, args::LsArgs, pid_max, start_log, written};
 use crate::{
@@ -40,8 +41,20 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     Ok(exit_code::OK)
 }
 
-/// One walk over the kernel's tasks; nothing is attached.
 fn census() -> Result<Vec<ZombieEvent>, Failure> {
+    let (mut describer, records) = look()?;
+    let mut zombies = Vec::new();
+    for record in records {
+        if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
+            let zombie = describer.describe(&record, &scene, boot_now());
+            zombies.push(ZombieEvent::new(&zombie, boot_now(), Timestamp::now()));
+        }
+    }
+    Ok(zombies)
+}
+
+/// One walk over the kernel's tasks; nothing is attached. What describes the zombies, and their records.
+pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
     let proc = Proc::at("/proc");
     let limits = Limits::default();
     let mut cgroups = Cgroups::open(proc.root(), limits);
@@ -59,13 +72,5 @@ fn census() -> Result<Vec<ZombieEvent>, Failure> {
     let clock = kernel.clock()?;
     let records = kernel.zombies()?;
     let workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
-    let mut describer = Describer::new(kernel, clock, workloads, proc);
-    let mut zombies = Vec::new();
-    for record in records {
-        if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
-            let zombie = describer.describe(&record, &scene, boot_now());
-            zombies.push(ZombieEvent::new(&zombie, boot_now(), Timestamp::now()));
-        }
-    }
-    Ok(zombies)
+    Ok((Describer::new(kernel, clock, workloads, proc), records))
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod log;
 mod ls;
 mod notify;
+mod reap;
 mod reload;
 mod run;
 mod session;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, output),
         Command::Trace(args) => trace::run(&args, output.unwrap_or_default()),
         Command::Ls(args) => ls::run(&args, output.unwrap_or_default()),
+        Command::Reap(args) => reap::run(&args, output.unwrap_or_default()),
         Command::Check => check::run(output.unwrap_or_default()),
         Command::Config(args) => {
             config::run(&args.command, output.unwrap_or_default(), &mut io::stdout(), &mut io::stderr())

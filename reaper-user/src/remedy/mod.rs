@@ -19,7 +19,7 @@ pub use self::{
     handle::Handle,
     holder::{Heeds, Holder, OPT_OUT, OptOut},
     protect::Protected,
-    reap::{CAN_REAP, Options, Target, autoreap, reap},
+    reap::{Options, Target, autoreap, reap},
     sight::{Ancestry, Executable, Sight, look},
 };
 

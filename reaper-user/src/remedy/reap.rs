@@ -23,9 +23,6 @@ pub struct Options {
     pub grace: Duration,
 }
 
-/// True where this build can make a holder wait.
-pub const CAN_REAP: bool = false;
-
 /// Makes the holder wait for these zombies, once each and without blocking.
 #[must_use]
 pub fn reap(_holder: &Handle, _zombies: &[Target], _options: &Options) -> Deed {

@@ -68,6 +68,15 @@ impl Reporter<io::Stdout> {
 }
 
 impl<W: Write> Reporter<W> {
+    /// Without heads of columns, where nothing stands in columns.
+    #[must_use]
+    pub fn without_head(mut self) -> Self {
+        if let Form::Human { header_is_due, .. } = &mut self.form {
+            *header_is_due = false;
+        }
+        self
+    }
+
     /// Writes to `sink`. JSON takes no notice of the page.
     pub fn new(sink: W, output: Output, page: Page) -> Self {
         let form = match output {

@@ -22,11 +22,11 @@ use reaper_ebpf::{Notice, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::describe::Describer;
 use self::{
     alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
     standing::Standings,
 };
+pub(crate) use self::{describe::Describer, remedies::waited};
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},

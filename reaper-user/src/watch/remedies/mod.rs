@@ -12,6 +12,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
+pub(crate) use self::look::waited;
 use self::{deeds::Underway, look::Found};
 use super::WatchError;
 use crate::{

@@ -1,0 +1,320 @@
+//! `reaper reap`: lets holders wait for their zombies, by hand. In this process, under the lock that the daemon takes too, with
+//! the same safety: whoever is protected or has opted out is left alone, and the holders' wait calls are watched before.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsStr,
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::ffi::OsStrExt as _,
+    thread,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+
+use super::{Failure, args::ReapArgs, ls, start_log, written};
+use crate::{
+    config::{LogLevel, Output},
+    control::{self, ControlError},
+    exit_code,
+    identity::{BootTime, Identity},
+    kernel::boot_now,
+    lock::directory,
+    observe::{self, Answer, Request, Scene},
+    policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
+    proc::Seen,
+    remedy::{
+        Deed, Guard, Handle, Holder, Options, Order, Remedy, Sight, Target, apply, autoreap, take_lock,
+    },
+    report::{Event, Outcome, RemedyEvent, Reporter, State, ZombieEvent},
+    text::Untrusted,
+    watch::{Describer, waited},
+    workload::Kind,
+    zombie::{Cause, Died, Waits, Zombie},
+};
+
+/// How long zombies that were waited for may take to be freed.
+const FREED: Duration = Duration::from_secs(2);
+
+/// A zombie that is meant, and what was seen of it and its holder.
+struct Found {
+    zombie: Zombie,
+    scene: Box<Scene>,
+    holder: Holder,
+}
+
+/// Does it, or says what would be done.
+pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
+    start_log(LogLevel::Warn);
+    let (mut describer, records) = ls::look()?;
+    let mut reporter = Reporter::stdout(output).without_head();
+    if args.undo_autoreap {
+        return undo(args, &describer);
+    }
+    let known = match control::zombies(&control::socket()) {
+        Ok(zombies) => zombies,
+        // What it would know besides a census: causes, ages.
+        Err(ControlError::NoDaemon(_)) => Vec::new(),
+        Err(error) => {
+            tracing::warn!("{error}; going by a census alone");
+            Vec::new()
+        }
+    };
+    let known: HashMap<_, _> =
+        known.into_iter().map(|zombie| ((zombie.pid, zombie.start_time), zombie)).collect();
+    let found = find(args, &mut describer, &records, &known)?;
+    let (mut done, mut refused) = (true, false);
+    for pid in &args.pids {
+        if !found.iter().any(|found| found.zombie.identity.pid == *pid) {
+            refused = true;
+            tracing::warn!(pid, "there is no such zombie");
+        }
+    }
+    let waits = watch(args.watch.0, &found, &mut describer)?;
+    let rule = rule(args);
+    let mut allowed: BTreeMap<Identity, Vec<&Zombie>> = BTreeMap::new();
+    let mut refusals: BTreeMap<(Identity, &'static str), (Refusal, Vec<&Zombie>)> = BTreeMap::new();
+    for Found { zombie, scene, holder } in &found {
+        let own = waits.get(&zombie.holder.pid).copied();
+        let seen = |waits| waited(waits, zombie.identity.pid, scene.zombie.group, args.watch.0);
+        // What the daemon saw counts as well.
+        let waited = match seen(zombie.evidence.waits) {
+            Waited::Unwatched | Waited::ForOthers => seen(own),
+            waited => waited,
+        };
+        let case = Case { zombie, holder, waited, reap_times: None };
+        let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
+        match allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now())) {
+            Ok(()) => allowed.entry(of).or_default().push(zombie),
+            Err(refusal) => {
+                let alike = refusals.entry((of, refusal.as_str())).or_insert((refusal, Vec::new()));
+                alike.1.push(zombie);
+            }
+        }
+    }
+    for (refusal, zombies) in refusals.values() {
+        refused = true;
+        report(&mut reporter, refused_event(args.dry_run, refusal, zombies))?;
+    }
+    if !args.dry_run && !allowed.is_empty() && !args.yes && !confirmed(&allowed)? {
+        return Ok(exit_code::REFUSED);
+    }
+    for (holder, zombies) in &allowed {
+        let event = RemedyEvent::new(Remedy::Reap, None, args.dry_run, None, zombies, Timestamp::now());
+        let Some(event) = event else { continue };
+        if args.dry_run {
+            report(&mut reporter, Some(event))?;
+            continue;
+        }
+        let event = act(args, &describer, *holder, zombies, event);
+        done &= event.outcome == Outcome::Applied && event.after.is_some_and(|after| after.zombies == 0);
+        report(&mut reporter, Some(event))?;
+    }
+    if found.is_empty() && output == Output::Human && args.pids.is_empty() {
+        writeln!(io::stdout(), "no zombie is meant").map_err(written)?;
+    }
+    Ok(if done && !refused { exit_code::OK } else { exit_code::REFUSED })
+}
+
+/// What the flags say, as a rule.
+fn rule(args: &ReapArgs) -> Rule {
+    Rule {
+        name: Untrusted::default(),
+        when: Match { causes: args.cause.clone(), ..Match::default() },
+        steps: vec![Step { remedy: Remedy::Reap, after: Duration::ZERO }],
+        parent_may_miss_status: args.parent_may_miss_status,
+        allow_interrupted_wait: args.allow_interrupted_wait,
+        may_end_container: false,
+        per_minute: None,
+    }
+}
+
+/// Those that are meant, each looked at now.
+fn find(
+    args: &ReapArgs,
+    describer: &mut Describer,
+    records: &[reaper_ebpf::Record],
+    known: &HashMap<(u32, BootTime), ZombieEvent>,
+) -> Result<Vec<Found>, Failure> {
+    let inits = describer.namespace_inits()?;
+    let requests: Vec<_> = records
+        .iter()
+        .map(|record| Request::Remedy {
+            id: record.id(),
+            zombie: Identity::of(record),
+            forker: None,
+            inits: inits.clone(),
+        })
+        .collect();
+    let mut guard = Guard::default();
+    guard.record(std::path::Path::new("/"));
+    let now = boot_now();
+    let mut all = Vec::new();
+    for (record, answer) in records.iter().zip(observe::look_at(&describer.proc, &requests)) {
+        let Answer::Zombie { scene, sight, .. } = answer else { continue };
+        let mut zombie = describer.describe(record, &scene, now);
+        if let Some(event) = known.get(&(zombie.identity.pid, zombie.identity.start)) {
+            learn(&mut zombie, event, now);
+        }
+        if !is_meant(args, &zombie) {
+            continue;
+        }
+        let seen = scene.holder.seen.as_ref().map(|(seen, _)| seen);
+        let start = zombie.holder.start.or_else(|| seen.map(Seen::start)).unwrap_or_default();
+        let identity = Identity { pid: zombie.holder.pid, start };
+        let sight = sight.as_deref().map(Sight::clone);
+        let holder = guard.judge(identity, sight, &mut describer.workloads);
+        all.push(Found { zombie, scene, holder });
+    }
+    Ok(all)
+}
+
+/// What the daemon knows of it besides what a census shows.
+fn learn(zombie: &mut Zombie, event: &ZombieEvent, now: BootTime) {
+    zombie.cause = event.cause;
+    let ago =
+        |age: Duration| BootTime(now.0.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));
+    zombie.died = match (event.age_seconds, event.age_at_least) {
+        (Some(age), _) if event.age_approximate => Died::About(ago(age.0)),
+        (Some(age), _) => Died::At(ago(age.0)),
+        (None, Some(age)) => Died::Before(ago(age.0)),
+        (None, None) => zombie.died,
+    };
+    zombie.evidence.waits = event.evidence.waits.map(|waits| Waits {
+        watched: waits.watched_seconds.0,
+        any: waits.any,
+        one: waits.one,
+        last_ago: waits.last_ago_seconds.map(|ago| ago.0),
+        last_number: waits.last_number,
+    });
+}
+
+fn is_meant(args: &ReapArgs, zombie: &Zombie) -> bool {
+    let ReapArgs { pids, holder, workload, cause, .. } = args;
+    let named = pids.contains(&zombie.identity.pid);
+    let of_holder = *holder == Some(zombie.holder.pid);
+    let of_workload = workload.as_ref().is_some_and(|name| is_of(name, zombie));
+    let causes: &[Cause] = if cause.is_empty() && pids.is_empty() { &[Cause::Adopted] } else { cause };
+    (named || of_holder || of_workload) && (causes.is_empty() || causes.contains(&zombie.cause))
+}
+
+/// Whether a workload is meant by this name.
+fn is_of(name: &OsStr, zombie: &Zombie) -> bool {
+    let name = Untrusted::new(name.as_bytes());
+    let workload = &zombie.workload;
+    let is = |text: &Option<Untrusted>| text.as_ref() == Some(&name);
+    let contains = matches!(workload.kind, Kind::Pod | Kind::Container | Kind::Machine);
+    let begins = |id: &Untrusted| !name.as_str().is_empty() && id.as_str().starts_with(name.as_str());
+    is(&workload.id)
+        || is(&workload.pod_uid)
+        || is(&workload.unit)
+        || is(&workload.cgroup)
+        || contains && workload.id.as_ref().is_some_and(begins)
+}
+
+/// Watches the holders' wait calls.
+fn watch(span: Duration, found: &[Found], describer: &mut Describer) -> Result<HashMap<u32, Waits>, Failure> {
+    let holders: BTreeMap<u32, u64> = found
+        .iter()
+        .filter_map(|found| found.holder.identity.map(|identity| (identity.pid, identity.start.0)))
+        .collect();
+    if holders.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let kernel = &mut describer.kernel;
+    let watched: Vec<_> = holders.into_iter().filter(|(pid, start)| kernel.watch(*pid, *start)).collect();
+    kernel.settle(true)?;
+    let since = boot_now();
+    thread::sleep(span);
+    let now = boot_now();
+    let waits = watched.into_iter().filter_map(|(pid, _)| {
+        let profile = kernel.waits(pid)?;
+        let called = profile.any + profile.one > 0;
+        let waits = Waits {
+            watched: now.since(since),
+            any: profile.any,
+            one: profile.one,
+            last_ago: called.then(|| now.since(BootTime(profile.last))),
+            last_number: (profile.one > 0).then_some(profile.last_number),
+        };
+        Some((pid, waits))
+    });
+    Ok(waits.collect())
+}
+
+fn confirmed(allowed: &BTreeMap<Identity, Vec<&Zombie>>) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        let message = "nobody is there to be asked: say --yes, or --dry-run to see what would be done";
+        return Err(Failure::new(exit_code::USAGE, message.to_owned()));
+    }
+    let zombies: usize = allowed.values().map(Vec::len).sum();
+    write!(io::stderr(), "let {} holders wait for {zombies} zombies? [y/N] ", allowed.len())
+        .map_err(written)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(written)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn act(
+    args: &ReapArgs,
+    describer: &Describer,
+    holder: Identity,
+    zombies: &[&Zombie],
+    mut event: RemedyEvent,
+) -> RemedyEvent {
+    let targets =
+        zombies.iter().map(|zombie| Target { identity: zombie.identity, ns_pid: zombie.ns_pid }).collect();
+    let options = Options { allow_interrupted_wait: args.allow_interrupted_wait, grace: Duration::ZERO };
+    let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options };
+    let deed =
+        take_lock(&directory()).map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, lock));
+    if let Some(refusal) = &deed.refusal {
+        return refused_event(false, refusal, zombies).unwrap_or(event);
+    }
+    let deadline = Instant::now() + FREED;
+    let stands = |zombie: &Zombie| observe::scene(&describer.proc, zombie.identity).is_some();
+    while zombies.iter().any(|zombie| stands(zombie)) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut left = 0;
+    for (zombie, shown) in zombies.iter().zip(&mut event.zombies) {
+        let stands = stands(zombie);
+        left += u64::from(stands);
+        shown.gone = Some(!stands);
+        if let Some((_, Ok(status))) = deed.taken.iter().find(|(of, _)| *of == zombie.identity) {
+            (shown.status_taken, shown.exit) = (true, *status);
+        }
+    }
+    let before = zombies.len() as u64;
+    event.outcome = if left == before { Outcome::NoEffect } else { Outcome::Applied };
+    event.message = format!("{} of {before} gone", before - left).as_str().into();
+    event.after = Some(State { zombies: left, holder: deed.state });
+    event.pause_us = deed.pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+    event
+}
+
+fn refused_event(dry_run: bool, refusal: &Refusal, zombies: &[&Zombie]) -> Option<RemedyEvent> {
+    RemedyEvent::new(Remedy::Reap, None, dry_run, Some(refusal), zombies, Timestamp::now())
+}
+
+fn report(reporter: &mut Reporter<io::Stdout>, event: Option<RemedyEvent>) -> Result<(), Failure> {
+    match event {
+        Some(event) => reporter.report(&Event::Remedy(Box::new(event))).map_err(written),
+        None => Ok(()),
+    }
+}
+
+/// Takes back what `autoreap` has set.
+fn undo(args: &ReapArgs, describer: &Describer) -> Result<u8, Failure> {
+    let refused = |refusal: Refusal| Failure::new(exit_code::REFUSED, refusal.to_string());
+    let pid = args.holder.unwrap_or_default();
+    let seen = describer.proc.see(pid).map_err(|_| refused(Refusal::HolderGone))?;
+    let _lock = take_lock(&directory()).map_err(refused)?;
+    let identity = Identity { pid, start: seen.start() };
+    let handle = Handle::open(&describer.proc, identity).map_err(refused)?;
+    let options = Options { allow_interrupted_wait: args.allow_interrupted_wait, grace: Duration::ZERO };
+    match autoreap(&handle, false, &options).refusal {
+        Some(refusal) => Err(refused(refusal)),
+        None => Ok(exit_code::OK),
+    }
+}
