@@ -68,7 +68,10 @@ pub fn judge(record: &Record, scene: &Scene, facts: &Facts) -> (Cause, Evidence)
     } else if is_adopted(record, scene, parent) {
         Cause::Adopted
     } else if parent.is_none() {
-        Cause::Unknown
+        // Whether it was inherited or adopted is not known, but that this program never knew it is: the kernel keeps in
+        // the child the parent's exec counter at the fork, and nothing but an exec changes a process's own.
+        // <https://elixir.bootlin.com/linux/v6.12/source/fs/exec.c> (`begin_new_exec`)
+        if exec_since == Some(true) { Cause::Inherited } else { Cause::Unknown }
     } else if evidence.holder_exec_since_fork == Some(true) {
         Cause::Inherited
     } else if evidence.sigchld == Some(Sigchld::Coalesced) && heeds_sigchld(scene) {

@@ -154,7 +154,8 @@ pub enum Cause {
     HolderStopped,
     /// It was an orphan when it was given to the holder, which never knew it.
     Adopted,
-    /// The holder has exec'ed since the fork: the program that runs now never knew the child.
+    /// The holder has exec'ed since the fork: the program that runs now never knew the child. Also where the fork was not seen
+    /// and the kernel shows that another program than the holder's made it.
     Inherited,
     /// Its SIGCHLD was merged into one that was pending: a handler that waits once per signal misses it.
     NotificationCoalesced,

@@ -127,7 +127,13 @@ fn a_merged_signal_matters_only_to_a_holder_that_heeds_it() {
 #[test]
 fn what_predates_the_daemon_is_unknown_unless_the_kernel_shows_otherwise() {
     let old = flag::PREDATES_FORK | flag::PREDATES_EXIT;
-    assert_eq!(cause(&record(HOLDER, 3, old), &scene(HOLDER, 'S'), &facts(4)), Cause::Unknown);
+    assert_eq!(cause(&record(HOLDER, 3, old), &scene(HOLDER, 'S'), &facts(3)), Cause::Unknown);
+    let (stranger, evidence) = judge(&record(HOLDER, 3, old), &scene(HOLDER, 'S'), &facts(4));
+    assert_eq!(
+        (stranger, evidence.holder_exec_since_fork),
+        (Cause::Inherited, None),
+        "or adopted: it is no claim"
+    );
     assert_eq!(cause(&record(HOLDER, 3, old), &scene(HOLDER, 'T'), &facts(4)), Cause::HolderStopped);
     let younger = (HOLDER.0, 9_000_000_000);
     assert_eq!(cause(&record(younger, 3, old), &scene(younger, 'S'), &facts(4)), Cause::Adopted);

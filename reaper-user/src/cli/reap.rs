@@ -23,9 +23,7 @@ use crate::{
     observe::{self, Answer, Request, Scene},
     policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
-    remedy::{
-        Deed, Guard, Handle, Holder, Options, Order, Remedy, Sight, Target, apply, autoreap, take_lock,
-    },
+    remedy::{Deed, Guard, Handle, Holder, Options, Order, Remedy, Target, apply, autoreap, take_lock},
     report::{Event, Outcome, RemedyEvent, Reporter, State, ZombieEvent},
     text::Untrusted,
     watch::{Describer, waited},
@@ -162,7 +160,7 @@ fn find(
         let seen = scene.holder.seen.as_ref().map(|(seen, _)| seen);
         let start = zombie.holder.start.or_else(|| seen.map(Seen::start)).unwrap_or_default();
         let identity = Identity { pid: zombie.holder.pid, start };
-        let sight = sight.as_deref().map(Sight::clone);
+        let sight = sight.as_deref().cloned();
         let holder = guard.judge(identity, sight, &mut describer.workloads);
         all.push(Found { zombie, scene, holder });
     }

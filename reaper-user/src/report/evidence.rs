@@ -23,6 +23,12 @@ pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
     if evidence.holder_exec_since_fork == Some(true) {
         said.push("holder has exec'ed since the fork".to_owned());
     }
+    if zombie.cause == Cause::Inherited && evidence.parent_at_fork.is_none() {
+        said.push(
+            "another program than the holder's forked it: the holder has exec'ed since, or was given it"
+                .to_owned(),
+        );
+    }
     match evidence.sigchld {
         Some(Sigchld::Coalesced) => said.push("SIGCHLD merged into one that was pending".to_owned()),
         Some(Sigchld::Ignored) => said.push("holder has no handler for SIGCHLD".to_owned()),

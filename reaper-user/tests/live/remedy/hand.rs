@@ -1,1 +1,123 @@
 //! By hand: `reaper reap`.
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::Holder;
+use crate::support::{Daemon, assert_refused, assert_valid, machine, program, reaper, run_briefly};
+
+const REFUSED: i32 = 1;
+const USAGE: i32 = 64;
+
+fn reap(arguments: &[&str]) -> Output {
+    run_briefly(Command::new(reaper()).args(["--output", "json", "reap", "--watch", "500ms"]).args(arguments))
+}
+
+fn events(output: &Output) -> Vec<Value> {
+    output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(assert_valid).collect()
+}
+
+/// A daemon that has reported all of the holder's zombies.
+fn daemon_that_knows(holder: &Holder) -> Daemon {
+    let mut daemon = Daemon::run(&["--age", "400ms"]);
+    let (pid, mut left) = (u64::from(holder.pid()), holder.zombies.len());
+    daemon.until("all of them", Duration::from_secs(20), |seen| {
+        left -= usize::from(seen.is("zombie") && seen.number("/holder/pid") == pid);
+        left == 0
+    });
+    daemon
+}
+
+#[test]
+fn orphans_would_be_reaped_by_hand_and_who_looks_for_children_is_left_alone() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "400ms"]);
+    for (mode, code, outcome, reason) in
+        [("adopt", 0, "planned", Value::Null), ("peeks", REFUSED, "refused", "wait-seen".into())]
+    {
+        let holder = Holder::start(mode, 3);
+        let output = reap(&["--holder", &holder.pid().to_string(), "--dry-run"]);
+        let log = String::from_utf8_lossy(&output.stderr);
+        let [event] = events(&output).try_into().unwrap_or_else(|events| panic!("{events:?} {log}"));
+        assert_eq!((&event["outcome"], &event["reason"]), (&outcome.into(), &reason), "{event:#}");
+        assert_eq!(event["zombies"].as_array().unwrap().len(), 3, "{event:#}");
+        assert_eq!(event["zombies"][0]["cause"], "adopted", "{event:#}");
+        assert_eq!((&event["rule"], output.status.code()), (&Value::Null, Some(code)), "{event:#}");
+        assert_eq!(holder.standing(), 3);
+    }
+    daemon.end();
+}
+
+#[test]
+fn what_cannot_be_done_yet_is_refused_and_nothing_is_changed() {
+    let _machine = machine();
+    let holder = Holder::start("adopt", 2);
+    let daemon = daemon_that_knows(&holder);
+    let output = reap(&["--holder", &holder.pid().to_string(), "--yes"]);
+    let events = events(&output);
+    assert_eq!((events.len(), &events[0]["reason"]), (1, &"not-built".into()), "{output:?}");
+    assert_eq!((output.status.code(), holder.standing()), (Some(REFUSED), 2));
+    daemon.end();
+}
+
+#[test]
+fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
+    let _machine = machine();
+    let holder = Holder::start("adopt", 1);
+    let pid = holder.zombies[0].to_string();
+    for (arguments, outcome) in [
+        (&["--dry-run"][..], "refused"),
+        (&["--dry-run", "--cause", "unknown", "--parent-may-miss-status"], "planned"),
+    ] {
+        let output = reap(&[&[pid.as_str()], arguments].concat());
+        let events = events(&output);
+        assert_eq!((events.len(), &events[0]["outcome"]), (1, &outcome.into()), "{output:?}");
+        assert_eq!(events[0]["zombies"][0]["cause"], "unknown", "{output:?}");
+    }
+    let output = reap(&["1", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(REFUSED), "no zombie: {output:?}");
+}
+
+#[test]
+fn where_nobody_can_be_asked_it_wants_a_yes() {
+    let _machine = machine();
+    let holder = Holder::start("adopt", 1);
+    let daemon = daemon_that_knows(&holder);
+    assert_refused(&reap(&["--holder", &holder.pid().to_string()]), USAGE, &["--yes", "--dry-run"]);
+    daemon.end();
+}
+
+#[test]
+fn one_process_at_a_time_applies_remedies() {
+    let _machine = machine();
+    let holder = Holder::start("adopt", 1);
+    let daemon = daemon_that_knows(&holder);
+    let lock = "/run/reaper/remedies";
+    let mut other = Command::new(program("flock"))
+        .args(["--verbose", lock, "sleep", "60"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let held = || fs::read_to_string("/proc/locks").unwrap().contains(&inode(lock));
+    while !held() {
+        std::thread::yield_now();
+    }
+    let output = reap(&["--holder", &holder.pid().to_string(), "--yes"]);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(events(&output)[0]["reason"], "busy", "{output:?}");
+    daemon.end();
+}
+
+/// As /proc/locks ends a device and inode number.
+fn inode(path: &str) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    // Made by whoever takes it first.
+    fs::metadata(path).map_or_else(|_| "not yet there".to_owned(), |metadata| format!(":{} ", metadata.ino()))
+}
