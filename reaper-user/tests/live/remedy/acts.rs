@@ -11,8 +11,9 @@ const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
 #[test]
 fn a_nudge_wakes_a_handler_and_its_zombies_go() {
     let _machine = machine();
-    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
+    // Older than the daemon: all of them are of one age, from its start.
     let mut holder = Holder::start("handler", 5);
+    let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
     let done = remedy(&mut daemon, holder.pid(), "nudge");
     let event = &done.event;
     assert_eq!(event["outcome"], "applied", "{event:#}");
@@ -132,8 +133,8 @@ fn a_holder_is_asked_to_end_and_killed_after_the_grace_period() {
 fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let _machine = machine();
     let steps = format!("{NUDGE}, {END}");
-    let (mut daemon, _file) = daemon(&rule(&steps, ""), &["--dry-run"]);
     let mut holder = Holder::start("dies", 4);
+    let (mut daemon, _file) = daemon(&rule(&steps, ""), &["--dry-run"]);
     for what in ["nudge", "terminate-holder"] {
         let planned = remedy(&mut daemon, holder.pid(), what);
         let event = &planned.event;

@@ -97,14 +97,15 @@ fn one_process_at_a_time_applies_remedies() {
     let _machine = machine();
     let holder = Holder::start("adopt", 1);
     let daemon = daemon_that_knows(&holder);
-    let lock = "/run/reaper/remedies";
+    let folder = std::env::var("RUNTIME_DIRECTORY").unwrap_or_else(|_| "/run/reaper".to_owned());
+    let lock = format!("{folder}/remedies");
     let mut other = Command::new(program("flock"))
-        .args(["--verbose", lock, "sleep", "60"])
+        .args(["--verbose", &lock, "sleep", "60"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let held = || fs::read_to_string("/proc/locks").unwrap().contains(&inode(lock));
+    let held = || fs::read_to_string("/proc/locks").unwrap().contains(&inode(&lock));
     while !held() {
         std::thread::yield_now();
     }

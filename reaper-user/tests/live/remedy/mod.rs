@@ -7,13 +7,14 @@ mod protection;
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use tempfile::NamedTempFile;
 
-use crate::support::{Daemon, Seen, fixture, program};
+use crate::support::{Daemon, Seen, fixture};
 
 /// A holder of zombies; it is killed when this is dropped.
 pub(crate) struct Holder {
@@ -25,7 +26,7 @@ pub(crate) struct Holder {
 impl Holder {
     /// One that behaves as `mode` says, see `holder.py`.
     pub(crate) fn start(mode: &str, zombies: usize) -> Self {
-        Self::of(Command::new(program("python3")), mode, zombies)
+        Self::of(python(), mode, zombies)
     }
 
     /// The same, of a command that runs Python.
@@ -63,6 +64,13 @@ impl Drop for Holder {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Python, as the rules of these tests name it.
+pub(crate) fn python() -> Command {
+    let python = Path::new("/usr/bin/python3");
+    assert!(python.exists(), "{} is missing: `cargo xtask setup` installs it", python.display());
+    Command::new(python)
 }
 
 /// The kernel's letter for a process's state.

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use super::{Holder, daemon, remedy, rule, state};
+use super::{Holder, daemon, python, remedy, rule, state};
 use crate::support::{Container, Rootfs, fixture, machine, program};
 
 const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
@@ -12,7 +12,7 @@ const REAP: &str = "{ remedy = 'reap', after = '800ms' }";
 fn a_workload_opts_out_by_its_environment() {
     let _machine = machine();
     let (mut daemon, _file) = daemon(&rule(END, ""), &[]);
-    let mut python = Command::new(program("python3"));
+    let mut python = python();
     python.env("REAPER_REMEDIES", "off");
     let mut holder = Holder::of(python, "deaf", 1);
     assert_eq!(remedy(&mut daemon, holder.pid(), "terminate-holder").text("/reason"), "opted-out");
