@@ -2,7 +2,8 @@
 //! connection.
 //!
 //! A client writes one line, `{"version":1,"request":"zombies"}` or `"losses"`; the daemon answers with one JSON line
-//! that says whether it understood and how many events follow, then with a line for each, and closes.
+//! that says whether it understood and how many events follow, then with a line for each, and closes. To the first question
+//! these are zombies and circuit breakers that are open.
 
 use std::{
     fs, io,
@@ -23,8 +24,8 @@ use tokio::{
 
 use crate::{
     lock,
-    report::{Event, LostEvent, ParseError, ZombieEvent, parse, to_line},
-    watch::Query,
+    report::{Event, LostEvent, ParseError, parse, to_line},
+    watch::{Listing, Query},
 };
 
 /// The socket's file, in the folder of what is there while a daemon runs.
@@ -259,8 +260,9 @@ async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Eve
     }
     match request.as_str() {
         ZOMBIES => {
-            let zombies = answer(queries, Query::Zombies).await?;
-            Ok(zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie))).collect())
+            let Listing { zombies, breakers } = answer(queries, Query::Zombies).await?;
+            let zombies = zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie)));
+            Ok(zombies.chain(breakers.into_iter().map(|breaker| Event::Breaker(Box::new(breaker)))).collect())
         }
         LOSSES => answer(queries, Query::Losses).await,
         _ => Err("it cannot answer that".to_owned()),
@@ -286,10 +288,21 @@ async fn send(mut to: impl AsyncWrite + Unpin, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks the daemon at `path` for every zombie that stands now.
-pub fn zombies(path: &Path) -> Result<Vec<ZombieEvent>, ControlError> {
-    let only = |event| if let Event::Zombie(zombie) = event { Some(*zombie) } else { None };
-    Ok(ask(path, ZOMBIES, ANSWER)?.into_iter().filter_map(only).collect())
+/// Asks the daemon at `path` for every zombie that stands now, and for the circuit breakers that are open.
+pub fn zombies(path: &Path) -> Result<Listing, ControlError> {
+    ask(path, ZOMBIES, ANSWER).map(listing)
+}
+
+fn listing(events: Vec<Event>) -> Listing {
+    let mut listing = Listing::default();
+    for event in events {
+        match event {
+            Event::Zombie(zombie) => listing.zombies.push(*zombie),
+            Event::Breaker(breaker) => listing.breakers.push(*breaker),
+            _ => {}
+        }
+    }
+    listing
 }
 
 /// Asks the daemon at `path` what it has lost, each kind of loss in its order.
@@ -355,7 +368,7 @@ mod tests {
     use crate::report::fixture;
 
     /// What a client makes of a daemon that answers so and hangs up, or that does neither.
-    fn answered(answer: Option<String>) -> Result<Vec<ZombieEvent>, ControlError> {
+    fn answered(answer: Option<String>) -> Result<Listing, ControlError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -371,11 +384,7 @@ mod tests {
         });
         let events = ask(&path, ZOMBIES, patience);
         daemon.join().unwrap();
-        let zombie = |event| match event {
-            Event::Zombie(zombie) => *zombie,
-            other => panic!("{other:?}"),
-        };
-        Ok(events?.into_iter().map(zombie).collect())
+        events.map(listing)
     }
 
     fn followed_by(announced: usize, zombies: usize) -> String {
@@ -389,7 +398,7 @@ mod tests {
     #[test]
     fn a_whole_answer_is_taken() {
         for count in [0, 2] {
-            assert_eq!(answered(Some(followed_by(count, count))).unwrap().len(), count);
+            assert_eq!(answered(Some(followed_by(count, count))).unwrap().zombies.len(), count);
         }
     }
 

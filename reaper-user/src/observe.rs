@@ -276,7 +276,7 @@ mod tests {
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     use super::*;
-    use crate::proc::tests::fake;
+    use crate::{kernel::boot_now, proc::tests::fake};
 
     const HOLDER: u32 = 7;
     const ZOMBIE: u32 = 42;

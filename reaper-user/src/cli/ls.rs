@@ -14,7 +14,7 @@ use crate::{
     kernel::{Cmdlines, Kernel, Options, Sizes, boot_now},
     observe,
     proc::Proc,
-    report::{Filter, Reporter, Source, ZombieEvent},
+    report::{Event, Filter, Reporter, Source, ZombieEvent},
     watch::Describer,
     workload::{Cgroups, Limits, RuntimeStates, Workloads},
 };
@@ -23,8 +23,12 @@ use crate::{
 pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::Warn);
     let filter = Filter::from(&args.filter);
+    let mut breakers = Vec::new();
     let (source, mut zombies) = match control::zombies(&control::socket()) {
-        Ok(zombies) => (Source::Daemon, zombies),
+        Ok(listing) => {
+            breakers = listing.breakers;
+            (Source::Daemon, listing.zombies)
+        }
         Err(ControlError::NoDaemon(_)) => (Source::Census, census()?),
         // Who may not ask the daemon may still hold the capabilities for a census.
         Err(error @ ControlError::NotRoot(_)) => {
@@ -36,7 +40,11 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
         }
     };
     zombies.retain(|zombie| filter.matches_event(zombie));
-    Reporter::stdout(output).list(source, &zombies, Timestamp::now()).map_err(written)?;
+    let mut reporter = Reporter::stdout(output).without_head();
+    reporter.list(source, &zombies, Timestamp::now()).map_err(written)?;
+    for breaker in breakers {
+        reporter.report(&Event::Breaker(Box::new(breaker))).map_err(written)?;
+    }
     io::Write::flush(&mut io::stdout()).map_err(written)?;
     Ok(exit_code::OK)
 }

@@ -50,7 +50,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
         return undo(args, &describer);
     }
     let known = match control::zombies(&control::socket()) {
-        Ok(zombies) => zombies,
+        Ok(listing) => listing.zombies,
         // What it would know besides a census: causes, ages.
         Err(ControlError::NoDaemon(_)) => Vec::new(),
         Err(error) => {

@@ -85,6 +85,8 @@ pub struct Decision {
     pub act: Option<Act>,
     /// What would be due and is not applied, and why.
     pub refusals: Vec<(Act, Refusal)>,
+    /// Whether the holder's wait calls may still decide something.
+    pub watch: bool,
     /// When it is to be looked at again; `None` where there is nothing more to do about it.
     pub again: Option<BootTime>,
 }
@@ -108,6 +110,12 @@ impl Policy {
     #[must_use]
     pub fn acts(&self) -> bool {
         self.terms.rules.iter().any(Rule::acts)
+    }
+
+    /// True where a rule reaps.
+    #[must_use]
+    pub fn reaps(&self) -> bool {
+        self.terms.rules.iter().any(|rule| rule.step(Remedy::Reap).is_some())
     }
 
     /// The rule that matches a zombie of this age, and the next age at which another one may.
@@ -138,13 +146,16 @@ impl Policy {
         let Some((place, rule)) = place.and_then(|place| Some((place, self.terms.rules.get(place)?))) else {
             return decision;
         };
-        let mut at = |moment: BootTime| {
-            decision.again = Some(decision.again.map_or(moment, |again| again.min(moment)));
-        };
+        let mut again = decision.again;
+        let mut at = |moment: BootTime| again = Some(again.map_or(moment, |again| again.min(moment)));
         for (step, wanted) in rule.steps.iter().enumerate() {
             let act = Act { rule: place, step, remedy: wanted.remedy };
             if wanted.remedy == Remedy::Report || progress.has_passed(place, step) {
                 continue;
+            }
+            if wanted.remedy == Remedy::Reap {
+                let of_it = allows(Remedy::Reap, rule, case, age);
+                decision.watch = of_it.is_ok() || of_it.is_err_and(|refusal| refusal.is_about_waits());
             }
             if age < wanted.after {
                 at(reaches(wanted.after));
@@ -170,6 +181,7 @@ impl Policy {
                 }
             }
         }
+        decision.again = again;
         decision
     }
 

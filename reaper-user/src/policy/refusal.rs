@@ -135,6 +135,20 @@ impl Refusal {
         }
     }
 
+    /// True where it depends on what the holder is seen to wait for.
+    #[must_use]
+    pub const fn is_about_waits(&self) -> bool {
+        matches!(
+            self,
+            Self::NotWatched
+                | Self::WaitSeen
+                | Self::AwaitedByNumber(_)
+                | Self::WaitsUnclear
+                | Self::ReapTimeUnknown
+                | Self::MayStillWait { .. }
+        )
+    }
+
     /// True where it is only a matter of time, and nothing that an operator need hear of.
     #[must_use]
     pub const fn is_delay(&self) -> bool {

@@ -212,7 +212,7 @@ fn steps_come_one_after_the_other_each_at_its_age() {
     let nudge = decide(progress, 60).act.unwrap();
     assert_eq!((nudge.rule, nudge.step, nudge.remedy), (0, 1, Remedy::Nudge));
     progress.pass(0, nudge.step);
-    assert_eq!(decide(progress, 61), Decision { again: Some(at(90)), ..Decision::default() });
+    assert_eq!(decide(progress, 61), Decision { again: Some(at(90)), watch: true, ..Decision::default() });
     let reap = decide(progress, 90).act.unwrap();
     assert_eq!(reap.remedy, Remedy::Reap);
     progress.pass(0, reap.step);
@@ -327,7 +327,7 @@ fn an_unknown_age_counts_from_when_it_was_found() {
         policy(vec![Rule { parent_may_miss_status: true, ..rule(&[Cause::Unknown], &[(Remedy::Reap, 90)]) }]);
     let (old, holder) = (Zombie { died: Died::Before(DIED), ..zombie(Cause::Unknown) }, holder());
     let decide = |age| policy.decide(case(&old, &holder), Progress::default(), at(age));
-    assert_eq!(decide(30), Decision { again: Some(at(90)), ..Decision::default() });
+    assert_eq!((decide(30).act, decide(30).again), (None, Some(at(90))));
     assert!(decide(90).act.is_some());
 }
 
@@ -337,4 +337,38 @@ fn a_holder_that_is_gone_is_not_acted_on() {
     let (zombie, gone) = (zombie(Cause::Adopted), Holder { identity: None, ..holder() });
     let decision = policy.decide(case(&zombie, &gone), Progress::default(), at(60));
     assert_eq!((decision.act, &decision.refusals[0].1), (None, &Refusal::HolderGone));
+}
+
+#[test]
+fn a_holder_is_watched_only_while_its_waits_decide_something() {
+    let (adopted, never, holder) = (zombie(Cause::Adopted), zombie(Cause::NeverWaited), holder());
+    let opted_out = Holder { opt_out: OptOut::Yes, ..holder.clone() };
+    let reaping = policy(vec![rule(&[], &[(Remedy::Nudge, 60), (Remedy::Reap, 90)])]);
+    let nudging = policy(vec![rule(&[], &[(Remedy::Nudge, 60)])]);
+    let watch = |policy: &Policy, zombie: &Zombie, holder: &Holder, progress, age| {
+        policy.decide(case(zombie, holder), progress, at(age)).watch
+    };
+    let mut nudged = Progress::default();
+    nudged.pass(0, 0);
+    assert!(watch(&reaping, &adopted, &holder, nudged, 61));
+    assert!(watch(&reaping, &adopted, &holder, nudged, 91));
+    let mut reaped = nudged;
+    reaped.pass(0, 1);
+    assert!(!watch(&reaping, &adopted, &holder, reaped, 91), "it is done");
+    assert!(!watch(&reaping, &adopted, &opted_out, nudged, 61));
+    assert!(!watch(&reaping, &never, &holder, nudged, 61), "nobody has consented");
+    assert!(!watch(&nudging, &adopted, &holder, Progress::default(), 30));
+}
+
+#[test]
+fn a_rule_can_put_a_report_off() {
+    let late =
+        Rule { when: Match { uids: vec![1000], ..Match::default() }, ..rule(&[], &[(Remedy::Report, 600)]) };
+    let policy = policy(vec![late, rule(&[], &[(Remedy::Nudge, 60)])]);
+    let zombie = zombie(Cause::Adopted);
+    let report_at = |uid| policy.report_at(&zombie, uid, 30 * SECOND);
+    assert_eq!(
+        (report_at(Some(1000)), report_at(Some(0)), report_at(None)),
+        (Some(600 * SECOND), None, None)
+    );
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     event::{Event, Process, ZombieEvent},
-    remedied::{Outcome, RemedyEvent, State},
+    remedied::{BreakerEvent, Outcome, RemedyEvent, State},
 };
 use crate::{
     identity::{BootTime, Identity},
@@ -262,7 +262,8 @@ pub(super) fn breakers() -> Vec<Event> {
     .into_iter()
     .map(|opened| {
         let holder = Process::from(&adopted().holder);
-        Event::breaker(opened, &"orphans".into(), Remedy::Nudge, holder, NOW, time())
+        let event = BreakerEvent::new(opened, &"orphans".into(), Remedy::Nudge, holder, NOW, time());
+        Event::Breaker(Box::new(event))
     })
     .collect()
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Event, Process, Seconds, ShownWorkload},
+    event::{Process, Seconds, ShownWorkload},
     json,
 };
 use crate::{
@@ -200,10 +200,10 @@ fn planned(remedy: Remedy) -> String {
     .to_owned()
 }
 
-impl Event {
+impl BreakerEvent {
     /// A circuit breaker has opened after `remedy` by `rule` to `holder`, at `now` on the boot clock.
     #[must_use]
-    pub fn breaker(
+    pub fn new(
         opened: Opened,
         rule: &Untrusted,
         after: Remedy,
@@ -228,7 +228,7 @@ impl Event {
             "{why}: for {} {stopped}, then it is tried once more; SIGHUP ends this at once",
             super::span::shown(open)
         );
-        Self::Breaker(Box::new(BreakerEvent {
+        Self {
             time,
             scope,
             rule: rule.clone(),
@@ -238,6 +238,6 @@ impl Event {
             reason: trip,
             open_seconds: Seconds(open),
             message: message.as_str().into(),
-        }))
+        }
     }
 }

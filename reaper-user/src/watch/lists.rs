@@ -6,9 +6,22 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 
 use super::Describer;
-use crate::{identity::BootTime, observe::Answer, report::ZombieEvent};
+use crate::{
+    identity::BootTime,
+    observe::Answer,
+    report::{BreakerEvent, ZombieEvent},
+};
 
-type Reply = oneshot::Sender<Vec<ZombieEvent>>;
+type Reply = oneshot::Sender<Listing>;
+
+/// What stands now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    /// Every zombie.
+    pub zombies: Vec<ZombieEvent>,
+    /// Circuit breakers that are open.
+    pub breakers: Vec<BreakerEvent>,
+}
 
 /// Those that are not complete, by number.
 #[derive(Debug, Default)]
@@ -43,6 +56,7 @@ impl Lists {
         last: bool,
         now: BootTime,
         describer: &mut Describer,
+        breakers: impl FnOnce() -> Vec<BreakerEvent>,
     ) {
         let Some((_, zombies)) = self.open.get_mut(&number) else { return };
         let time = Timestamp::now();
@@ -55,7 +69,7 @@ impl Lists {
         }
         if last && let Some((reply, zombies)) = self.open.remove(&number) {
             // Nobody waits for the answer any more: nothing to do.
-            let _left = reply.send(zombies);
+            let _left = reply.send(Listing { zombies, breakers: breakers() });
         }
     }
 }

@@ -22,6 +22,7 @@ use reaper_ebpf::{Notice, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::lists::Listing;
 use self::{
     alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
     standing::Standings,
@@ -34,7 +35,7 @@ use crate::{
     observe::{Answers, Observer, Purpose},
     policy::Terms,
     proc::Proc,
-    report::{Event, Filter, Loss, Outbox, ZombieEvent},
+    report::{Event, Filter, Loss, Outbox},
     text::Untrusted,
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
     zombie::Reap,
@@ -87,7 +88,7 @@ pub enum WatchError {
 #[derive(Debug)]
 pub enum Query {
     /// Every zombie that stands now, of any age.
-    Zombies(oneshot::Sender<Vec<ZombieEvent>>),
+    Zombies(oneshot::Sender<Listing>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
     /// Report zombies from this age on, and do this about them.

@@ -147,7 +147,8 @@ impl Watch {
                 }
             }
             Purpose::List(number) => {
-                self.lists.take(number, answers, last, now, &mut self.describer);
+                let breakers = || self.remedies.open_breakers(now);
+                self.lists.take(number, answers, last, now, &mut self.describer, breakers);
                 return Ok(());
             }
             Purpose::Remedy => return self.consider(answers, last, now),

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use super::{Plan, Remedies, SOON};
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Act, Refusal, Trip},
+    policy::{Act, Refusal, Scope, Trip},
     proc::{Proc, ticks},
     remedy::{Deed, Remedy},
-    report::{Event, Outcome, Process, RemedyEvent, State},
+    report::{BreakerEvent, Event, Outcome, Process, RemedyEvent, State},
     text::Untrusted,
     watch::Watch,
     zombie::Zombie,
@@ -91,6 +91,17 @@ impl Remedies {
         }
     }
 
+    /// A remedy had its effect: the breakers that it tried are closed.
+    fn close(&mut self, rule: Option<&Untrusted>, holder: Identity, remedy: Remedy) {
+        self.open.retain(|(_, event)| {
+            let of = match event.scope {
+                Scope::Rule => Some(&event.rule) == rule,
+                Scope::Holder => event.holder.pid == holder.pid,
+            };
+            !(of && event.remedy.is_none_or(|stopped| stopped == remedy))
+        });
+    }
+
     pub(super) fn name(&self, rule: usize) -> Option<Untrusted> {
         self.policy.terms().rules.get(rule).map(|rule| rule.name.clone())
     }
@@ -152,7 +163,7 @@ impl Watch {
 
     /// Says what came of a remedy. True where it is still to be seen whether the holder survives it.
     fn settle(&mut self, underway: &Underway, deed: &Deed, now: BootTime) -> bool {
-        let Underway { act, holder, ids, zombies, .. } = underway;
+        let Underway { act, rule, holder, ids, zombies, .. } = underway;
         let Some(mut event) = underway.event() else { return false };
         let mut gone = 0;
         for ((id, zombie), shown) in ids.iter().zip(zombies).zip(&mut event.zombies) {
@@ -200,7 +211,10 @@ impl Watch {
         match outcome {
             Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now),
             Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now),
-            _ => self.remedies.policy.worked(*act, *holder),
+            _ => {
+                self.remedies.policy.worked(*act, *holder);
+                self.remedies.close(rule.as_ref(), *holder, act.remedy);
+            }
         }
         !ends && outcome != Outcome::HolderDied
     }
@@ -219,7 +233,10 @@ impl Watch {
                 opened.scope.as_str(),
                 trip.as_str()
             );
-            self.outbox.send(Event::breaker(opened, &name, act.remedy, shown, now, Timestamp::now()));
+            let event = BreakerEvent::new(opened, &name, act.remedy, shown, now, Timestamp::now());
+            self.remedies.open.retain(|(until, _)| *until > now);
+            self.remedies.open.push((opened.until, event.clone()));
+            self.outbox.send(Event::Breaker(Box::new(event)));
         }
     }
 }

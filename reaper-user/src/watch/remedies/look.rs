@@ -119,9 +119,10 @@ impl Watch {
             waited: waited(zombie.evidence.waits, zombie.identity.pid, scene.zombie.group, half),
             reap_times: watched.map(|watched| watched.reap_times(now)),
         };
-        let Some(Plan { progress, holder: of, .. }) = self.remedies.plans.get_mut(&id) else { return };
+        let Some(Plan { progress, holder: of, watch, .. }) = self.remedies.plans.get_mut(&id) else { return };
         *of = zombie.holder.pid;
         let decision = self.remedies.policy.decide(case, *progress, now);
+        *watch = decision.watch;
         tracing::debug!(%zombie.identity, ?decision, "looked at for a remedy");
         let holder = holder.identity;
         self.remedies.found.push(Found { id, zombie, holder, decision });

@@ -20,6 +20,7 @@ use crate::{
     policy::{Policy, Progress, Terms},
     proc::Proc,
     remedy::{Deed, Guard, Hand, Remedy},
+    report::BreakerEvent,
 };
 
 /// Zombies that one act is about, at most.
@@ -42,6 +43,8 @@ struct Plan {
     /// `None` while it is looked at, or something is done about it.
     next: Option<BootTime>,
     progress: Progress,
+    /// Its holder's wait calls are needed to decide.
+    watch: bool,
 }
 
 /// What has been said of a holder: by which rule, of which remedy.
@@ -62,6 +65,8 @@ pub(super) struct Remedies {
     found: Vec<Found>,
     said: HashMap<Said, &'static str>,
     underway: HashMap<u64, Underway>,
+    /// Breakers that have opened, and until when they are.
+    open: Vec<(BootTime, BreakerEvent)>,
     orders: u64,
 }
 
@@ -82,6 +87,7 @@ impl Remedies {
             found: Vec::new(),
             said: HashMap::new(),
             underway: HashMap::new(),
+            open: Vec::new(),
             orders: 0,
         };
         // Even without a rule: what an upgrade replaces before there is one stays protected.
@@ -96,6 +102,7 @@ impl Remedies {
         self.plans.clear();
         self.due.clear();
         self.said.clear();
+        self.open.clear();
         if self.policy.acts() && self.hand.is_none() {
             let (sender, deeds) = mpsc::unbounded_channel();
             let hand = Hand::start(self.proc.clone(), self.directory.clone(), sender)
@@ -120,7 +127,8 @@ impl Remedies {
     /// A zombie has been reported: it is looked at now, if there is anything to be done about zombies.
     pub(super) fn add(&mut self, id: u64, holder: u32, now: BootTime) {
         if self.policy.acts() && !self.plans.contains_key(&id) {
-            self.plans.insert(id, Plan { holder, next: None, progress: Progress::default() });
+            let (progress, watch) = (Progress::default(), self.policy.reaps());
+            self.plans.insert(id, Plan { holder, next: None, progress, watch });
             self.schedule(id, now);
         }
     }
@@ -150,9 +158,14 @@ impl Remedies {
         [look, effect].into_iter().flatten().min()
     }
 
-    /// The holders of zombies that something may still be done about.
+    /// The holders whose wait calls decide about a remedy that may still come.
     pub(super) fn holders(&self) -> HashSet<u32> {
-        self.plans.values().map(|plan| plan.holder).collect()
+        self.plans.values().filter(|plan| plan.watch).map(|plan| plan.holder).collect()
+    }
+
+    /// The circuit breakers that are open.
+    pub(super) fn open_breakers(&self, now: BootTime) -> Vec<BreakerEvent> {
+        self.open.iter().filter(|(until, _)| *until > now).map(|(_, event)| event.clone()).collect()
     }
 
     /// Those that are due at `now`, to be asked about.

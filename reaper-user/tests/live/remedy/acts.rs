@@ -1,9 +1,9 @@
 //! What is done, and what came of it.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use super::{Holder, daemon, is_remedy, remedy, rule};
-use crate::support::{machine, signal};
+use crate::support::{assert_valid, machine, reaper, run_briefly, signal};
 
 const NUDGE: &str = "{ remedy = 'nudge', after = '800ms' }";
 const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
@@ -77,6 +77,10 @@ fn a_nudge_in_vain_opens_the_breaker_of_that_holder() {
         }
         ours
     });
+    let listed = run_briefly(Command::new(reaper()).args(["ls", "--output", "json"]));
+    let lines = listed.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let breakers: Vec<_> = lines.map(assert_valid).filter(|event| event["event"] == "breaker").collect();
+    assert_eq!((breakers.len(), &breakers[0]["holder"]["pid"]), (1, &pid.into()), "{listed:?}");
     assert!(holder.lives() && holder.standing() == 2);
     daemon.end();
 }

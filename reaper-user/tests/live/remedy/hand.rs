@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
@@ -22,15 +21,10 @@ fn events(output: &Output) -> Vec<Value> {
     output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(assert_valid).collect()
 }
 
-/// A daemon that has reported all of the holder's zombies.
-fn daemon_that_knows(holder: &Holder) -> Daemon {
-    let mut daemon = Daemon::run(&["--age", "400ms"]);
-    let (pid, mut left) = (u64::from(holder.pid()), holder.zombies.len());
-    daemon.until("all of them", Duration::from_secs(20), |seen| {
-        left -= usize::from(seen.is("zombie") && seen.number("/holder/pid") == pid);
-        left == 0
-    });
-    daemon
+/// A holder of so many orphans, and a daemon that has seen them all become what they are.
+fn adopting(zombies: usize) -> (Holder, Daemon) {
+    let daemon = Daemon::run(&["--age", "400ms"]);
+    (Holder::start("adopt", zombies), daemon)
 }
 
 #[test]
@@ -56,8 +50,7 @@ fn orphans_would_be_reaped_by_hand_and_who_looks_for_children_is_left_alone() {
 #[test]
 fn what_cannot_be_done_yet_is_refused_and_nothing_is_changed() {
     let _machine = machine();
-    let holder = Holder::start("adopt", 2);
-    let daemon = daemon_that_knows(&holder);
+    let (holder, daemon) = adopting(2);
     let output = reap(&["--holder", &holder.pid().to_string(), "--yes"]);
     let events = events(&output);
     assert_eq!((events.len(), &events[0]["reason"]), (1, &"not-built".into()), "{output:?}");
@@ -86,8 +79,7 @@ fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
 #[test]
 fn where_nobody_can_be_asked_it_wants_a_yes() {
     let _machine = machine();
-    let holder = Holder::start("adopt", 1);
-    let daemon = daemon_that_knows(&holder);
+    let (holder, daemon) = adopting(1);
     assert_refused(&reap(&["--holder", &holder.pid().to_string()]), USAGE, &["--yes", "--dry-run"]);
     daemon.end();
 }
@@ -95,8 +87,7 @@ fn where_nobody_can_be_asked_it_wants_a_yes() {
 #[test]
 fn one_process_at_a_time_applies_remedies() {
     let _machine = machine();
-    let holder = Holder::start("adopt", 1);
-    let daemon = daemon_that_knows(&holder);
+    let (holder, daemon) = adopting(1);
     let folder = std::env::var("RUNTIME_DIRECTORY").unwrap_or_else(|_| "/run/reaper".to_owned());
     let lock = format!("{folder}/remedies");
     let mut other = Command::new(program("flock"))

@@ -5,6 +5,7 @@ mod hand;
 mod protection;
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
@@ -30,11 +31,17 @@ impl Holder {
     }
 
     /// The same, of a command that runs Python.
-    pub(crate) fn of(mut python: Command, mode: &str, zombies: usize) -> Self {
+    pub(crate) fn of(python: Command, mode: &str, zombies: usize) -> Self {
+        Self::above(python, mode, zombies, &[])
+    }
+
+    /// The same, with a child of its own that runs `command`.
+    pub(crate) fn above(mut python: Command, mode: &str, zombies: usize, command: &[&OsStr]) -> Self {
         let mut child = python
             .args(["-I", "-S"])
             .arg(fixture("remedy/holder.py"))
             .args([mode, &zombies.to_string()])
+            .args(command)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

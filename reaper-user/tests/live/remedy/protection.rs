@@ -1,9 +1,9 @@
 //! Who is left alone, and whom a rule must name in so many words.
 
-use std::{fs, process::Command, time::Duration};
+use std::{ffi::OsStr, fs, process::Command, time::Duration};
 
 use super::{Holder, daemon, python, remedy, rule, state};
-use crate::support::{Container, Rootfs, fixture, machine, program};
+use crate::support::{Cgroup, Container, Rootfs, fixture, machine, program};
 
 const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
 const REAP: &str = "{ remedy = 'reap', after = '800ms' }";
@@ -47,16 +47,38 @@ fn what_is_being_debugged_is_left_alone() {
 }
 
 #[test]
-fn whoever_is_above_a_container_is_left_alone_and_its_first_process_unless_the_rule_says_so() {
+fn whoever_is_above_the_first_process_of_a_namespace_elsewhere_is_left_alone() {
     let _machine = machine();
-    // A name that anyone can take protects nobody.
+    let (mut daemon, _file) = daemon(&rule(END, ""), &[]);
+    let unshare = program("unshare");
+    let words = ["--pid", "--fork", "--kill-child", "/bin/sleep", "600"].map(OsStr::new);
+    let elsewhere = Cgroup::new(format!("reaper-live-above-{}", std::process::id()));
+    let command = elsewhere.command(&unshare);
+    let mut moved: Vec<_> = command.get_args().collect();
+    moved.insert(0, command.get_program());
+    moved.extend(words);
+    let mut above = Holder::above(python(), "deaf", 1, &moved);
+    let refused = remedy(&mut daemon, above.pid(), "terminate-holder");
+    assert_eq!(refused.text("/reason"), "protected", "{refused:?}");
+    assert!(refused.text("/message").contains("descends from it"), "{refused:?}");
+    assert!(above.lives());
+    // A sandbox that stays in its maker's cgroup is no container.
+    let own = [&[unshare.as_os_str()], &words[..]].concat();
+    let mut sandboxed = Holder::above(python(), "deaf", 1, &own);
+    assert_eq!(remedy(&mut daemon, sandboxed.pid(), "terminate-holder").text("/outcome"), "applied");
+    assert!(!sandboxed.lives());
+    daemon.end();
+}
+
+#[test]
+fn a_containers_first_process_is_left_alone_unless_the_rule_says_so() {
+    let _machine = machine();
     let fill = |shared: &std::path::Path| {
         fs::copy(fixture("remedy/holder.py"), shared.join("holder.py")).unwrap();
     };
     let words = ["/usr/bin/python3", "-I", "-S", "/seed/holder.py", "deaf", "2"];
     let container = Container::start("policy", Rootfs::HostPrograms, fill, &words);
     let init = container.init();
-    // It runs in the foreground, so that it is the parent of what it runs.
     let steps = rule(END, "");
     {
         let (mut daemon, _file) = daemon(&steps, &[]);
