@@ -35,6 +35,8 @@ pub(super) struct Underway {
     ids: Vec<u64>,
     zombies: Vec<Zombie>,
     phase: Phase,
+    /// Its rule has been replaced meanwhile: what comes of it says nothing of the one that has its place.
+    outlived: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Underway {
         ids: Vec<u64>,
         zombies: Vec<Zombie>,
     ) -> Self {
-        Self { act, rule, holder, ids, zombies, phase: Phase::Begun }
+        Self { act, rule, holder, ids, zombies, phase: Phase::Begun, outlived: false }
     }
 
     pub(super) const fn due(&self) -> Option<BootTime> {
@@ -67,6 +69,10 @@ impl Underway {
 
     pub(super) fn is_about(&self, id: u64) -> bool {
         self.ids.contains(&id)
+    }
+
+    pub(super) const fn outlive_its_rule(&mut self) {
+        self.outlived = true;
     }
 
     fn event(&self) -> Option<RemedyEvent> {
@@ -81,6 +87,13 @@ impl Remedies {
         self.underway
             .values()
             .any(|underway| underway.holder == holder && !matches!(underway.phase, Phase::Survival { .. }))
+    }
+
+    /// A holder is being ended: that it does not survive is no fault of what was done to it before.
+    pub(super) fn expect_the_end_of(&mut self, holder: Identity) {
+        self.underway.retain(|_, underway| {
+            underway.holder != holder || !matches!(underway.phase, Phase::Survival { .. })
+        });
     }
 
     /// The step is behind the zombie; what comes next is looked for.
@@ -211,9 +224,13 @@ impl Watch {
         match outcome {
             Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now),
             Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now),
+            _ if underway.outlived => {}
             _ => {
                 self.remedies.policy.worked(*act, *holder);
                 self.remedies.close(rule.as_ref(), *holder, act.remedy);
+                if act.remedy == Remedy::Autoreap {
+                    self.remedies.autoreaping.insert(*holder);
+                }
             }
         }
         !ends && outcome != Outcome::HolderDied
@@ -221,7 +238,7 @@ impl Watch {
 
     fn trip(&mut self, underway: &Underway, trip: Trip, now: BootTime) {
         let Underway { act, holder, rule, zombies, .. } = underway;
-        let Some(first) = zombies.first() else { return };
+        let Some(first) = zombies.first().filter(|_| !underway.outlived) else { return };
         let name = rule.clone().unwrap_or_default();
         for opened in self.remedies.policy.failed(*act, *holder, trip, now) {
             let shown = Process::from(&first.holder);

@@ -11,7 +11,7 @@ use crate::{
     observe::{Answer, Purpose, Request, Scene},
     policy::{Act, Case, Decision, Refusal, Waited},
     proc::Seen,
-    remedy::{Options, Order, Sight, Target},
+    remedy::{Options, Order, Remedy, Sight, Target},
     report::{Event, RemedyEvent},
     watch::{Watch, WatchError},
     zombie::{Waits, Zombie},
@@ -34,6 +34,8 @@ impl Watch {
         self.settle_deeds(now);
         let ids = self.remedies.ask(now);
         if !ids.is_empty() {
+            // An upgrade may have put other files there, and the next one may replace those.
+            self.remedies.guard.record(std::path::Path::new("/"));
             let inits = self.describer.namespace_inits()?;
             let describer = &self.describer;
             let records: Vec<_> = ids.iter().filter_map(|id| describer.kernel.record(*id)).collect();
@@ -193,6 +195,15 @@ impl Watch {
         }
         if found.is_empty() {
             return;
+        }
+        if act.remedy == Remedy::Autoreap && self.remedies.autoreaping.contains(&holder) {
+            for found in found {
+                self.remedies.pass(found.id, act, now);
+            }
+            return;
+        }
+        if act.remedy == Remedy::TerminateHolder {
+            self.remedies.expect_the_end_of(holder);
         }
         self.remedies.policy.take(act.rule, holder, now);
         let ids: Vec<_> = found.iter().map(|found| found.id).collect();

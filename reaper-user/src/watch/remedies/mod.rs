@@ -65,6 +65,8 @@ pub(super) struct Remedies {
     found: Vec<Found>,
     said: HashMap<Said, &'static str>,
     underway: HashMap<u64, Underway>,
+    /// Holders that need no second `autoreap`.
+    autoreaping: HashSet<Identity>,
     /// Breakers that have opened, and until when they are.
     open: Vec<(BootTime, BreakerEvent)>,
     orders: u64,
@@ -87,6 +89,7 @@ impl Remedies {
             found: Vec::new(),
             said: HashMap::new(),
             underway: HashMap::new(),
+            autoreaping: HashSet::new(),
             open: Vec::new(),
             orders: 0,
         };
@@ -101,8 +104,13 @@ impl Remedies {
         self.policy = Policy::new(terms);
         self.plans.clear();
         self.due.clear();
+        self.found.clear();
         self.said.clear();
         self.open.clear();
+        self.autoreaping.clear();
+        for underway in self.underway.values_mut() {
+            underway.outlive_its_rule();
+        }
         if self.policy.acts() && self.hand.is_none() {
             let (sender, deeds) = mpsc::unbounded_channel();
             let hand = Hand::start(self.proc.clone(), self.directory.clone(), sender)
