@@ -91,7 +91,7 @@ fn one_process_at_a_time_applies_remedies() {
     let folder = std::env::var("RUNTIME_DIRECTORY").unwrap_or_else(|_| "/run/reaper".to_owned());
     let lock = format!("{folder}/remedies");
     let mut other = Command::new(program("flock"))
-        .args(["--verbose", &lock, "sleep", "60"])
+        .args(["--no-fork", &lock, "sleep", "60"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

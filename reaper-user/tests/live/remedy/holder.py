@@ -19,6 +19,7 @@ import sys
 import time
 
 mode, number = sys.argv[1], int(sys.argv[2])
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -74,6 +75,7 @@ if mode == "stubborn":
 if sys.argv[3:]:
     command = os.fork()
     if command == 0:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.execv(sys.argv[3], sys.argv[3:])
 print("ready", *zombies, flush=True)
