@@ -55,9 +55,9 @@ impl Tier {
         Duration::from_mins(match (self, full) {
             (Self::Lint, _) => 5,
             (Self::Unit, _) => 3,
-            (Self::Live, false) => 10,
+            (Self::Live, false) => 12,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 12,
+            (Self::Vm, _) => 10,
         })
     }
 
