@@ -17,7 +17,7 @@ mod writer;
 use std::{io, io::Write as _, process::ExitCode};
 
 use self::args::{Command, CommandLine};
-use crate::{config::LogLevel, exit_code};
+use crate::{config::LogLevel, exit_code, remedy::inject};
 
 /// Why a command ended badly: an exit code and one line that says what to do.
 #[derive(Debug)]
@@ -40,6 +40,10 @@ impl Failure {
 /// Does what the process's arguments say.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Not a command: how reaper starts the process that makes a holder wait. It is to be small, and reads no arguments.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == inject::ARGUMENT) {
+        return inject::main();
+    }
     let line = match CommandLine::from_process() {
         Ok(line) => line,
         Err(code) => return code.into(),

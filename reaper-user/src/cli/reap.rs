@@ -23,7 +23,7 @@ use crate::{
     observe::{self, Answer, Request, Scene},
     policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
-    remedy::{Deed, Guard, Handle, Holder, Options, Order, Remedy, Target, apply, autoreap, take_lock},
+    remedy::{Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, apply, take_lock},
     report::{Event, Outcome, RemedyEvent, Reporter, State, ZombieEvent},
     text::Untrusted,
     watch::{Describer, waited},
@@ -97,6 +97,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     if !args.dry_run && !allowed.is_empty() && !args.yes && !confirmed(&allowed)? {
         return Ok(exit_code::REFUSED);
     }
+    let mut injector = Injector::of_this_program(describer.proc.clone());
     for (holder, zombies) in &allowed {
         let event = RemedyEvent::new(Remedy::Reap, None, args.dry_run, None, zombies, Timestamp::now());
         let Some(event) = event else { continue };
@@ -104,7 +105,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             report(&mut reporter, Some(event))?;
             continue;
         }
-        let event = act(args, &describer, *holder, zombies, event);
+        let event = act(args, &describer, &mut injector, *holder, zombies, event);
         done &= event.outcome == Outcome::Applied && event.after.is_some_and(|after| after.zombies == 0);
         report(&mut reporter, Some(event))?;
     }
@@ -253,19 +254,28 @@ fn confirmed(allowed: &BTreeMap<Identity, Vec<&Zombie>>) -> Result<bool, Failure
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+fn options(args: &ReapArgs) -> Options {
+    Options {
+        allow_interrupted_wait: args.allow_interrupted_wait,
+        grace: Duration::ZERO,
+        max_pause: Duration::from_millis(2),
+    }
+}
+
 fn act(
     args: &ReapArgs,
     describer: &Describer,
+    injector: &mut Injector,
     holder: Identity,
     zombies: &[&Zombie],
     mut event: RemedyEvent,
 ) -> RemedyEvent {
     let targets =
         zombies.iter().map(|zombie| Target { identity: zombie.identity, ns_pid: zombie.ns_pid }).collect();
-    let options = Options { allow_interrupted_wait: args.allow_interrupted_wait, grace: Duration::ZERO };
+    let options = options(args);
     let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options };
-    let deed =
-        take_lock(&directory()).map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, lock));
+    let deed = take_lock(&directory())
+        .map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, injector, lock));
     if let Some(refusal) = &deed.refusal {
         return refused_event(false, refusal, zombies).unwrap_or(event);
     }
@@ -279,15 +289,13 @@ fn act(
         let stands = stands(zombie);
         left += u64::from(stands);
         shown.gone = Some(!stands);
-        if let Some((_, Ok(status))) = deed.taken.iter().find(|(of, _)| *of == zombie.identity) {
-            (shown.status_taken, shown.exit) = (true, *status);
-        }
+        shown.status_taken = deed.taken.contains(&(zombie.identity, Ok(())));
     }
     let before = zombies.len() as u64;
     event.outcome = if left == before { Outcome::NoEffect } else { Outcome::Applied };
     event.message = format!("{} of {before} gone", before - left).as_str().into();
     event.after = Some(State { zombies: left, holder: deed.state });
-    event.pause_us = deed.pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+    event.stood(&deed);
     event
 }
 
@@ -310,8 +318,8 @@ fn undo(args: &ReapArgs, describer: &Describer) -> Result<u8, Failure> {
     let _lock = take_lock(&directory()).map_err(refused)?;
     let identity = Identity { pid, start: seen.start() };
     let handle = Handle::open(&describer.proc, identity).map_err(refused)?;
-    let options = Options { allow_interrupted_wait: args.allow_interrupted_wait, grace: Duration::ZERO };
-    match autoreap(&handle, false, &options).refusal {
+    let mut injector = Injector::of_this_program(describer.proc.clone());
+    match injector.autoreap(&handle, false, &options(args)).refusal {
         Some(refusal) => Err(refused(refusal)),
         None => Ok(exit_code::OK),
     }

@@ -2,11 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{
-    config::Span,
-    remedy::{Protected, Remedy},
-    zombie::Cause,
-};
+use crate::{config::Span, remedy::Protected, zombie::Cause};
 
 /// Why a remedy is not applied to a zombie now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +54,6 @@ pub enum Refusal {
     NoZombie,
     /// Another process is applying remedies.
     Busy,
-    /// This build cannot make the holder do it.
-    NotBuilt(Remedy),
     /// What is called upon to do it says no: its word for it, and why.
     Hand {
         /// One word, as in JSON.
@@ -130,7 +124,6 @@ impl Refusal {
             Self::IdentityChanged => "identity-changed",
             Self::NoZombie => "no-zombie",
             Self::Busy => "busy",
-            Self::NotBuilt(_) => "not-built",
             Self::Hand { word, .. } => word,
         }
     }
@@ -206,7 +199,6 @@ impl fmt::Display for Refusal {
             Self::IdentityChanged => f.write_str("the pid is another process's by now"),
             Self::NoZombie => f.write_str("it is no zombie any more"),
             Self::Busy => f.write_str("another process applies remedies at this moment"),
-            Self::NotBuilt(remedy) => write!(f, "this build of reaper cannot apply {remedy} yet"),
             Self::Hand { message, .. } => f.write_str(message),
         }
     }

@@ -17,15 +17,14 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Handle, Remedy,
-    reap::{self, Options, Target},
+    Handle, Injector, Remedy,
+    reap::{Options, Target},
 };
 use crate::{
     identity::Identity,
     lock::{Lock, LockError},
     policy::Refusal,
     proc::Proc,
-    zombie::ExitStatus,
 };
 
 /// How long a holder has to die of SIGKILL. Longer, and it hangs in the kernel.
@@ -56,10 +55,16 @@ pub struct Deed {
     pub refusal: Option<Refusal>,
     /// The signals that were sent to the holder.
     pub signals: Vec<&'static str>,
-    /// How long the holder stood still for it.
-    pub pause: Option<Duration>,
-    /// The statuses that were taken, and why others were not.
-    pub taken: Vec<(Identity, Result<ExitStatus, Refusal>)>,
+    /// How long the holder stood still for it, each time.
+    pub pauses: Vec<Duration>,
+    /// Waits of the holder that ended early because of it.
+    pub interrupted: u32,
+    /// Waits that were begun anew, and may end late.
+    pub late: u32,
+    /// Chains of calls that the holder left by itself: no harm, and rare.
+    pub fell_through: u32,
+    /// The zombies that the holder has waited for, and why not for others.
+    pub taken: Vec<(Identity, Result<(), Refusal>)>,
     /// The holder's state afterwards; `None` where it has ended.
     pub state: Option<char>,
 }
@@ -103,6 +108,7 @@ fn work(
     deeds: &UnboundedSender<(u64, Deed)>,
 ) {
     let ending = Arc::new(AtomicUsize::new(0));
+    let mut injector = Injector::of_this_program(proc.clone());
     while let Ok(order) = orders.recv() {
         let number = order.number;
         // Its grace may be long: nobody else waits for that.
@@ -115,7 +121,7 @@ fn work(
             let (proc, directory, sender, busy) =
                 (proc.clone(), directory.to_owned(), deeds.clone(), Arc::clone(&ending));
             let spawned = thread::Builder::new().name("ending".to_owned()).spawn(move || {
-                let _ended = sender.send((number, carry_out(&proc, &directory, &order)));
+                let _ended = sender.send((number, end(&proc, &directory, &order)));
                 busy.fetch_sub(1, Ordering::Relaxed);
             });
             if let Err(error) = spawned {
@@ -126,19 +132,25 @@ fn work(
             }
             continue;
         }
-        if deeds.send((number, carry_out(proc, directory, &order))).is_err() {
+        if deeds.send((number, carry_out(proc, directory, &order, &mut injector))).is_err() {
             return;
         }
     }
 }
 
-fn carry_out(proc: &Proc, directory: &std::path::Path, order: &Order) -> Deed {
-    // Held while something is done, not while it is waited for.
-    let lock = match take_lock(directory) {
-        Ok(lock) => lock,
-        Err(refusal) => return Deed::refused(refusal),
-    };
-    apply(proc, order, lock)
+fn carry_out(proc: &Proc, directory: &std::path::Path, order: &Order, injector: &mut Injector) -> Deed {
+    match take_lock(directory) {
+        Ok(lock) => apply(proc, order, injector, lock),
+        Err(refusal) => Deed::refused(refusal),
+    }
+}
+
+fn end(proc: &Proc, directory: &std::path::Path, order: &Order) -> Deed {
+    let opened = take_lock(directory).and_then(|lock| Ok((lock, Handle::open(proc, order.holder)?)));
+    match opened {
+        Ok((lock, handle)) => terminate(&handle, order.options.grace, lock),
+        Err(refusal) => Deed::refused(refusal),
+    }
 }
 
 /// The lock of remedies, which the daemon and the command line share.
@@ -151,7 +163,7 @@ pub fn take_lock(directory: &std::path::Path) -> Result<Lock, Refusal> {
 
 /// Applies a remedy, in this thread; the lock is given back as soon as nothing more is done but waiting.
 #[must_use]
-pub fn apply(proc: &Proc, order: &Order, lock: Lock) -> Deed {
+pub fn apply(proc: &Proc, order: &Order, injector: &mut Injector, lock: Lock) -> Deed {
     let handle = match Handle::open(proc, order.holder) {
         Ok(handle) => handle,
         Err(refusal) => return Deed::refused(refusal),
@@ -162,8 +174,8 @@ pub fn apply(proc: &Proc, order: &Order, lock: Lock) -> Deed {
             Ok(()) => Deed { signals: vec!["SIGCHLD"], ..Deed::default() },
             Err(refusal) => Deed::refused(refusal),
         },
-        Remedy::Reap => reap::reap(&handle, &order.zombies, &order.options),
-        Remedy::Autoreap => reap::autoreap(&handle, true, &order.options),
+        Remedy::Reap => injector.reap(&handle, &order.zombies, &order.options),
+        Remedy::Autoreap => injector.autoreap(&handle, true, &order.options),
         Remedy::TerminateHolder => return terminate(&handle, order.options.grace, lock),
     };
     drop(lock);

@@ -5,6 +5,7 @@ mod guard;
 mod hand;
 mod handle;
 mod holder;
+pub mod inject;
 mod protect;
 mod reap;
 mod sight;
@@ -18,8 +19,9 @@ pub use self::{
     hand::{Deed, Hand, Order, apply, take_lock},
     handle::Handle,
     holder::{Heeds, Holder, OPT_OUT, OptOut},
+    inject::Injector,
     protect::Protected,
-    reap::{Options, Target, autoreap, reap},
+    reap::{Options, Target},
     sight::{Ancestry, Executable, Sight, look},
 };
 

@@ -1,9 +1,8 @@
-//! What the holder is made to do itself.
+//! What the holder is made to do itself: whom it is about, and what is allowed.
 
 use std::time::Duration;
 
-use super::{Handle, Remedy, hand::Deed};
-use crate::{identity::Identity, policy::Refusal};
+use crate::identity::Identity;
 
 /// A zombie to be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +20,6 @@ pub struct Options {
     pub allow_interrupted_wait: bool,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
-}
-
-/// Makes the holder wait for these zombies, once each and without blocking.
-#[must_use]
-pub fn reap(_holder: &Handle, _zombies: &[Target], _options: &Options) -> Deed {
-    Deed::refused(Refusal::NotBuilt(Remedy::Reap))
-}
-
-/// Makes the kernel release each child of the holder that dies from now on (`SA_NOCLDWAIT`); or, with `wanted` false, takes that
-/// back.
-#[must_use]
-pub fn autoreap(_holder: &Handle, _wanted: bool, _options: &Options) -> Deed {
-    Deed::refused(Refusal::NotBuilt(Remedy::Autoreap))
+    /// How long the holder may stand still at once.
+    pub max_pause: Duration,
 }

@@ -235,7 +235,7 @@ pub(super) fn remedies() -> Vec<Event> {
     let mut events: Vec<_> = outcomes.map(|outcome| event(Remedy::Reap, outcome)).into();
     let applied = &mut events[0];
     applied.after = Some(State { zombies: 0, holder: Some('S') });
-    applied.pause_us = Some(120);
+    (applied.pause_us, applied.stops) = (Some(120), 1);
     applied.message = "2 of 2 are gone".into();
     for zombie in &mut applied.zombies {
         (zombie.gone, zombie.status_taken) = (Some(true), true);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     identity::BootTime,
     policy::{Opened, Refusal, Scope, Trip},
-    remedy::Remedy,
+    remedy::{Deed, Remedy},
     text::Untrusted,
     zombie::{Cause, ExitStatus, Zombie},
 };
@@ -47,8 +47,14 @@ pub struct RemedyEvent {
     pub after: Option<State>,
     /// The signals that were sent to the holder.
     pub signals: Vec<Untrusted>,
-    /// How long the holder stood still for it, microseconds.
+    /// How long the holder stood still for it, microseconds: the longest time, where it was stopped more than once.
     pub pause_us: Option<u64>,
+    /// How often it was stopped for it.
+    pub stops: u64,
+    /// Waits of the holder that ended early because of it.
+    pub interrupted: u32,
+    /// Waits of the holder that were begun anew for it and may end late.
+    pub late: u32,
 }
 
 /// What came of a remedy.
@@ -181,7 +187,18 @@ impl RemedyEvent {
             after: None,
             signals: Vec::new(),
             pause_us: None,
+            stops: 0,
+            interrupted: 0,
+            late: 0,
         })
+    }
+
+    /// What the holder had to bear.
+    pub fn stood(&mut self, deed: &Deed) {
+        let longest = deed.pauses.iter().max();
+        self.pause_us = longest.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        self.stops = deed.pauses.len() as u64;
+        (self.interrupted, self.late) = (deed.interrupted, deed.late);
     }
 }
 

@@ -184,9 +184,7 @@ impl Watch {
             gone += u64::from(is_gone);
             shown.gone = Some(is_gone);
             let taken = deed.taken.iter().find(|(of, _)| *of == zombie.identity);
-            if let Some((_, Ok(status))) = taken {
-                (shown.status_taken, shown.exit) = (true, *status);
-            }
+            shown.status_taken = matches!(taken, Some((_, Ok(()))));
         }
         let before = zombies.len() as u64;
         let lives = state(&self.describer.proc, *holder);
@@ -203,7 +201,7 @@ impl Watch {
         event.outcome = outcome;
         event.after = Some(State { zombies: before - gone, holder: lives });
         event.signals = deed.signals.iter().map(|signal| Untrusted::from(*signal)).collect();
-        event.pause_us = deed.pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+        event.stood(deed);
         let why = deed.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
         event.message = format!(
             "{gone} of {before} gone{}{why}",

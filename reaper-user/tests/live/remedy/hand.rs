@@ -48,14 +48,24 @@ fn orphans_would_be_reaped_by_hand_and_who_looks_for_children_is_left_alone() {
 }
 
 #[test]
-fn what_cannot_be_done_yet_is_refused_and_nothing_is_changed() {
+fn orphans_are_reaped_by_hand_and_the_holder_goes_on() {
     let _machine = machine();
-    let (holder, daemon) = adopting(2);
+    let (mut holder, daemon) = adopting(40);
     let output = reap(&["--holder", &holder.pid().to_string(), "--yes"]);
     let events = events(&output);
-    assert_eq!((events.len(), &events[0]["reason"]), (1, &"not-built".into()), "{output:?}");
-    assert_eq!((output.status.code(), holder.standing()), (Some(REFUSED), 2));
+    assert_eq!((events.len(), &events[0]["outcome"]), (1, &"applied".into()), "{output:?}");
+    assert_eq!(events[0]["after"], serde_json::json!({ "zombies": 0, "holder": "S" }), "{output:?}");
+    assert_eq!((output.status.code(), holder.standing(), holder.lives()), (Some(0), 0, true));
     daemon.end();
+}
+
+#[test]
+fn autoreap_is_taken_back_only_where_it_is_set() {
+    let _machine = machine();
+    let holder = Holder::start("deaf", 1);
+    let pid = holder.pid().to_string();
+    let output = reap(&["--undo-autoreap", "--holder", &pid]);
+    assert_refused(&output, REFUSED, &["SA_NOCLDWAIT is not set"]);
 }
 
 #[test]

@@ -99,12 +99,22 @@ fn a_containers_first_process_is_left_alone_unless_the_rule_says_so() {
 fn orphans_are_reaped_only_where_their_holder_was_seen_making_no_wait_for_them() {
     let _machine = machine();
     let (mut daemon, _file) = daemon(&rule(REAP, ""), &[]);
-    for (mode, reason) in [("adopt", "not-built"), ("peeks", "wait-seen"), ("deaf", "needs-consent")] {
+    for (mode, reason) in [("peeks", "wait-seen"), ("deaf", "needs-consent")] {
         let holder = Holder::start(mode, 2);
         let refused = remedy(&mut daemon, holder.pid(), "reap");
         assert_eq!(refused.text("/reason"), reason, "{mode}: {refused:?}");
         assert_eq!(holder.standing(), 2);
     }
+    let mut holder = Holder::start("adopt", 2);
+    let done = remedy(&mut daemon, holder.pid(), "reap");
+    let event = &done.event;
+    assert_eq!((&event["outcome"], &event["after"]["zombies"]), (&"applied".into(), &0.into()), "{event:#}");
+    assert!(event["pause_us"].as_u64().is_some_and(|pause| pause > 0) && event["stops"] == 1, "{event:#}");
+    for zombie in event["zombies"].as_array().unwrap() {
+        let taken = (&zombie["gone"], &zombie["status_taken"], &zombie["exit"]["code"]);
+        assert_eq!(taken, (&true.into(), &true.into(), &7.into()), "{event:#}");
+    }
+    assert_eq!((holder.standing(), holder.lives()), (0, true));
     daemon.end();
 }
 
@@ -118,12 +128,14 @@ fn a_never_waited_one_needs_a_consent_and_an_age_long_past_what_the_holder_takes
     let pid = u64::from(holder.pid());
     let mut reasons = Vec::new();
     // Half the age is 200 ms: after ten times that it is long past.
-    daemon.until("nothing but the injector is missing", Duration::from_secs(90), |seen| {
-        if seen.is("remedy") && seen.number("/holder/pid") == pid {
+    daemon.until("it is reaped", Duration::from_secs(90), |seen| {
+        let ours = seen.is("remedy") && seen.number("/holder/pid") == pid;
+        if ours && seen.text("/outcome") == "refused" {
             reasons.push(seen.text("/reason").to_owned());
         }
-        reasons.iter().any(|reason| reason == "not-built")
+        ours && seen.text("/outcome") == "applied"
     });
+    assert_eq!(holder.standing(), 0);
     assert_eq!(reasons[0], "reap-time-unknown", "{reasons:?}");
     daemon.end();
 }

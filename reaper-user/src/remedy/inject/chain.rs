@@ -1,0 +1,65 @@
+//! A chain of calls: the holder makes them one after the other on its own, without its tracer, and then waits for it.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    arch,
+    layout::Layout,
+    ptrace::{self, Stop},
+    puppet::{Broken, Puppet, STOPS},
+};
+
+/// What a call without work takes, about: after so long it is looked whether all have been made.
+const CALL: Duration = Duration::from_micros(3);
+
+/// And what it takes to get there.
+const BEGINNING: Duration = Duration::from_micros(10);
+
+/// How long a chain may take in all. It is longer on a machine that has no processor for it.
+const TAKES: Duration = Duration::from_millis(200);
+
+/// Runs the chain that has been put into the thread. It stands again, at its end, or as the error says.
+pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), Broken> {
+    let tid = puppet.tid;
+    let deadline = Instant::now() + TAKES;
+    let mut pause = BEGINNING + CALL * u32::try_from(calls).unwrap_or(u32::MAX);
+    ptrace::resume(tid, 0)?;
+    loop {
+        thread::sleep(pause);
+        // Again and again, ever sooner: it cannot take much longer.
+        pause = (pause / 2).max(BEGINNING);
+        ptrace::interrupt(tid)?;
+        let Some(stop) = ptrace::stop(tid, Instant::now() + STOPS.max(TAKES))? else {
+            return Err(Broken::NoStop);
+        };
+        match stop {
+            Stop::Ended => return Err(Broken::Ended),
+            Stop::Event | Stop::Call | Stop::Other(_) => {}
+            Stop::Signal(signal) => {
+                let registers = ptrace::registers(tid)?.ok_or(Broken::Left)?;
+                if layout.holds(registers.stack()) {
+                    return Err(Broken::Signal(signal));
+                }
+                // It is about to be delivered to the program itself.
+                let _gone = ptrace::detach(tid, signal);
+                return Err(Broken::Left);
+            }
+        }
+        let registers = ptrace::registers(tid)?.ok_or(Broken::Left)?;
+        if !layout.holds(registers.stack()) {
+            // Not a register of it may be touched: they are the program's own.
+            let _gone = ptrace::detach(tid, 0);
+            return Err(Broken::Left);
+        }
+        if registers.stack() == layout.end && registers.call() == Some(arch::HOLD.unsigned_abs()) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Broken::Stuck);
+        }
+        ptrace::resume(tid, 0)?;
+    }
+}

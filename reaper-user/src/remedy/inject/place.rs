@@ -1,0 +1,186 @@
+//! Where the frame may lie: low in the main thread's stack, where nothing is. Never below a stack pointer, which would
+//! be the neighbour's memory in programs that make their own stacks: Go's lie 2 KiB apart.
+
+use std::{fs::File, os::unix::fs::FileExt as _};
+
+use super::{
+    layout::{self, PAGE},
+    maps::Mapping,
+    ptrace,
+};
+
+/// A smaller stack has no room to spare.
+const LEAST: u64 = 128 << 10;
+
+/// Room below for a signal handler that runs on the frame after a tracer's death.
+const BELOW: u64 = 32 << 10;
+
+/// Between the frame and the main thread's stack pointer.
+const ABOVE: u64 = 8 << 10;
+
+/// What is known of the main thread's stack pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MainStack {
+    /// The thread stands, or is blocked, with it.
+    At(u64),
+    /// It has ended.
+    Ended,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// No stack, or a small one, or it is in use that far down.
+    NoRoom(&'static str),
+    /// A frame of an earlier tracer is still being used.
+    Unwinding,
+}
+
+/// The stack of a process, with what says which of its pages there are.
+#[derive(Debug)]
+pub struct Place {
+    pid: u32,
+    /// Start of the process, by which it knows what was left.
+    start: u64,
+    stack: Mapping,
+    pages: File,
+}
+
+impl Place {
+    /// Low in this stack.
+    pub fn new(pid: u32, start: u64, stack: Mapping, pages: File) -> Result<Self, NoPlace> {
+        if !stack.is_private_memory() || stack.end - stack.start < LEAST {
+            return Err(NoPlace::NoRoom("its main stack is smaller than 128 KiB"));
+        }
+        Ok(Self { pid, start, stack, pages })
+    }
+
+    /// The address that the layout begins at.
+    #[must_use]
+    pub const fn at(&self) -> u64 {
+        (self.stack.start + BELOW).next_multiple_of(PAGE)
+    }
+
+    /// The mapping that it is in.
+    #[must_use]
+    pub const fn stack(&self) -> &Mapping {
+        &self.stack
+    }
+
+    /// Whether a thread with this stack pointer may be in the frame, or in a handler that runs on it.
+    #[must_use]
+    pub const fn is_near(&self, stack: u64) -> bool {
+        stack >= self.stack.start && stack < self.at() + 16 * PAGE
+    }
+
+    /// Whether `bytes` may be written there now: nothing of the program's is there. Says how much of it must be written, so that
+    /// all of what was left there before is replaced.
+    pub fn check(&self, bytes: u64, main: MainStack) -> Result<u64, NoPlace> {
+        let end = self.at() + bytes;
+        let is_on_it = |stack: u64| stack >= self.stack.start && stack <= self.stack.end;
+        match main {
+            MainStack::At(stack) if is_on_it(stack) => {
+                // Below the stack pointer is nothing that a program keeps.
+                if stack >= end + ABOVE {
+                    return Ok(bytes);
+                }
+                return Err(if self.is_near(stack) && self.left().is_some() {
+                    NoPlace::Unwinding
+                } else {
+                    NoPlace::NoRoom("its main stack is in use almost to its end")
+                });
+            }
+            MainStack::At(_) | MainStack::Ended => {}
+        }
+        // It is on a stack of its own making, or gone: only pages that nobody has used are free.
+        let mut ours = 0;
+        if self.is_there(self.at())? {
+            let (pages, _) = self.left().ok_or(NoPlace::NoRoom("the end of its main stack has been used"))?;
+            ours = pages * PAGE;
+        }
+        let mut page = self.at() + ours;
+        while page < end {
+            if self.is_there(page)? {
+                return Err(NoPlace::NoRoom("the end of its main stack has been used"));
+            }
+            page += PAGE;
+        }
+        Ok(bytes.max(ours))
+    }
+
+    /// What was left here, if it is exactly that: its pages, and whether a frame may still be in use.
+    #[must_use]
+    pub fn left(&self) -> Option<(u64, bool)> {
+        let mut header = [0; 64];
+        ptrace::read(self.pid, self.at(), &mut header).ok()?;
+        let pages = layout::claimed(&header, self.start)?;
+        let mut bytes = vec![0; usize::try_from(pages * PAGE).ok()?];
+        ptrace::read(self.pid, self.at(), &mut bytes).ok()?;
+        layout::left(&bytes, self.start)
+    }
+
+    /// Whether a page has ever been used: it is in memory, or was swapped out.
+    /// <https://docs.kernel.org/admin-guide/mm/pagemap.html>
+    fn is_there(&self, address: u64) -> Result<bool, NoPlace> {
+        let mut entry = [0; 8];
+        self.pages
+            .read_exact_at(&mut entry, address / PAGE * 8)
+            .map_err(|_| NoPlace::NoRoom("the kernel does not say which pages of its stack are used"))?;
+        Ok(u64::from_le_bytes(entry) >> 62 != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek as _, SeekFrom, Write as _};
+
+    use super::*;
+
+    /// A stack of 132 KiB whose pages are there as `used` says, counted from the first of the frame.
+    fn place(used: &[u64]) -> Place {
+        let stack = Mapping {
+            start: 0x10_0000,
+            end: 0x10_0000 + (132 << 10),
+            rights: *b"rw-p",
+            offset: 0,
+            device: 0,
+            inode: 0,
+            path: "[stack]".into(),
+        };
+        let mut pages = tempfile::tempfile().unwrap();
+        pages.set_len(0x20_0000 / PAGE * 8).unwrap();
+        for page in used {
+            pages.seek(SeekFrom::Start((0x10_8000 / PAGE + page) * 8)).unwrap();
+            pages.write_all(&(1_u64 << 63).to_le_bytes()).unwrap();
+        }
+        // A pid that is nobody's: nothing was left there.
+        Place::new(u32::MAX >> 1, 9, stack, pages).unwrap()
+    }
+
+    #[test]
+    fn a_main_thread_well_above_leaves_room_whatever_was_there() {
+        let place = place(&[0, 1]);
+        assert_eq!(place.at(), 0x10_8000);
+        assert_eq!(place.check(2 * PAGE, MainStack::At(0x10_8000 + 2 * PAGE + (8 << 10))), Ok(2 * PAGE));
+        let no_room = |at| matches!(place.check(2 * PAGE, MainStack::At(at)), Err(NoPlace::NoRoom(_)));
+        assert!(no_room(0x10_8000 + 2 * PAGE + (8 << 10) - 8));
+        assert!(no_room(0x10_8100) && no_room(0x10_0010));
+    }
+
+    #[test]
+    fn a_main_thread_elsewhere_leaves_only_pages_that_were_never_used() {
+        for main in [MainStack::At(0x7f00_0000), MainStack::Ended] {
+            assert_eq!(place(&[]).check(2 * PAGE, main), Ok(2 * PAGE));
+            assert_eq!(place(&[2, 3]).check(2 * PAGE, main), Ok(2 * PAGE), "above is none of our business");
+            for used in [0, 1] {
+                assert!(matches!(place(&[used]).check(2 * PAGE, main), Err(NoPlace::NoRoom(_))), "{used}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_stack_is_none() {
+        let stack = Mapping { end: 0x10_0000 + (124 << 10), ..place(&[]).stack };
+        assert!(Place::new(1, 9, stack, tempfile::tempfile().unwrap()).is_err());
+    }
+}

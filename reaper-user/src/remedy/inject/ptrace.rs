@@ -1,0 +1,257 @@
+//! ptrace, and reading and writing another process's memory: the only module that knows them.
+#![expect(unsafe_code, reason = "there is no safe interface to ptrace that can do without consuming stops")]
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use rustix::io::Errno;
+
+use super::arch::{Registers, WORDS};
+
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/elf.h>
+const NT_PRSTATUS: usize = 1;
+const NT_X86_XSTATE: usize = 0x202;
+
+/// Bytes of the largest XSAVE image: 11 KiB with AMX.
+const XSTATE_BYTES: usize = 16 << 10;
+
+/// Instructions of a seccomp filter: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf_common.h> (`BPF_MAXINSNS`)
+const FILTER_INSTRUCTIONS: usize = 4096;
+
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/ptrace.h>, which libc lacks.
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+
+/// `PTRACE_EVENT_STOP`, which libc lacks on some targets.
+const EVENT_STOP: i32 = 128;
+
+/// How a thread stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was interrupted, or stops with its group; nothing is to be delivered.
+    Event,
+    /// At the entry or the exit of a system call.
+    Call,
+    /// This signal is about to be delivered to it.
+    Signal(i32),
+    /// Something else: `execve`, which nobody asked to be told of.
+    Other(i32),
+    /// It has ended.
+    Ended,
+}
+
+/// One instruction of a seccomp filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Instruction {
+    /// What.
+    pub code: u16,
+    /// How far it jumps where the condition is true.
+    pub jt: u8,
+    /// And where it is false.
+    pub jf: u8,
+    /// Its operand.
+    pub k: u32,
+}
+
+fn request(request: libc::c_uint, tid: u32, address: usize, data: usize) -> Result<i64, Errno> {
+    // SAFETY: every caller in this file passes what this request takes, and memory that is its own for as long as the call
+    // takes. ptrace changes no memory of this process but that.
+    let done = unsafe { libc::ptrace(request, tid, address, data) };
+    if done == -1 { Err(last()) } else { Ok(done) }
+}
+
+fn last() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Begins to trace a thread, without stopping it. Stops at system calls are told from traps.
+pub fn seize(tid: u32) -> Result<(), Errno> {
+    // Not EXITKILL: the holder must outlive whoever traces it.
+    request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).map(drop)
+}
+
+/// Asks it to stop.
+pub fn interrupt(tid: u32) -> Result<(), Errno> {
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0).map(drop)
+}
+
+/// Lets it run on, with a signal (0 for none), until the next stop.
+pub fn resume(tid: u32, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_CONT, tid, 0, signal.unsigned_abs() as usize).map(drop)
+}
+
+/// Lets it run until its next entry into a system call, or exit from one.
+pub fn resume_to_call(tid: u32, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal.unsigned_abs() as usize).map(drop)
+}
+
+/// Ends tracing it, while it stands.
+pub fn detach(tid: u32, signal: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_DETACH, tid, 0, signal.unsigned_abs() as usize).map(drop)
+}
+
+/// Its general registers; `None` where they are of another architecture than this program's.
+pub fn registers(tid: u32) -> Result<Option<Registers>, Errno> {
+    let mut words = [0_u64; WORDS];
+    let mut place = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of_val(&words) };
+    request(libc::PTRACE_GETREGSET as libc::c_uint, tid, NT_PRSTATUS, (&raw mut place).addr())?;
+    Ok((place.iov_len == size_of_val(&words)).then_some(Registers::from_words(words)))
+}
+
+/// Sets them.
+pub fn set_registers(tid: u32, registers: &Registers) -> Result<(), Errno> {
+    let mut words = registers.words();
+    let mut place = libc::iovec { iov_base: words.as_mut_ptr().cast(), iov_len: size_of_val(&words) };
+    request(libc::PTRACE_SETREGSET as libc::c_uint, tid, NT_PRSTATUS, (&raw mut place).addr()).map(drop)
+}
+
+/// Its vector and floating-point registers, as XSAVE lays them out.
+pub fn vectors(tid: u32) -> Result<Vec<u8>, Errno> {
+    let mut image = vec![0_u8; XSTATE_BYTES];
+    let mut place = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+    request(libc::PTRACE_GETREGSET as libc::c_uint, tid, NT_X86_XSTATE, (&raw mut place).addr())?;
+    image.truncate(place.iov_len);
+    Ok(image)
+}
+
+/// Its signal mask, as it will be when it is back in user code.
+pub fn signal_mask(tid: u32) -> Result<u64, Errno> {
+    let mut mask = 0_u64;
+    request(libc::PTRACE_GETSIGMASK as libc::c_uint, tid, size_of::<u64>(), (&raw mut mask).addr())?;
+    Ok(mask)
+}
+
+/// A seccomp filter of a thread that stands: the first is the oldest. `None` behind the last.
+pub fn seccomp_filter(tid: u32, place: usize) -> Result<Option<Vec<Instruction>>, Errno> {
+    let mut filter = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; FILTER_INSTRUCTIONS];
+    match request(PTRACE_SECCOMP_GET_FILTER, tid, place, filter.as_mut_ptr().addr()) {
+        Ok(length) => {
+            filter.truncate(usize::try_from(length).unwrap_or(0));
+            let plain = |&libc::sock_filter { code, jt, jf, k }: &_| Instruction { code, jt, jf, k };
+            Ok(Some(filter.iter().map(plain).collect()))
+        }
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes this thread wait for stops with a deadline: the kernel announces each of them by SIGCHLD.
+pub fn expect_stops() {
+    // SAFETY: both calls only read and write the set that is given to them.
+    unsafe {
+        let mut set = MaybeUninit::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// The stop that a thread is in, or comes to before the deadline.
+///
+/// It is looked at and not consumed: where a consumed stop was for a signal and its tracer dies, the signal is lost.
+/// <https://elixir.bootlin.com/linux/v6.12/source/kernel/exit.c> (`wait_task_stopped`), `ptrace_stop` in kernel/signal.c
+pub fn stop(tid: u32, deadline: Instant) -> Result<Option<Stop>, Errno> {
+    loop {
+        if let Some(stop) = look(tid)? {
+            return Ok(Some(stop));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        await_signal(left);
+    }
+}
+
+fn look(tid: u32) -> Result<Option<Stop>, Errno> {
+    let options = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
+    let mut seen = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `seen` is a siginfo_t, which is all that waitid writes.
+    let done = unsafe { libc::waitid(libc::P_PID, tid, seen.as_mut_ptr(), options) };
+    if done == -1 {
+        return match last() {
+            // A thread whose group was taken over by another one's execve.
+            Errno::CHILD => Ok(Some(Stop::Ended)),
+            Errno::INTR => Ok(None),
+            error => Err(error),
+        };
+    }
+    // SAFETY: zeroed before, and waitid has filled it in where there was something to tell.
+    let (pid, code, status) = unsafe {
+        let seen = seen.assume_init();
+        (seen.si_pid(), seen.si_code, seen.si_status())
+    };
+    if pid == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match (code, status) {
+        (libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED, _) => Stop::Ended,
+        (_, status) if status >> 8 == EVENT_STOP => Stop::Event,
+        (_, status) if status == libc::SIGTRAP | 0x80 => Stop::Call,
+        (_, status) if status >> 8 == 0 => Stop::Signal(status),
+        (_, status) => Stop::Other(status),
+    }))
+}
+
+fn await_signal(left: Duration) {
+    let timeout = libc::timespec {
+        tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    // SAFETY: reads the set and the time, and is told to write nothing. That it found nothing in time is looked at by the caller.
+    unsafe {
+        let mut set = MaybeUninit::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &raw const timeout);
+    }
+}
+
+/// Whether nobody has waited yet for the process that this descriptor is of. As long as that is so its pid is nobody else's.
+pub fn is_unwaited(process: BorrowedFd<'_>) -> bool {
+    // SAFETY: signal 0 is not delivered, and no information is passed with it.
+    let done = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), 0, std::ptr::null::<u8>(), 0)
+    };
+    // That it may not be signalled says that it is there.
+    done == 0 || last() != Errno::SRCH
+}
+
+/// Reads a process's memory, from one place.
+pub fn read(pid: u32, address: u64, into: &mut [u8]) -> Result<(), Errno> {
+    let wanted = into.len();
+    let own = IoSliceMut::new(into);
+    let foreign = foreign(address, wanted);
+    let pid = pid.try_into().unwrap_or(libc::pid_t::MAX);
+    // SAFETY: IoSliceMut is an iovec (std says so) over memory that is borrowed mutably; the other process's is only read.
+    let done = unsafe { libc::process_vm_readv(pid, (&raw const own).cast(), 1, &raw const foreign, 1, 0) };
+    moved(done, wanted)
+}
+
+/// Writes a process's memory, at one place.
+pub fn write(pid: u32, address: u64, from: &[u8]) -> Result<(), Errno> {
+    let own = IoSlice::new(from);
+    let foreign = foreign(address, from.len());
+    let pid = pid.try_into().unwrap_or(libc::pid_t::MAX);
+    // SAFETY: IoSlice is an iovec (std says so) over borrowed memory that is only read. What is written is another process's, which
+    // no reference of this one can be to.
+    let done = unsafe { libc::process_vm_writev(pid, (&raw const own).cast(), 1, &raw const foreign, 1, 0) };
+    moved(done, from.len())
+}
+
+fn foreign(address: u64, length: usize) -> libc::iovec {
+    let address = usize::try_from(address).unwrap_or(usize::MAX);
+    libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: length }
+}
+
+/// A part is not enough.
+fn moved(done: isize, wanted: usize) -> Result<(), Errno> {
+    match usize::try_from(done) {
+        Ok(done) if done == wanted => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(_) => Err(last()),
+    }
+}

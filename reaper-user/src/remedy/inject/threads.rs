@@ -1,0 +1,267 @@
+//! The threads of a holder: where each of them rests, and which is the best to be stopped. A look, without touching them.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Seek as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+};
+
+use rustix::{
+    net::sockopt::{Timeout, socket_timeout},
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+
+use super::rest::{self, Rest, SocketTimeout};
+
+/// Threads that are looked at.
+const THREADS: usize = 1_024;
+
+/// Bytes of `status`: it lists up to 65,536 supplementary groups before what is looked for.
+const STATUS_BYTES: u64 = 1 << 20;
+
+/// A thread, and what the kernel tells of it at any later moment.
+#[derive(Debug)]
+pub struct Thread {
+    /// Its id.
+    pub tid: u32,
+    call: File,
+    stat: File,
+    status: File,
+}
+
+/// What seccomp does to a thread's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seccomp {
+    /// Nothing.
+    Off,
+    /// It may read, write and end; anything else kills it.
+    Strict,
+    /// It has filters.
+    Filters,
+}
+
+/// Where a thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On a processor, or waiting for one.
+    Running,
+    /// Blocked, or stopped.
+    Blocked {
+        /// In this call with these arguments; `None` where it is in none.
+        call: Option<(i64, [u64; 6])>,
+        /// With this stack pointer.
+        stack: u64,
+    },
+}
+
+/// The kernel's letter for a thread's state, and the processor that it ran on last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The letter.
+    pub state: u8,
+    /// The processor.
+    pub cpu: usize,
+}
+
+/// What a thread is good for: the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fitness {
+    /// It goes on as if nothing had been.
+    Exact,
+    /// The same, but for a filter that may not let it: see `restart_syscall`.
+    ExactUnlessFiltered,
+    /// It runs: it is caught at its next call.
+    Running,
+    /// Its wait may end early.
+    Timed,
+}
+
+impl Thread {
+    /// All of a process.
+    #[must_use]
+    pub fn all(process: &Path) -> Vec<Self> {
+        let Ok(entries) = fs::read_dir(process.join("task")) else { return Vec::new() };
+        let open = |path: &Path, name| {
+            File::options().read(true).custom_flags(libc::O_CLOEXEC).open(path.join(name)).ok()
+        };
+        let thread = |path: &Path| {
+            let tid = path.file_name()?.to_str()?.parse().ok()?;
+            let (call, stat, status) = (open(path, "syscall")?, open(path, "stat")?, open(path, "status")?);
+            Some(Self { tid, call, stat, status })
+        };
+        entries.take(THREADS).filter_map(|entry| thread(&entry.ok()?.path())).collect()
+    }
+
+    /// Where it is now; `None` where it has ended.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        parse_place(&read(&self.call)?)
+    }
+
+    /// Its state now.
+    #[must_use]
+    pub fn stat(&self) -> Option<Stat> {
+        let text = read(&self.stat)?;
+        let behind = text.get(text.iter().rposition(|byte| *byte == b')')? + 2..)?;
+        let mut fields = std::str::from_utf8(behind).ok()?.split(' ');
+        let state = *fields.next()?.as_bytes().first()?;
+        // The 39th of all: the state is the third.
+        let cpu = fields.nth(35)?.trim().parse().ok()?;
+        Some(Stat { state, cpu })
+    }
+
+    /// What seccomp does to its calls. `None` where that cannot be read.
+    #[must_use]
+    pub fn seccomp(&self) -> Option<Seccomp> {
+        let mut text = Vec::new();
+        (&self.status).rewind().ok()?;
+        (&self.status).take(STATUS_BYTES).read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        match text.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim() {
+            "0" => Some(Seccomp::Off),
+            "1" => Some(Seccomp::Strict),
+            "2" => Some(Seccomp::Filters),
+            _ => None,
+        }
+    }
+
+    /// What it is good for now. `None` where it cannot be stopped: it has ended, or waits in the kernel for what does not end for a
+    /// tracer.
+    #[must_use]
+    pub fn fitness(&self, holder: u32) -> Option<Fitness> {
+        if !matches!(self.stat()?.state, b'R' | b'S' | b'T') {
+            return None;
+        }
+        match self.place()? {
+            Place::Running | Place::Blocked { call: None, .. } => Some(Fitness::Running),
+            Place::Blocked { call: Some((call, arguments)), .. } => {
+                let timed = rest::expected(call, arguments) == Rest::Timed
+                    || rest::socket_timeout(call).is_some_and(|of| has_timeout(holder, arguments[0], of));
+                Some(if timed {
+                    Fitness::Timed
+                } else if rest::goes_on_by_another_call(call) && self.seccomp() != Some(Seccomp::Off) {
+                    Fitness::ExactUnlessFiltered
+                } else {
+                    Fitness::Exact
+                })
+            }
+        }
+    }
+}
+
+/// Whether a descriptor of the holder is a socket with a timeout of its own.
+fn has_timeout(holder: u32, descriptor: u64, of: SocketTimeout) -> bool {
+    let socket = || -> Option<OwnedFd> {
+        let process = Pid::from_raw(i32::try_from(holder).ok()?)?;
+        let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
+        pidfd_getfd(process, i32::try_from(descriptor).ok()?, PidfdGetfdFlags::empty()).ok()
+    };
+    let Some(socket) = socket() else { return false };
+    let timeout = match of {
+        SocketTimeout::Receive => Timeout::Recv,
+        SocketTimeout::Send => Timeout::Send,
+    };
+    // Anything but a socket has none.
+    socket_timeout(socket, timeout).is_ok_and(|timeout| timeout.is_some())
+}
+
+fn read(file: &File) -> Option<Vec<u8>> {
+    let mut text = vec![0; 1024];
+    let length = file.read_at(&mut text, 0).ok().filter(|length| *length > 0)?;
+    text.truncate(length);
+    Some(text)
+}
+
+/// `running`, or a call's number, its arguments, the stack pointer and the instruction pointer; -1 where it is in no call.
+/// <https://docs.kernel.org/filesystems/proc.html>
+fn parse_place(text: &[u8]) -> Option<Place> {
+    let text = std::str::from_utf8(text).ok()?.trim_end();
+    if text == "running" {
+        return Some(Place::Running);
+    }
+    let mut fields = text.split(' ');
+    let number: i64 = fields.next()?.parse().ok()?;
+    let mut hex = || u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok();
+    if number < 0 {
+        return Some(Place::Blocked { call: None, stack: hex()? });
+    }
+    let mut arguments = [0; 6];
+    for argument in &mut arguments {
+        *argument = hex()?;
+    }
+    Some(Place::Blocked { call: Some((number, arguments)), stack: hex()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read_as_proc_writes_them() {
+        let blocked = parse_place(b"7 0x1 0x2 0x3 0x0 0x0 0xffff 0x7ffd10 0x7f00\n");
+        let call = Some((7, [1, 2, 3, 0, 0, 0xffff]));
+        assert_eq!(blocked, Some(Place::Blocked { call, stack: 0x7f_fd10 }));
+        assert_eq!(
+            parse_place(b"-1 0x7ffd10 0x7f00\n"),
+            Some(Place::Blocked { call: None, stack: 0x7f_fd10 })
+        );
+        assert_eq!(parse_place(b"running\n"), Some(Place::Running));
+        for odd in [&b""[..], b"7 0x1", b"seven 0x1", b"7 1 2 3 4 5 6 7 8"] {
+            assert_eq!(parse_place(odd), None);
+        }
+    }
+
+    #[test]
+    fn a_sleeping_thread_goes_on_exactly_and_one_that_computes_is_running() {
+        use std::sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+            mpsc::channel,
+        };
+        let own = || rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let (send, receive) = channel();
+        let done = Arc::new(AtomicBool::new(false));
+        let (tell, stop) = (send.clone(), Arc::clone(&done));
+        let busy = std::thread::spawn(move || {
+            tell.send((own(), Fitness::Running)).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let sleeper = std::thread::spawn(move || {
+            send.send((own(), Fitness::Exact)).unwrap();
+            std::thread::park();
+        });
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        for (tid, expected) in receive.iter().take(2) {
+            let fitness = || {
+                let threads = Thread::all(Path::new("/proc/self"));
+                threads.iter().find(|thread| thread.tid == tid)?.fitness(std::process::id())
+            };
+            while fitness() != Some(expected) {
+                assert!(std::time::Instant::now() < deadline, "{expected:?}");
+                std::thread::yield_now();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        sleeper.thread().unpark();
+        (sleeper.join().unwrap(), busy.join().unwrap());
+    }
+
+    #[test]
+    fn a_sockets_own_timeout_is_seen() {
+        use std::os::fd::AsRawFd as _;
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let number = u64::try_from(socket.as_raw_fd()).unwrap();
+        let own = std::process::id();
+        assert!(!has_timeout(own, number, SocketTimeout::Receive));
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+        assert!(has_timeout(own, number, SocketTimeout::Receive));
+        assert!(!has_timeout(own, number, SocketTimeout::Send));
+        assert!(!has_timeout(own, 9_999, SocketTimeout::Receive));
+    }
+}

@@ -1,0 +1,355 @@
+//! The tracing process: a few MiB, freshly executed, with the two capabilities that it needs. It does one order and
+//! ends; ending is what frees the holder, whatever happened.
+
+use std::{
+    fs::File,
+    io::{self, BufRead as _, Read as _, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    process::{
+        DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open,
+        set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    },
+    thread::{
+        CapabilitySet, CapabilitySets, CpuSet, sched_setaffinity, set_capabilities, set_current_timer_slack,
+    },
+};
+
+use super::{
+    attempt::{self, Attempt, Outcome},
+    maps::{Mapping, mappings},
+    order::{Answer, Child, Fate, Order, Process, Task},
+    place::{MainStack, NoPlace, Place as FramePlace},
+    ptrace,
+    threads::{Fitness, Place, Thread},
+};
+use crate::proc::Proc;
+
+/// The argument by which `reaper` is started as the tracing process.
+pub const ARGUMENT: &str = "--inject-one-order";
+
+/// Bytes of an order.
+const ORDER_BYTES: u64 = 1 << 20;
+
+/// After a frame was found in use, which a dead tracer has left: it is done with by then, or the thread is not running.
+const UNWINDS: Duration = Duration::from_millis(100);
+
+/// Zombies of one stop at first, and at most.
+const FIRST: usize = 32;
+const MOST: usize = 512;
+
+/// Zombies that are reaped call by call.
+const BY_STEPS: usize = 3;
+
+/// Reads an order, carries it out, answers.
+#[must_use]
+pub fn main() -> ExitCode {
+    let mut line = String::new();
+    if io::stdin().lock().take(ORDER_BYTES).read_line(&mut line).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let answer = match serde_json::from_str::<Order>(&line) {
+        Ok(order) => carry_out(&order),
+        Err(error) => Answer::refused("order", format!("the order is none: {error}")),
+    };
+    let text = serde_json::to_string(&answer).unwrap_or_default();
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn carry_out(order: &Order) -> Answer {
+    let proc = Proc::at("/proc");
+    let Process { pid, start_ticks } = order.holder;
+    let seen = proc.see(pid).ok().filter(|seen| seen.start_ticks == start_ticks && seen.tgid == pid);
+    if seen.is_none() {
+        return Answer::refused("identity-changed", "it is not the holder that was looked at");
+    }
+    // What needs other privileges than tracing is opened before they are given up.
+    let scene = match Scene::open(order, proc.of(pid)) {
+        Ok(scene) => scene,
+        Err(answer) => return answer,
+    };
+    if let Err(error) = confine() {
+        return Answer::refused("not-permitted", format!("giving up what is not needed: {error}"));
+    }
+    ptrace::expect_stops();
+    Work { order, scene, answer: Answer::default() }.run()
+}
+
+/// Keeps two capabilities, leaves no core, ends when whoever started it does.
+fn confine() -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) })?;
+    // A microsecond's sleep is to be one.
+    set_current_timer_slack(std::num::NonZeroU64::new(1))?;
+    let kept = CapabilitySet::SYS_PTRACE | CapabilitySet::SYS_ADMIN;
+    let sets = rustix::thread::capabilities(None)?;
+    let kept = kept.intersection(sets.permitted);
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)?;
+    Ok(())
+}
+
+/// What of the holder is looked at again and again.
+struct Scene {
+    directory: PathBuf,
+    threads: Vec<Thread>,
+    place: FramePlace,
+}
+
+impl Scene {
+    fn open(order: &Order, directory: PathBuf) -> Result<Self, Answer> {
+        let threads = Thread::all(&directory);
+        let pages = File::open(directory.join("pagemap"));
+        let unreadable = |error: io::Error| {
+            Answer::refused("not-permitted", format!("{}: {error}", directory.join("pagemap").display()))
+        };
+        let stack =
+            stack(&directory, &threads).ok_or_else(|| Answer::refused("no-room", "it has no main stack"))?;
+        let start = order.holder.start_ticks;
+        let place = FramePlace::new(order.holder.pid, start, stack, pages.map_err(unreadable)?)
+            .map_err(|reason| no_place(&reason))?;
+        Ok(Self { directory, threads, place })
+    }
+}
+
+/// The main thread's stack. A main thread that has ended shows no mappings; its stack is there as long as another thread is.
+fn stack(directory: &Path, threads: &[Thread]) -> Option<Mapping> {
+    let of = |directory: &Path| mappings(directory).into_iter().find(Mapping::is_stack);
+    of(directory).or_else(|| {
+        threads.iter().find_map(|thread| of(&directory.join("task").join(thread.tid.to_string())))
+    })
+}
+
+pub(super) fn no_place(reason: &NoPlace) -> Answer {
+    match reason {
+        NoPlace::NoRoom(why) => Answer::refused("no-room", *why),
+        NoPlace::Unwinding => {
+            Answer::refused("unwinding", "it is still busy with what an earlier tracer left when it died")
+        }
+    }
+}
+
+struct Work<'a> {
+    order: &'a Order,
+    scene: Scene,
+    answer: Answer,
+}
+
+impl Work<'_> {
+    fn run(mut self) -> Answer {
+        if let Err(answer) = self.let_unwind() {
+            return answer;
+        }
+        match &self.order.task {
+            Task::Reap(children) => self.reap(children),
+            Task::Autoreap(wanted) => {
+                let step = attempt::Step::Autoreap(*wanted);
+                match self.find_a_moment(&step) {
+                    Ok(fates) => self.answer.results = fates,
+                    Err(refusal) => self.answer.refusal = Some(refusal),
+                }
+            }
+        }
+        self.answer
+    }
+
+    /// Waits until nobody uses what an earlier tracer left when it died.
+    fn let_unwind(&self) -> Result<(), Answer> {
+        for again in [true, false] {
+            let is_in_it = self.scene.threads.iter().any(|thread| match thread.place() {
+                Some(Place::Blocked { stack, .. }) => self.scene.place.is_near(stack),
+                Some(Place::Running) | None => false,
+            });
+            let in_use = self.scene.place.left().is_some_and(|(_, in_use)| in_use);
+            if !is_in_it && (!in_use || !again) {
+                return Ok(());
+            }
+            if again {
+                thread::sleep(UNWINDS);
+            }
+        }
+        Err(no_place(&NoPlace::Unwinding))
+    }
+
+    fn reap(&mut self, children: &[Child]) {
+        self.answer.results = vec![Fate::Untouched; children.len()];
+        let mut slice = FIRST;
+        let mut from = 0;
+        while from < children.len() {
+            let to = children.len().min(from + slice);
+            let held: Vec<_> = (from..to)
+                .filter_map(|place| match children.get(place).map(|child| self.hold(child)) {
+                    Some(Some(held)) => Some((place, held)),
+                    _ => {
+                        self.set(place, Fate::Gone);
+                        None
+                    }
+                })
+                .collect();
+            if held.is_empty() {
+                from = to;
+                continue;
+            }
+            let numbers = held.iter().filter_map(|(place, _)| children.get(*place)).map(|child| child.ns_pid);
+            let step = attempt::Step::Reap {
+                numbers: numbers.collect(),
+                held: held.iter().map(|(_, held)| held).collect(),
+                stepwise: self.order.is_stepwise(held.len()),
+            };
+            let fates = match self.find_a_moment(&step) {
+                Ok(fates) => fates,
+                // They are looked at again, and that one is left out.
+                Err((word, _)) if word == attempt::NO_ZOMBIE => continue,
+                Err(refusal) => {
+                    self.answer.refusal = Some(refusal);
+                    return;
+                }
+            };
+            let mut left = to;
+            for ((place, _), fate) in held.iter().zip(fates) {
+                match fate {
+                    // It was left before it came to that: with the next stop.
+                    Fate::Untouched => left = left.min(*place),
+                    fate => self.set(*place, fate),
+                }
+            }
+            slice = self.next_slice(slice, held.len());
+            from = left;
+        }
+    }
+
+    fn set(&mut self, place: usize, fate: Fate) {
+        if let Some(known) = self.answer.results.get_mut(place) {
+            *known = fate;
+        }
+    }
+
+    /// As many as take half of what a pause may take.
+    fn next_slice(&self, slice: usize, done: usize) -> usize {
+        let Some(pause) = self.answer.pauses.last() else { return slice };
+        let wanted = (self.order.max_pause / 2).as_nanos();
+        let fits = wanted * done as u128 / pause.as_nanos().max(1);
+        let fits = usize::try_from(fits).unwrap_or(MOST);
+        // Growing slowly: one quick slice says little of the next.
+        fits.clamp(1, (slice * 2).min(MOST))
+    }
+
+    /// A descriptor of a zombie that was verified after it was opened: as long as it can be signalled, its number is nobody
+    /// else's.
+    fn hold(&self, child: &Child) -> Option<OwnedFd> {
+        let pid = Pid::from_raw(i32::try_from(child.process.pid).ok()?)?;
+        let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let stat = std::fs::read(format!("/proc/{}/stat", child.process.pid)).ok()?;
+        let behind = stat.get(stat.iter().rposition(|byte| *byte == b')')? + 2..)?;
+        let fields: Vec<_> = std::str::from_utf8(behind).ok()?.split(' ').collect();
+        let is_zombie = fields.first() == Some(&"Z")
+            && fields.get(1)?.parse() == Ok(self.order.holder.pid)
+            && fields.get(19)?.parse() == Ok(child.process.start_ticks);
+        is_zombie.then_some(held)
+    }
+
+    /// Looks for a thread and a moment, for as long as the order has patience.
+    fn find_a_moment(&mut self, step: &attempt::Step<'_>) -> Result<Vec<Fate>, (String, String)> {
+        let deadline = Instant::now() + self.order.patience;
+        let mut pause = Duration::from_micros(500);
+        let mut refusal: Option<(String, String)> = None;
+        loop {
+            let main = self.main_stack();
+            for (fitness, place) in self.ranked() {
+                let Some(thread) = self.scene.threads.get(place) else { continue };
+                if fitness == Fitness::Timed && !self.order.allow_interrupted_wait {
+                    refusal.get_or_insert_with(|| {
+                        let why = "its threads are in timed waits, which would end early \
+                                   (allow_interrupted_wait is not set)";
+                        ("timed-wait".to_owned(), why.to_owned())
+                    });
+                    continue;
+                }
+                let is_main = thread.tid == self.order.holder.pid;
+                // Whoever runs may be anywhere on its stack.
+                if !is_main && main.is_none() {
+                    continue;
+                }
+                run_beside(thread);
+                let attempt = Attempt {
+                    order: self.order,
+                    thread,
+                    place: &self.scene.place,
+                    directory: &self.scene.directory,
+                    main: main.filter(|_| !is_main),
+                    main_thread: self.scene.threads.iter().find(|thread| thread.tid == self.order.holder.pid),
+                };
+                match attempt.run(step, &mut self.answer) {
+                    Outcome::Done(fates) => return Ok(fates),
+                    Outcome::Elsewhere(word, message) => refusal = Some((word.to_owned(), message)),
+                    Outcome::Refused(word, message) => return Err((word.to_owned(), message)),
+                }
+            }
+            if Instant::now() > deadline {
+                let uninterruptible = || {
+                    let why = "none of its threads can be stopped: they wait in the kernel";
+                    ("uninterruptible".to_owned(), why.to_owned())
+                };
+                return Err(refusal.unwrap_or_else(uninterruptible));
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    /// The threads that can be used, the best first; of equal ones the main thread.
+    fn ranked(&self) -> Vec<(Fitness, usize)> {
+        let holder = self.order.holder.pid;
+        let mut ranked: Vec<_> = self
+            .scene
+            .threads
+            .iter()
+            .enumerate()
+            .filter_map(|(place, thread)| Some((thread.fitness(holder)?, thread.tid != holder, place)))
+            .collect();
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(fitness, _, place)| (fitness, place)).take(TRIED).collect()
+    }
+
+    /// Where the main thread's stack pointer is, where it is blocked or has ended.
+    fn main_stack(&self) -> Option<MainStack> {
+        let main = self.scene.threads.iter().find(|thread| thread.tid == self.order.holder.pid);
+        attempt::main_stack(main)
+    }
+}
+
+/// Threads that are tried in one round.
+const TRIED: usize = 16;
+
+impl Order {
+    fn is_stepwise(&self, zombies: usize) -> bool {
+        use super::order::Method;
+        match self.method {
+            Method::Step => true,
+            Method::Chain => false,
+            Method::Auto => zombies <= BY_STEPS,
+        }
+    }
+}
+
+/// On the processor on which the thread ran last: waking each other across processors costs more than the calls.
+fn run_beside(thread: &Thread) {
+    if let Some(stat) = thread.stat() {
+        let mut cpus = CpuSet::new();
+        if stat.cpu < CpuSet::MAX_CPU {
+            cpus.set(stat.cpu);
+            // Only a matter of speed.
+            let _elsewhere = sched_setaffinity(None, &cpus);
+        }
+    }
+}
