@@ -10,6 +10,7 @@ mod instrument;
 mod lives;
 mod numbers;
 mod programs;
+mod reap;
 mod soak;
 mod spawn;
 mod standing;
@@ -58,6 +59,8 @@ enum Part {
     Idle,
     /// CPU and memory with standing zombies, beside other tools
     Standing,
+    /// How long a holder stands still that is made to wait for its zombies
+    Reap,
     /// Memory, descriptors and list after half an hour of lives and leaks
     Soak,
 }
@@ -121,6 +124,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     if wanted(Part::Standing) {
         standing::run(&bench)?;
     }
+    if wanted(Part::Reap) {
+        reap::run(&bench)?;
+    }
     // Half an hour: only where it is asked for.
     if args.parts.contains(&Part::Soak) {
         soak::run(&bench)?;
@@ -146,7 +152,10 @@ fn build(workspace: &Workspace) -> anyhow::Result<()> {
     build_ebpf::build_unrecorded(workspace, PROGRAMS)?;
     let mut build = workspace.cargo();
     build.args(["build", "--release", "--package", "reaper-user", "--bin", "reaper"]);
-    command::run(build.args(["--example", "probes", "--example", "churn"]))
+    for example in ["probes", "churn", "holder", "injector"] {
+        build.args(["--example", example]);
+    }
+    command::run(&mut build)
 }
 
 /// What a figure depends on.

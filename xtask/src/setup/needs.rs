@@ -145,6 +145,7 @@ pub(crate) const NEEDS: &[Need] = &[
         groups: &[Live],
         kind: Kind::File { path: "/usr/include/stdlib.h", package: "libc6-dev" },
     },
+    on_path("gdb", "gdb", "is measured beside reaper's own way into a process", &[Bench]),
     on_path("strace", "strace", "shows what the daemon opens", &[Live]),
     on_path(
         "bpftool",

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::{
     arch, chain,
     layout::{self, Layout},
-    maps::{Mapping, mappings},
+    maps::Maps,
     order::{Answer, Fate, Order},
     place::{MainStack, Place as FramePlace},
     ptrace,
@@ -82,6 +82,10 @@ impl Attempt<'_> {
             }
             None => return Outcome::Elsewhere("gone", format!("thread {tid} has ended")),
         };
+        // A main thread that has ended shows none.
+        let Some(mut maps) = Maps::open(&self.directory.join("task").join(tid.to_string())) else {
+            return Outcome::Elsewhere("gone", format!("thread {tid} has ended"));
+        };
         if let Err(error) = ptrace::seize(tid) {
             return self.not_seized(error);
         }
@@ -113,8 +117,8 @@ impl Attempt<'_> {
             Ok(puppet) => puppet,
             Err(error) => return unreadable_filters(error),
         };
-        let outcome = self.work(step, &mut puppet, &registers);
-        answer.pauses.push(began.elapsed());
+        let outcome = self.work(step, &mut puppet, &registers, &mut maps);
+        answer.pauses.push(puppet.left.map_or_else(|| began.elapsed(), |left| left - began));
         answer.late += u32::from(puppet.late);
         answer.interrupted += u32::from(puppet.rest == Rest::Timed);
         answer.fell_through += u32::from(matches!(outcome, Outcome::Elsewhere("fell-through", _)));
@@ -122,8 +126,14 @@ impl Attempt<'_> {
     }
 
     /// With the thread standing: what must hold is verified, the frame laid, the calls made, the thread let go.
-    fn work(&self, step: &Step<'_>, puppet: &mut Puppet, registers: &arch::Registers) -> Outcome {
-        match self.prepare(step, puppet, registers) {
+    fn work(
+        &self,
+        step: &Step<'_>,
+        puppet: &mut Puppet,
+        registers: &arch::Registers,
+        maps: &mut Maps,
+    ) -> Outcome {
+        match self.prepare(step, puppet, registers, maps) {
             Ok((layout, chained)) => self.act(step, puppet, &layout, chained),
             Err(outcome) => {
                 puppet.leave(0);
@@ -137,6 +147,7 @@ impl Attempt<'_> {
         step: &Step<'_>,
         puppet: &Puppet,
         registers: &arch::Registers,
+        maps: &mut Maps,
     ) -> Result<(Layout, bool), Outcome> {
         let order = self.order;
         if puppet.rest == Rest::Timed && !order.allow_interrupted_wait {
@@ -149,7 +160,7 @@ impl Attempt<'_> {
         let chained = matches!(step, Step::Reap { stepwise: false, .. })
             && code.pop_first.is_some()
             && code.pop_number.is_some();
-        self.verify_code(puppet, registers)?;
+        self.verify_code(maps, registers)?;
         self.ask_filters(puppet, chained)?;
         let context = puppet.context().map_err(|error| kernel("its registers", error))?;
         let context = context.ok_or_else(|| {
@@ -306,7 +317,7 @@ impl Attempt<'_> {
 
     /// The instructions are where they were found, in memory that is executable; and the thread has entered the kernel as 64-bit
     /// programs do.
-    fn verify_code(&self, puppet: &Puppet, registers: &arch::Registers) -> Result<(), Outcome> {
+    fn verify_code(&self, maps: &mut Maps, registers: &arch::Registers) -> Result<(), Outcome> {
         let code = &self.order.code;
         let pid = self.order.holder.pid;
         let is_there = |address: u64, bytes: &[u8]| {
@@ -322,28 +333,18 @@ impl Attempt<'_> {
         if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
             return Err(no_instruction());
         }
-        let maps = self.maps(puppet.tid);
         let stack = self.place.stack();
-        let same_stack = |mapping: &Mapping| {
-            mapping.is_stack() && mapping.is_private_memory() && mapping.start == stack.start
-        };
-        if !maps.iter().any(same_stack) {
+        let of_stack = maps.at(stack.start);
+        if !of_stack.is_some_and(|mapping| mapping.start == stack.start && mapping.is_private_memory()) {
             return Err(Outcome::Elsewhere("no-room", "its main stack has changed".to_owned()));
         }
         for (address, alternatives) in code.wanted() {
-            let executable = maps
-                .iter()
-                .any(|mapping| mapping.is_executable() && (mapping.start..mapping.end).contains(&address));
+            let executable = maps.at(address).is_some_and(|mapping| mapping.is_executable());
             if !executable || !alternatives.iter().any(|bytes| is_there(address, bytes)) {
                 return Err(no_instruction());
             }
         }
         Ok(())
-    }
-
-    fn maps(&self, tid: u32) -> Vec<Mapping> {
-        // A main thread that has ended shows none.
-        mappings(&self.directory.join("task").join(tid.to_string()))
     }
 
     /// Every call that would run is allowed by the thread's filters.

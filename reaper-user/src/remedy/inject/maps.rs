@@ -5,8 +5,12 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Read as _},
     os::unix::ffi::OsStringExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+use rustix::io::Errno;
+
+use super::ptrace;
 
 /// Bytes of `maps` that are read: a process may have 65,530 mappings by default, and more where it was allowed.
 const MOST_BYTES: u64 = 64 << 20;
@@ -68,6 +72,13 @@ impl Mapping {
         name.starts_with(b"libc.") || name.starts_with(b"libc-") || name.starts_with(b"ld-musl")
     }
 
+    fn plain(start: u64, end: u64, rights: u64) -> Self {
+        let letter = |bit: u64, letter: u8| if rights & bit != 0 { letter } else { b'-' };
+        let sharing = if rights & 8 != 0 { b's' } else { b'p' };
+        let rights = [letter(1, b'r'), letter(2, b'w'), letter(4, b'x'), sharing];
+        Self { start, end, rights, offset: 0, device: 0, inode: 0, path: OsString::new() }
+    }
+
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.splitn(6, |byte| *byte == b' ');
         let mut field = || std::str::from_utf8(fields.next()?).ok();
@@ -85,6 +96,43 @@ impl Mapping {
             inode: inode.parse().ok()?,
             path: OsString::from_vec(path),
         })
+    }
+}
+
+/// What an address is in, asked again and again.
+#[derive(Debug)]
+pub struct Maps {
+    directory: PathBuf,
+    file: File,
+    /// The latest answers; the whole text where the kernel cannot be asked for one address.
+    known: Vec<Mapping>,
+    whole: bool,
+}
+
+impl Maps {
+    /// Of a process or thread, by its directory in /proc.
+    #[must_use]
+    pub fn open(directory: &Path) -> Option<Self> {
+        let file = File::open(directory.join("maps")).ok()?;
+        Some(Self { directory: directory.to_owned(), file, known: Vec::new(), whole: false })
+    }
+
+    /// The mapping that an address is in, as it was when the first address in it was asked for. Of its name and file nothing is
+    /// known.
+    pub fn at(&mut self, address: u64) -> Option<&Mapping> {
+        let holds = |mapping: &Mapping| (mapping.start..mapping.end).contains(&address);
+        if !self.whole && !self.known.iter().any(holds) {
+            match ptrace::mapping_at(&self.file, address) {
+                Ok((start, end, rights)) => self.known.push(Mapping::plain(start, end, rights)),
+                Err(Errno::NOENT) => return None,
+                // Linux before 6.11.
+                Err(_) => {
+                    self.known = mappings(&self.directory);
+                    self.whole = true;
+                }
+            }
+        }
+        self.known.iter().find(|mapping| holds(mapping))
     }
 }
 
@@ -129,6 +177,17 @@ mod tests {
         for line in [&b""[..], b"x", b"1000-2000 rw-p", b"1000 rw-p 0 0:0 0", b"1000-2000 rw-px 0 0:0 0 x"] {
             assert_eq!(Mapping::parse(line), None);
         }
+    }
+
+    #[test]
+    fn one_address_is_told_as_the_whole_text_tells_it() {
+        let own = Path::new("/proc/self");
+        let mut maps = Maps::open(own).unwrap();
+        for mapping in mappings(own).iter().filter(|mapping| mapping.is_code() || mapping.is_stack()) {
+            let told = maps.at(mapping.start).unwrap();
+            assert_eq!((told.start, told.rights), (mapping.start, mapping.rights), "{mapping:?}");
+        }
+        assert_eq!(maps.at(16), None);
     }
 
     #[test]

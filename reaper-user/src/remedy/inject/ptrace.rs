@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "there is no safe interface to ptrace that can do without consuming stops")]
 
 use std::{
+    fs::File,
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsRawFd as _, BorrowedFd},
@@ -136,6 +137,22 @@ pub fn seccomp_filter(tid: u32, place: usize) -> Result<Option<Vec<Instruction>>
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Start, end and rights (`VM_READ`, `VM_WRITE`, `VM_EXEC`, `VM_SHARED`) of the mapping that an address is in, by an open `maps`
+/// file. `NOTTY` before Linux 6.11.
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/fs.h> (`PROCMAP_QUERY`)
+pub fn mapping_at(maps: &File, address: u64) -> Result<(u64, u64, u64), Errno> {
+    const PROCMAP_QUERY: libc::Ioctl = 0xc068_6611_u32 as libc::Ioctl;
+    // Size, flags of the query, address; start, end and rights of what is found; nothing else is asked for.
+    let mut query = [104_u64, 0, address, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the kernel reads and writes as many bytes as the query says it has.
+    let done = unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, query.as_mut_ptr()) };
+    if done == -1 {
+        return Err(last());
+    }
+    let [_, _, _, start, end, rights, ..] = query;
+    Ok((start, end, rights))
 }
 
 /// Makes this thread wait for stops with a deadline: the kernel announces each of them by SIGCHLD.

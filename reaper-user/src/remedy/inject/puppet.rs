@@ -31,6 +31,8 @@ pub struct Puppet {
     at_entry: bool,
     /// What kind of rest it was stopped in.
     pub rest: Rest,
+    /// When it was let go.
+    pub left: Option<Instant>,
     /// Its call is begun anew, because it may not be gone on with.
     pub late: bool,
     filters: Filters,
@@ -104,6 +106,7 @@ impl Puppet {
             saved: registers,
             at_entry,
             rest: Rest::Exact,
+            left: None,
             late: false,
             filters: Filters::default(),
         };
@@ -211,10 +214,11 @@ impl Puppet {
     /// Lets it go as it was found, with a signal that is due to it (0 for none). Only ending the trace makes the kernel go on
     /// with an interrupted call: letting it run would hand the program the kernel's own marks for that.
     /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/ptrace.c> (`__ptrace_unlink`)
-    pub fn leave(&self, signal: i32) {
+    pub fn leave(&mut self, signal: i32) {
         // Where one of them fails the thread is gone, and there is nobody to be told.
         if ptrace::set_registers(self.tid, &self.saved).is_ok() {
             let _gone = ptrace::detach(self.tid, signal);
         }
+        self.left = Some(Instant::now());
     }
 }

@@ -249,7 +249,8 @@ mod tests {
         }
         done.store(true, Ordering::Relaxed);
         sleeper.thread().unpark();
-        (sleeper.join().unwrap(), busy.join().unwrap());
+        sleeper.join().unwrap();
+        busy.join().unwrap();
     }
 
     #[test]
