@@ -167,7 +167,7 @@ impl Attempt<'_> {
             Outcome::Refused("no-vectors", "its vector registers cannot be read as a whole".to_owned())
         })?;
         let main = match self.main {
-            None => MainStack::At(puppet.stack()),
+            None => MainStack::Stands(puppet.stack()),
             // It may have moved since.
             Some(_) => main_stack(self.main_thread)
                 .ok_or_else(|| Outcome::Elsewhere("running", "its main thread began to run".to_owned()))?,
@@ -207,30 +207,32 @@ impl Attempt<'_> {
             Step::Reap { numbers, .. } => self.step(puppet, layout, numbers),
             Step::Autoreap(wanted) => self.autoreap(puppet, layout, *wanted),
         };
-        let outcome = match done {
+        // Nobody is in the frame any more once its own registers are back.
+        let in_use = layout.in_use();
+        let done_with = || {
+            let _gone = ptrace::write(pid, in_use, &0_u64.to_le_bytes());
+        };
+        match done {
             Ok(fates) => {
-                puppet.leave(0);
+                puppet.leave_after(0, done_with);
                 Outcome::Done(fates)
             }
             Err((Broken::Signal(signal), fates)) => {
-                puppet.leave(signal);
+                puppet.leave_after(signal, done_with);
                 Outcome::Done(fates)
             }
             Err((Broken::Stuck, _)) => {
-                puppet.leave(0);
+                puppet.leave_after(0, done_with);
                 Outcome::Refused("no-run", "it stands and does not run: its cgroup may be frozen".to_owned())
             }
             Err((Broken::Left, fates)) if chained => {
                 if fates.iter().any(|fate| *fate != Fate::Untouched) {
                     return Outcome::Done(fates);
                 }
-                return Outcome::Elsewhere("fell-through", "it was left before it was done".to_owned());
+                Outcome::Elsewhere("fell-through", "it was left before it was done".to_owned())
             }
-            Err((broken, _)) => return broken_before(puppet.tid, broken),
-        };
-        // Nobody is in the frame any more, and nobody needs to wait for that.
-        let _gone = ptrace::write(pid, layout.in_use(), &0_u64.to_le_bytes());
-        outcome
+            Err((broken, _)) => broken_before(puppet.tid, broken),
+        }
     }
 
     fn step(
@@ -402,7 +404,7 @@ fn fate(result: i64, number: u32) -> Fate {
 pub fn main_stack(main: Option<&Thread>) -> Option<MainStack> {
     let Some(main) = main else { return Some(MainStack::Ended) };
     match main.place() {
-        Some(Place::Blocked { stack, .. }) => Some(MainStack::At(stack)),
+        Some(Place::Blocked { stack, .. }) => Some(MainStack::Blocked(stack)),
         Some(Place::Running) => None,
         None => Some(MainStack::Ended),
     }

@@ -15,14 +15,19 @@ const LEAST: u64 = 128 << 10;
 /// Room below for a signal handler that runs on the frame after a tracer's death.
 const BELOW: u64 = 32 << 10;
 
-/// Between the frame and the main thread's stack pointer.
+/// Between the frame and the main thread's stack pointer, where that thread stands.
 const ABOVE: u64 = 8 << 10;
+
+/// The same where it is only blocked: it may wake up meanwhile and go deeper than it has been.
+const ABOVE_BLOCKED: u64 = 32 << 10;
 
 /// What is known of the main thread's stack pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MainStack {
-    /// The thread stands, or is blocked, with it.
-    At(u64),
+    /// The thread stands with it.
+    Stands(u64),
+    /// The thread is blocked with it.
+    Blocked(u64),
     /// It has ended.
     Ended,
 }
@@ -78,19 +83,20 @@ impl Place {
     pub fn check(&self, bytes: u64, main: MainStack) -> Result<u64, NoPlace> {
         let end = self.at() + bytes;
         let is_on_it = |stack: u64| stack >= self.stack.start && stack <= self.stack.end;
-        match main {
-            MainStack::At(stack) if is_on_it(stack) => {
-                // Below the stack pointer is nothing that a program keeps.
-                if stack >= end + ABOVE {
-                    return Ok(bytes);
-                }
-                return Err(if self.is_near(stack) && self.left().is_some() {
-                    NoPlace::Unwinding
-                } else {
-                    NoPlace::NoRoom("its main stack is in use almost to its end")
-                });
-            }
-            MainStack::At(_) | MainStack::Ended => {}
+        let pointer = match main {
+            MainStack::Stands(stack) => Some((stack, ABOVE)),
+            MainStack::Blocked(stack) => Some((stack, ABOVE_BLOCKED)),
+            MainStack::Ended => None,
+        };
+        if let Some((stack, above)) = pointer.filter(|(stack, _)| is_on_it(*stack)) {
+            // Below the stack pointer is nothing that a program keeps.
+            return if stack >= end + above {
+                Ok(bytes)
+            } else if self.is_near(stack) && self.left().is_some() {
+                Err(NoPlace::Unwinding)
+            } else {
+                Err(NoPlace::NoRoom("its main stack is in use almost to its end"))
+            };
         }
         // It is on a stack of its own making, or gone: only pages that nobody has used are free.
         let mut ours = 0;
@@ -161,15 +167,18 @@ mod tests {
     fn a_main_thread_well_above_leaves_room_whatever_was_there() {
         let place = place(&[0, 1]);
         assert_eq!(place.at(), 0x10_8000);
-        assert_eq!(place.check(2 * PAGE, MainStack::At(0x10_8000 + 2 * PAGE + (8 << 10))), Ok(2 * PAGE));
-        let no_room = |at| matches!(place.check(2 * PAGE, MainStack::At(at)), Err(NoPlace::NoRoom(_)));
-        assert!(no_room(0x10_8000 + 2 * PAGE + (8 << 10) - 8));
-        assert!(no_room(0x10_8100) && no_room(0x10_0010));
+        let end = 0x10_8000 + 2 * PAGE;
+        let no_room = |main| matches!(place.check(2 * PAGE, main), Err(NoPlace::NoRoom(_)));
+        assert_eq!(place.check(2 * PAGE, MainStack::Stands(end + (8 << 10))), Ok(2 * PAGE));
+        assert!(no_room(MainStack::Stands(end + (8 << 10) - 8)));
+        assert!(no_room(MainStack::Stands(0x10_8100)) && no_room(MainStack::Stands(0x10_0010)));
+        assert_eq!(place.check(2 * PAGE, MainStack::Blocked(end + (32 << 10))), Ok(2 * PAGE));
+        assert!(no_room(MainStack::Blocked(end + (32 << 10) - 8)), "it may wake up and go deeper");
     }
 
     #[test]
     fn a_main_thread_elsewhere_leaves_only_pages_that_were_never_used() {
-        for main in [MainStack::At(0x7f00_0000), MainStack::Ended] {
+        for main in [MainStack::Stands(0x7f00_0000), MainStack::Blocked(0x7f00_0000), MainStack::Ended] {
             assert_eq!(place(&[]).check(2 * PAGE, main), Ok(2 * PAGE));
             assert_eq!(place(&[2, 3]).check(2 * PAGE, main), Ok(2 * PAGE), "above is none of our business");
             for used in [0, 1] {

@@ -215,8 +215,14 @@ impl Puppet {
     /// with an interrupted call: letting it run would hand the program the kernel's own marks for that.
     /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/ptrace.c> (`__ptrace_unlink`)
     pub fn leave(&mut self, signal: i32) {
+        self.leave_after(signal, || ());
+    }
+
+    /// The same, with something to be done when its own registers are back and it still stands.
+    pub fn leave_after(&mut self, signal: i32, last: impl FnOnce()) {
         // Where one of them fails the thread is gone, and there is nobody to be told.
         if ptrace::set_registers(self.tid, &self.saved).is_ok() {
+            last();
             let _gone = ptrace::detach(self.tid, signal);
         }
         self.left = Some(Instant::now());

@@ -40,8 +40,8 @@ const ORDER_BYTES: u64 = 1 << 20;
 /// After a frame was found in use, which a dead tracer has left: it is done with by then, or the thread is not running.
 const UNWINDS: Duration = Duration::from_millis(100);
 
-/// Zombies of one stop at first, and at most.
-const FIRST: usize = 32;
+/// What a zombie takes in a stop, about, before that was measured; and zombies of one stop at most.
+const EACH: Duration = Duration::from_micros(10);
 const MOST: usize = 512;
 
 /// Zombies that are reaped call by call.
@@ -183,7 +183,7 @@ impl Work<'_> {
 
     fn reap(&mut self, children: &[Child]) {
         self.answer.results = vec![Fate::Untouched; children.len()];
-        let mut slice = FIRST;
+        let mut slice = self.fitting(EACH);
         let mut from = 0;
         while from < children.len() {
             let to = children.len().min(from + slice);
@@ -234,14 +234,17 @@ impl Work<'_> {
         }
     }
 
-    /// As many as take half of what a pause may take.
+    /// As many as take half of what a pause may take: one in a hundred takes twice as long.
     fn next_slice(&self, slice: usize, done: usize) -> usize {
         let Some(pause) = self.answer.pauses.last() else { return slice };
-        let wanted = (self.order.max_pause / 2).as_nanos();
-        let fits = wanted * done as u128 / pause.as_nanos().max(1);
-        let fits = usize::try_from(fits).unwrap_or(MOST);
+        let each = *pause / u32::try_from(done).unwrap_or(u32::MAX).max(1);
         // Growing slowly: one quick slice says little of the next.
-        fits.clamp(1, (slice * 2).min(MOST))
+        self.fitting(each).min(slice * 2)
+    }
+
+    fn fitting(&self, each: Duration) -> usize {
+        let fits = (self.order.max_pause / 2).as_nanos() / each.as_nanos().max(1);
+        usize::try_from(fits).unwrap_or(MOST).clamp(1, MOST)
     }
 
     /// A descriptor of a zombie that was verified after it was opened: as long as it can be signalled, its number is nobody
