@@ -13,6 +13,7 @@ mod bench;
 mod build_ebpf;
 mod command;
 mod compiler;
+mod debian;
 mod object;
 mod root;
 mod run;

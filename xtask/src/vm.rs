@@ -5,6 +5,7 @@ mod cpio;
 mod guest;
 mod kernel;
 mod matrix;
+mod qemu;
 mod report;
 mod verdict;
 
@@ -17,9 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
-pub(crate) use self::kernel::{KEYRING, are_all_there as has_kernels};
 use self::{
     boot::{Accelerator, Booted, Machine},
     guest::{Cgroup, Guest, Orders},
@@ -27,6 +27,10 @@ use self::{
     matrix::Boot,
     report::Row,
     verdict::Verdict,
+};
+pub(crate) use self::{
+    kernel::are_all_there as has_kernels,
+    qemu::{Qemu, fetch as fetch_qemu},
 };
 use crate::{command, workspace::Workspace};
 
@@ -112,6 +116,8 @@ pub(crate) fn boot_all(
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("the kernels and the guest's programs are x86_64: this task runs on x86_64 Linux only");
     }
+    let qemu = Qemu::find(workspace)?
+        .with_context(|| format!("{} is missing: `cargo xtask setup vm`", qemu::PROGRAM))?;
     let cache = Cache::open(workspace, args.mirror.clone())?;
     let boots = matrix::of(args);
     let kernels = fetch(&cache, &boots, args.refresh)?;
@@ -122,7 +128,7 @@ pub(crate) fn boot_all(
     }
 
     let total = boots.len();
-    let rig = &Rig { args, guest, logs, total, deadline };
+    let rig = &Rig { args, qemu, guest, logs, total, deadline };
     let numbered: Vec<(usize, (&Boot, &Kernel))> = (1..).zip(boots.iter().zip(&kernels)).collect();
     let mut rows = Vec::new();
     for together in numbered.chunks(AT_ONCE) {
@@ -167,6 +173,7 @@ fn fetch(cache: &Cache, boots: &[Boot], refresh: bool) -> anyhow::Result<Vec<Ker
 /// What all boots share.
 struct Rig<'a> {
     args: &'a Args,
+    qemu: Qemu,
     guest: Guest,
     logs: PathBuf,
     total: usize,
@@ -201,7 +208,7 @@ impl Rig<'_> {
     }
 
     fn boot(&self, number: usize, boot: &Boot, image: &Path) -> anyhow::Result<Booted> {
-        let Self { args, guest, logs, total: _, deadline } = self;
+        let Self { args, qemu, guest, logs, total: _, deadline } = self;
         let logs = logs.join(number.to_string());
         fs::create_dir_all(&logs)?;
         // The guest's tests change the whole machine: one at a time.
@@ -219,6 +226,7 @@ impl Rig<'_> {
         let patience = timeout * programs + Duration::from_secs(60);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let machine = Machine {
+            qemu,
             image,
             initramfs: &initramfs,
             append: lockdown.unwrap_or_default() + args.append.as_deref().unwrap_or_default(),

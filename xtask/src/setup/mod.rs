@@ -60,7 +60,7 @@ fn missing(workspace: &Workspace, groups: &[Group]) -> anyhow::Result<Vec<&'stat
 
 fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow::Result<()> {
     say(missing);
-    packages::install(missing)?;
+    packages::install(workspace, missing)?;
     for need in missing {
         match need.kind {
             Kind::Tool { version, options, with_llvm } => {
@@ -73,7 +73,8 @@ fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow
             | Kind::Program { .. }
             | Kind::File { .. }
             | Kind::Compiler { .. }
-            | Kind::Llvm { .. } => {}
+            | Kind::Llvm { .. }
+            | Kind::Qemu { .. } => {}
         }
     }
     // Installing may not be enough: a package of that name may hold another version.

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use self::Group::{Bench, Kernels, Lint, Live, Object, Vm};
 use crate::{
     compiler::{self, Compiler, Llvm},
-    vm,
+    debian, vm,
     workspace::Workspace,
 };
 
@@ -74,6 +74,8 @@ pub(crate) enum Kind {
     Component { program: &'static str, package: &'static str },
     /// A file system of this kind at this place.
     Mount { kind: &'static str, at: &'static str },
+    /// qemu: the package installed, or unpacked into target/vm where it cannot be installed beside what is there.
+    Qemu { package: &'static str },
     /// The images of all kernels that are tested on.
     Kernels,
 }
@@ -178,12 +180,17 @@ pub(crate) const NEEDS: &[Need] = &[
         groups: &[Bench],
         kind: Kind::Program { also: &["process-exporter"], package: "prometheus-process-exporter" },
     },
-    on_path("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", &[Vm]),
+    Need {
+        name: "qemu-system-x86_64",
+        why: "boots other kernels",
+        groups: &[Vm],
+        kind: Kind::Qemu { package: "qemu-system-x86" },
+    },
     Need {
         name: "keys of Debian's archive",
         why: "say that a fetched kernel is Debian's",
         groups: &[Vm, Kernels],
-        kind: Kind::File { path: vm::KEYRING, package: "debian-archive-keyring" },
+        kind: Kind::File { path: debian::KEYRING, package: "debian-archive-keyring" },
     },
     Need {
         name: "kernels to boot",
@@ -218,6 +225,7 @@ impl Need {
                 compiler::active_sysroot()?.join("bin").join(program).is_file()
             }
             Kind::Mount { kind, at } => is_mounted(kind, at)?,
+            Kind::Qemu { .. } => vm::Qemu::find(workspace)?.is_some(),
             Kind::Kernels => vm::has_kernels(workspace),
         })
     }
@@ -225,9 +233,10 @@ impl Need {
     /// Debian's packages that provide it.
     pub(crate) fn packages(&self) -> &[&'static str] {
         match &self.kind {
-            Kind::Program { package, .. } | Kind::File { package, .. } | Kind::Llvm { package } => {
-                std::slice::from_ref(package)
-            }
+            Kind::Program { package, .. }
+            | Kind::File { package, .. }
+            | Kind::Llvm { package }
+            | Kind::Qemu { package } => std::slice::from_ref(package),
             Kind::Component { package, .. } if compiler::is_the_distributions() => {
                 std::slice::from_ref(package)
             }

@@ -8,7 +8,12 @@ use std::{
 use anyhow::{anyhow, bail};
 
 use super::needs::{self, Kind, Need};
-use crate::{command, root};
+use crate::{
+    command,
+    debian::{Apt, Plan},
+    root, vm,
+    workspace::Workspace,
+};
 
 /// Those of our packages that bring a service, and its unit's name.
 const SERVICES: &[&str] = &["prometheus-node-exporter", "prometheus-process-exporter"];
@@ -31,7 +36,7 @@ apt-get install --yes --quiet --no-install-recommends --no-remove -o DPkg::Lock:
 "#;
 
 /// Installs what packages the missing things come in, if any.
-pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
+pub(crate) fn install(workspace: &Workspace, missing: &[&Need]) -> anyhow::Result<()> {
     let wanted: Vec<&Need> = missing.iter().copied().filter(|need| !need.packages().is_empty()).collect();
     if wanted.is_empty() {
         return Ok(());
@@ -56,9 +61,22 @@ pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
     if !has_apt {
         return without_apt(&packaged);
     }
-    let mut packages: Vec<&str> = packaged.iter().flat_map(|need| need.packages()).copied().collect();
+    // Apart and last: where there is no room for qemu, the others are to be there all the same.
+    let (qemu, others): (Vec<&Need>, Vec<&Need>) =
+        packaged.into_iter().partition(|need| matches!(need.kind, Kind::Qemu { .. }));
+    let mut packages: Vec<&str> = others.iter().flat_map(|need| need.packages()).copied().collect();
     packages.sort_unstable();
     packages.dedup();
+    if !packages.is_empty() {
+        apt_install(&packages)?;
+    }
+    for package in qemu.iter().flat_map(|need| need.packages()) {
+        install_or_unpack(workspace, package)?;
+    }
+    Ok(())
+}
+
+fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     println!(
         "setup: installing {} (apt-get, without recommended packages, removing none)",
         packages.join(" ")
@@ -68,7 +86,7 @@ pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
         println!("setup: {} will not be started: policy-rc.d forbids it meanwhile", services.join(" and "));
     }
     let mut install = root::command("sh")?;
-    install.args(["-c", INSTALL, "setup"]).args(&packages);
+    install.args(["-c", INSTALL, "setup"]).args(packages);
     // The script itself would only hide which command it was.
     command::run(&mut install).map_err(|_| {
         anyhow!(
@@ -77,6 +95,19 @@ pub(crate) fn install(missing: &[&Need]) -> anyhow::Result<()> {
         )
     })?;
     disable(&services)
+}
+
+/// A package of another release, from backports say, may keep qemu out. It is somebody's: it stays as it is.
+fn install_or_unpack(workspace: &Workspace, package: &str) -> anyhow::Result<()> {
+    let Plan { installs, removes } = Apt::of_this_system().plan(package)?;
+    if removes.is_empty() {
+        return apt_install(&[package]);
+    }
+    println!(
+        "setup: installing {package} would remove {}; so it is not installed, only unpacked into target/vm",
+        removes.join(", ")
+    );
+    vm::fetch_qemu(workspace, &installs)
 }
 
 /// A package enables its unit even where starting it was forbidden: it would run after the next boot.

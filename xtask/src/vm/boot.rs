@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-const QEMU: &str = "qemu-system-x86_64";
+use super::qemu::{self, Qemu};
 
 /// What qemu runs the guest with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +27,7 @@ pub(crate) enum Accelerator {
 
 /// A machine to boot.
 pub(crate) struct Machine<'a> {
+    pub(crate) qemu: &'a Qemu,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
     /// Further kernel parameters.
@@ -58,9 +59,9 @@ impl Machine<'_> {
         let monitor_path = monitor.path().join("monitor");
         let started = Instant::now();
         let mut qemu = Switch(
-            self.command(&console_path, &monitor_path)
+            self.command(&console_path, &monitor_path)?
                 .spawn()
-                .with_context(|| format!("could not start {QEMU}"))?,
+                .with_context(|| format!("could not start {}", qemu::PROGRAM))?,
         );
         let output = qemu.0.stdout.take().context("qemu has no output")?;
 
@@ -97,7 +98,7 @@ impl Machine<'_> {
         let status = qemu.0.wait().context("could not wait for qemu")?;
         let _ = reader.join();
         if !late && !status.success() {
-            bail!("{QEMU} failed: {status}; its own message is above");
+            bail!("{} failed: {status}; its own message is above", qemu::PROGRAM);
         }
         fs::write(self.logs.join("tests.log"), &tests)?;
         let console = fs::read(&console_path).with_context(|| console_path.display().to_string())?;
@@ -124,8 +125,8 @@ impl Machine<'_> {
         }
     }
 
-    fn command(&self, console: &Path, monitor: &Path) -> Command {
-        let Self { image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
+    fn command(&self, console: &Path, monitor: &Path) -> Result<Command> {
+        let Self { qemu, image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
         let accelerator = match accelerator {
             // One thread for both processors. With one for each, a processor now and then goes on with a breakpoint that
             // another one has long taken out of the kernel's text (static branches and tracepoints are patched so), and
@@ -133,7 +134,7 @@ impl Machine<'_> {
             Accelerator::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max"],
             Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
         };
-        let mut command = Command::new(QEMU);
+        let mut command = qemu.command()?;
         command
             .args(accelerator)
             .args(["-m", "1024", "-smp", "2", "-nodefaults", "-no-user-config", "-display", "none"])
@@ -153,7 +154,7 @@ impl Machine<'_> {
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        command
+        Ok(command)
     }
 }
 

@@ -1,25 +1,22 @@
 //! The kernels of the matrix: Debian's cloud kernels, fetched as packages, of which only the image is kept.
 //!
-//! Guarantees: nothing outside the cache directory changes (apt runs with lists, sources and state of its own), nobody
-//! else changes that meanwhile, a kernel in the cache is not fetched again, and a fetch that is interrupted leaves no
+//! Guarantees: nothing outside the cache directory changes (apt runs with lists, sources and state of its own), nobody else
+//! changes that meanwhile, a kernel in the cache is not fetched again, and a fetch that is interrupted leaves no
 //! half of one behind.
 
 use std::{
     fs,
-    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{command, workspace::Workspace};
-
-/// Where Debian's `debian-archive-keyring` puts the keys its suites are signed with.
-pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-/// What Debian itself calls the archive for everybody.
-const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
+use crate::{
+    command,
+    debian::{self, Apt},
+    workspace::Workspace,
+};
 
 /// A kernel of the matrix, and the suite that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +45,8 @@ pub(crate) fn are_all_there(workspace: &Workspace) -> bool {
     LINES.iter().all(|line| line.image(&directory(workspace)).is_file())
 }
 
-fn directory(workspace: &Workspace) -> PathBuf {
+/// Where all of this task's own things are.
+pub(super) fn directory(workspace: &Workspace) -> PathBuf {
     workspace.target().join("vm")
 }
 
@@ -126,9 +124,10 @@ impl Cache {
     }
 
     fn fetch(&self, line: Line, image: &Path) -> Result<()> {
-        let apt = self.apt(line.suite)?;
+        let state = self.directory.join("apt").join(line.suite);
+        let apt = Apt::of_suite(&state, self.mirror.as_deref(), line.suite)?;
         println!("vm: reading Debian {}'s package list", line.suite);
-        command::output(apt.command("apt-get").args(["--quiet", "update"]))?;
+        apt.update()?;
 
         let depends = apt.depends("linux-image-cloud-amd64")?;
         let image_package = depends
@@ -141,15 +140,14 @@ impl Cache {
 
         // One that was interrupted has left its own.
         let scratch = self.directory.join("fetch");
-        remove(&scratch)?;
-        fs::create_dir_all(&scratch)?;
+        debian::emptied(&scratch)?;
         println!("vm: downloading {package}");
-        // A package goes to the working directory, by this system's own checksums and signatures.
-        command::output(apt.command("apt-get").args(["--quiet", "download", package]).current_dir(&scratch))?;
-        let deb = package_in(&scratch)?;
+        let debs = apt.download(&[package], &scratch)?;
         let unpacked = scratch.join("unpacked");
         fs::create_dir(&unpacked)?;
-        unpack_image(&deb, &unpacked)?;
+        for deb in debs {
+            unpack_image(&deb, &unpacked)?;
+        }
         let found = find_image(&unpacked)?.with_context(|| format!("{package}: has no vmlinuz"))?;
 
         let target = image.parent().context("an image without a directory")?;
@@ -157,90 +155,7 @@ impl Cache {
         fs::write(target.join("package"), format!("{package}\n"))?;
         // Within one file system: either the whole image is there or none.
         fs::rename(&found, image).with_context(|| image.display().to_string())?;
-        remove(&scratch)
-    }
-
-    fn apt(&self, suite: &str) -> Result<Apt> {
-        let directory = self.directory.join("apt").join(suite);
-        for sub in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(directory.join(sub))?;
-        }
-        let mirror = match &self.mirror {
-            Some(mirror) => mirror.clone(),
-            None => system_mirror()?,
-        };
-        // `target=Packages`: no translations, no contents, no AppStream data.
-        let source = format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {mirror} {suite} main\n");
-        fs::write(directory.join("sources.list"), source)?;
-        Ok(Apt { directory })
-    }
-}
-
-/// apt with directories of its own. What the system's configuration says about proxies holds here too.
-struct Apt {
-    directory: PathBuf,
-}
-
-impl Apt {
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        for (key, value) in [
-            ("Dir::Etc::sourcelist", self.directory.join("sources.list")),
-            ("Dir::Etc::sourceparts", "-".into()),
-            ("Dir::State", self.directory.join("state")),
-            ("Dir::State::status", "/dev/null".into()),
-            ("Dir::Cache", self.directory.join("cache")),
-            // As root apt reads and writes as its own user, who may not look into this tree.
-            ("APT::Sandbox::User", "root".into()),
-            ("APT::Architecture", "amd64".into()),
-            ("APT::Architectures", "amd64".into()),
-            // An old suite's Release file may have expired; what it lists is checked by signature and sums.
-            ("Acquire::Check-Valid-Until", "false".into()),
-        ] {
-            command.arg("-o").arg(format!("{key}={}", value.display()));
-        }
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn depends(&self, package: &str) -> Result<Vec<String>> {
-        let shown = command::output(self.command("apt-cache").args(["--no-all-versions", "show", package]))?;
-        Ok(depends_of(&shown))
-    }
-}
-
-/// The names in the first `Depends:` field.
-fn depends_of(shown: &str) -> Vec<String> {
-    let field = shown.lines().find_map(|line| line.strip_prefix("Depends:")).unwrap_or_default();
-    let names = field.split(',').filter_map(|item| item.split_whitespace().next());
-    names.map(str::to_owned).collect()
-}
-
-/// The Debian archive that this system's own apt uses, which may be nearer or the only one in reach.
-fn system_mirror() -> Result<String> {
-    let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
-    let mut command = Command::new("apt-get");
-    command.args(["indextargets", "--format", format, "Created-By: Packages"]);
-    let targets = command::output(&mut command).context("apt's sources could not be read")?;
-    if let Some(mirror) = debian_archive(&targets) {
-        return Ok(mirror.to_owned());
-    }
-    println!("vm: apt's sources name no Debian archive: it is {DEFAULT_MIRROR}; --mirror names another");
-    Ok(DEFAULT_MIRROR.to_owned())
-}
-
-/// The lines have an origin and a label where `apt-get update` has fetched them. An installer's disc has one suite only.
-fn debian_archive(targets: &str) -> Option<&str> {
-    let uris = targets.lines().filter_map(|line| line.strip_prefix("Debian|Debian|"));
-    uris.map(|uri| uri.trim_end_matches('/')).find(|uri| !uri.starts_with("cdrom:"))
-}
-
-fn remove(directory: &Path) -> Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| directory.display().to_string())
-        }
-        _ => Ok(()),
+        debian::remove(&scratch)
     }
 }
 
@@ -285,16 +200,6 @@ fn find_image(below: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn package_in(directory: &Path) -> Result<PathBuf> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            return Ok(path);
-        }
-    }
-    bail!("{}: apt-get download left no package there", directory.display())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,20 +210,5 @@ mod tests {
         assert_eq!(parse("7.x"), parse("7"));
         assert_eq!(parse("./bzImage"), Ok(Wanted::Image("./bzImage".into())));
         assert!(parse("4.19").unwrap_err().contains("5.10, 6.1, 6.12, 7"));
-    }
-
-    #[test]
-    fn versions_and_alternatives_are_left_out_of_depends() {
-        let shown = "Package: a\nDepends: linux-base-a (= 7.2-1), linux-image-a (= 7.2-1), x | y\nSize: 1\n";
-        assert_eq!(depends_of(shown), ["linux-base-a", "linux-image-a", "x"]);
-        assert!(depends_of("Package: a\n").is_empty());
-    }
-
-    #[test]
-    fn security_and_foreign_archives_are_not_taken_for_the_mirror() {
-        let targets =
-            "Other|Debian|http://o/\nDebian|Debian-Security|http://s/\nDebian|Debian|http://m/debian/\n";
-        assert_eq!(debian_archive(targets), Some("http://m/debian"));
-        assert_eq!(debian_archive("Ubuntu|Ubuntu|http://u/\nDebian|Debian|cdrom://[Debian 12]/\n"), None);
     }
 }
