@@ -27,7 +27,7 @@
 pub mod member;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;
@@ -296,8 +296,18 @@ pub struct WaitProfile {
     pub last: u64,
     /// What the latest call of the second kind asked for, as the initial pid namespace numbers it.
     pub last_number: u32,
-    /// Always zero: no padding.
-    pub zero: u32,
+    /// Different numbers that were asked for and entered among those awaited ([`awaited`]); it only grows.
+    pub numbers: u32,
+    /// Calls whose number found no room there.
+    pub lost: u64,
+}
+
+/// The key of a number that a holder on probation has asked for: the holder's tgid, then the pid or process group as the
+/// initial pid namespace numbers it.
+#[must_use]
+#[inline(always)]
+pub const fn awaited(holder: u32, number: u32) -> u64 {
+    pack(holder, number)
 }
 
 /// Bytes of a command line that are kept.
@@ -359,14 +369,16 @@ pub mod counter {
     pub const HOOK_MISSED: u32 = 7;
     /// A release that was seen when it happened, but could not be read or announced.
     pub const REAP_LOST: u32 = 8;
+    /// A wait call of a holder on probation whose number found no room: what it asked for is not known.
+    pub const AWAITED_LOST: u32 = 9;
     /// How many there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
 const _: () = assert!(size_of::<Notice>() == 40);
 const _: () = assert!(size_of::<Forker>() == 16);
-const _: () = assert!(size_of::<WaitProfile>() == 40);
+const _: () = assert!(size_of::<WaitProfile>() == 48);
 const _: () = assert!(size_of::<Cmdline>() == 264);
 
 #[cfg(test)]

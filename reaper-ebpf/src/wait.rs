@@ -8,26 +8,45 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
+use reaper_ebpf::{WaitProfile, awaited, counter};
+
 use crate::{
     kernel::pid_number,
-    maps::{ARGUMENT_SCRATCH, WATCHED},
+    maps::{ARGUMENT_SCRATCH, AWAITED, WATCHED, count},
 };
 
 #[btf_tracepoint(function = "sched_process_wait")]
 fn wait(ctx: BtfTracePointContext) {
     let Some(profile) = WATCHED.get_ptr_mut(ctx.tgid()) else { return };
-    let number = awaited(&ctx);
+    let number = number(&ctx);
     // SAFETY: a map's value, and a helper without arguments. Two threads of one holder may lose a count between
     // them; that there was a wait, and when, is never lost.
     unsafe {
         let profile = &mut *profile;
-        profile.last = bpf_ktime_get_boot_ns();
+        let now = bpf_ktime_get_boot_ns();
+        profile.last = now;
         if number == 0 {
             profile.any += 1;
         } else {
             profile.one += 1;
             profile.last_number = number;
+            enter(ctx.tgid(), number, now, profile);
         }
+    }
+}
+
+/// Keeps a number that was asked for.
+#[inline(always)]
+fn enter(holder: u32, number: u32, now: u64, profile: &mut WaitProfile) {
+    let key = awaited(holder, number);
+    if let Some(last) = AWAITED.get_ptr_mut(key) {
+        // SAFETY: a map's value; of two writers the later one is right enough.
+        unsafe { *last = now };
+    } else if AWAITED.insert(key, now, 0).is_ok() {
+        profile.numbers += 1;
+    } else {
+        profile.lost += 1;
+        count(counter::AWAITED_LOST);
     }
 }
 
@@ -37,7 +56,7 @@ fn wait(ctx: BtfTracePointContext) {
 /// delete a test for it (6.17, 6.18), others refuse a read without one (6.8, 6.12, 7.x). So it is tested twice:
 /// as a pointer for those that insist, and as a number that went through memory, which no verifier can delete.
 #[inline(always)]
-fn awaited(ctx: &BtfTracePointContext) -> u32 {
+fn number(ctx: &BtfTracePointContext) -> u32 {
     let pid: *const c_void = ctx.arg(0);
     let Some(scratch) = ARGUMENT_SCRATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: a per-CPU value. Volatile, so that what is read back is not known to be what was written.

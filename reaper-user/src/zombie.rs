@@ -241,6 +241,20 @@ pub struct Waits {
     /// What the latest call for one asked for: a pid or a process group, as the initial pid namespace
     /// numbers it.
     pub last_number: Option<u32>,
+    /// Whether this very zombie was asked for.
+    pub asked: Asked,
+}
+
+/// Whether a holder asked for a zombie by its number: its pid, or its process group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// Not while it was watched.
+    #[default]
+    No,
+    /// By this number, as the initial pid namespace has it.
+    For(u32),
+    /// Not every number that it asked for could be kept.
+    Unclear,
 }
 
 #[cfg(test)]

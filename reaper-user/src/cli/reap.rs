@@ -11,6 +11,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use reaper_ebpf::WaitProfile;
 
 use super::{Failure, args::ReapArgs, ls, start_log, written};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     control::{self, ControlError},
     exit_code,
     identity::{BootTime, Identity},
-    kernel::boot_now,
+    kernel::{Kernel, boot_now},
     lock::directory,
     observe::{self, Answer, Request, Scene},
     policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
@@ -26,9 +27,9 @@ use crate::{
     remedy::{Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, apply, take_lock},
     report::{Event, Outcome, RemedyEvent, Reporter, State, ZombieEvent},
     text::Untrusted,
-    watch::{Describer, waited},
+    watch::{Describer, Numbers, waited, waits},
     workload::Kind,
-    zombie::{Cause, Died, Waits, Zombie},
+    zombie::{Asked, Cause, Died, Waits, Zombie},
 };
 
 /// How long zombies that were waited for may take to be freed.
@@ -68,13 +69,13 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             tracing::warn!(pid, "there is no such zombie");
         }
     }
-    let waits = watch(args.watch.0, &found, &mut describer)?;
+    let seen_waits = watch(args.watch.0, &found, &mut describer)?;
     let rule = rule(args);
     let mut allowed: BTreeMap<Identity, Vec<&Zombie>> = BTreeMap::new();
     let mut refusals: BTreeMap<(Identity, &'static str), (Refusal, Vec<&Zombie>)> = BTreeMap::new();
     for Found { zombie, scene, holder } in &found {
-        let own = waits.get(&zombie.holder.pid).copied();
-        let seen = |waits| waited(waits, zombie.identity.pid, scene.zombie.group, args.watch.0);
+        let own = seen_waits.get(&zombie.holder.pid).map(|seen| seen.of(zombie, scene, &describer.kernel));
+        let seen = |waits| waited(waits, args.watch.0);
         // What the daemon saw counts as well.
         let waited = match seen(zombie.evidence.waits) {
             Waited::Unwatched | Waited::ForOthers => seen(own),
@@ -185,6 +186,11 @@ fn learn(zombie: &mut Zombie, event: &ZombieEvent, now: BootTime) {
         one: waits.one,
         last_ago: waits.last_ago_seconds.map(|ago| ago.0),
         last_number: waits.last_number,
+        asked: match waits.asked_for {
+            Some(number) => Asked::For(number),
+            None if waits.complete => Asked::No,
+            None => Asked::Unclear,
+        },
     });
 }
 
@@ -212,7 +218,11 @@ fn is_of(name: &OsStr, zombie: &Zombie) -> bool {
 }
 
 /// Watches the holders' wait calls.
-fn watch(span: Duration, found: &[Found], describer: &mut Describer) -> Result<HashMap<u32, Waits>, Failure> {
+fn watch(
+    span: Duration,
+    found: &[Found],
+    describer: &mut Describer,
+) -> Result<HashMap<u32, Watched>, Failure> {
     let holders: BTreeMap<u32, u64> = found
         .iter()
         .filter_map(|found| found.holder.identity.map(|identity| (identity.pid, identity.start.0)))
@@ -226,19 +236,27 @@ fn watch(span: Duration, found: &[Found], describer: &mut Describer) -> Result<H
     let since = boot_now();
     thread::sleep(span);
     let now = boot_now();
-    let waits = watched.into_iter().filter_map(|(pid, _)| {
+    let watched = watched.into_iter().filter_map(|(pid, _)| {
         let profile = kernel.waits(pid)?;
-        let called = profile.any + profile.one > 0;
-        let waits = Waits {
-            watched: now.since(since),
-            any: profile.any,
-            one: profile.one,
-            last_ago: called.then(|| now.since(BootTime(profile.last))),
-            last_number: (profile.one > 0).then_some(profile.last_number),
-        };
-        Some((pid, waits))
+        Some((pid, Watched { profile, watched: now.since(since), at: now }))
     });
-    Ok(waits.collect())
+    Ok(watched.collect())
+}
+
+/// A holder's wait calls while this command watched them.
+struct Watched {
+    profile: WaitProfile,
+    watched: Duration,
+    at: BootTime,
+}
+
+impl Watched {
+    fn of(&self, zombie: &Zombie, scene: &Scene, kernel: &Kernel) -> Waits {
+        let Self { profile, watched, at } = self;
+        let Identity { pid, start } = zombie.identity;
+        let numbers = Numbers { pid, group: scene.zombie.group, start };
+        waits(zombie.holder.pid, profile, numbers, profile.lost > 0, *watched, *at, kernel)
+    }
 }
 
 fn confirmed(allowed: &BTreeMap<Identity, Vec<&Zombie>>) -> Result<bool, Failure> {

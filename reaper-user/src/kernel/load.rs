@@ -98,6 +98,7 @@ impl Kernel {
             overflow: map(&mut ebpf, "OVERFLOW")?,
             forkers: map(&mut ebpf, "FORKERS")?,
             watched: map(&mut ebpf, "WATCHED")?,
+            awaited: map(&mut ebpf, "AWAITED")?,
             cmdlines: map(&mut ebpf, "CMDLINES")?,
             counters: map(&mut ebpf, "COUNTERS")?,
             orders: census::Orders::new(&mut ebpf)?,
@@ -123,6 +124,7 @@ impl Kernel {
         for holder in watched {
             self.unwatch(holder);
         }
+        self.prune_awaited(|_, _| false);
         let in_overflow = self.overflow.keys().flatten().count() as u64;
         let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
         self.taken_back = put.saturating_sub(taken).saturating_sub(in_overflow);

@@ -23,7 +23,9 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
-use reaper_ebpf::{CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, counter, flag, state};
+use reaper_ebpf::{
+    CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, state,
+};
 
 use self::{attach::Always, load::Pinned, table::Table};
 pub use self::{
@@ -89,7 +91,8 @@ pub struct Kernel {
     table: Table,
     overflow: HashMap<MapData, u64, [u64; WORDS]>,
     forkers: HashMap<MapData, u64, [u64; 2]>,
-    watched: HashMap<MapData, u32, [u64; 5]>,
+    watched: HashMap<MapData, u32, [u64; 6]>,
+    awaited: HashMap<MapData, u64, u64>,
     cmdlines: HashMap<MapData, u64, [u64; 33]>,
     counters: PerCpuArray<MapData, u64>,
     orders: census::Orders,
@@ -274,7 +277,7 @@ impl Kernel {
 
     /// Puts a holder on probation: its wait calls are recorded from now on. False where there is no room.
     pub fn watch(&mut self, tgid: u32, start: u64) -> bool {
-        self.watched.insert(tgid, [start, 0, 0, 0, 0], 0).is_ok()
+        self.watched.insert(tgid, [start, 0, 0, 0, 0, 0], 0).is_ok()
     }
 
     /// Ends a holder's probation.
@@ -297,8 +300,27 @@ impl Kernel {
     /// What a holder on probation was seen waiting for.
     #[must_use]
     pub fn waits(&self, tgid: u32) -> Option<WaitProfile> {
-        let [start, any, one, last, number] = self.watched.get(&tgid, 0).ok()?;
-        Some(WaitProfile { start, any, one, last, last_number: low(number), zero: 0 })
+        let [start, any, one, last, numbers, lost] = self.watched.get(&tgid, 0).ok()?;
+        let (last_number, numbers) = (low(numbers), low(numbers >> 32));
+        Some(WaitProfile { start, any, one, last, last_number, numbers, lost })
+    }
+
+    /// When a holder on probation last asked for this pid or process group.
+    #[must_use]
+    pub fn awaited(&self, holder: u32, number: u32) -> Option<BootTime> {
+        self.awaited.get(&awaited(holder, number), 0).ok().map(BootTime)
+    }
+
+    /// Forgets the numbers that were asked for of which `keep` does not say that they are needed: it is given the holder and the
+    /// number.
+    pub fn prune_awaited(&mut self, keep: impl Fn(u32, u32) -> bool) {
+        let keys: Vec<u64> = self.awaited.keys().flatten().collect();
+        for key in keys {
+            if !keep(low(key >> 32), low(key)) {
+                // Gone already is as good.
+                let _gone = self.awaited.remove(&key);
+            }
+        }
     }
 
     /// Whether there ever was a process that found no room.

@@ -15,7 +15,9 @@ use crate::{
     identity::{BootTime, Identity},
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
-    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie},
+    zombie::{
+        Asked, Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie,
+    },
 };
 
 /// Something to report.
@@ -212,6 +214,10 @@ pub struct ShownWaits {
     pub last_ago_seconds: Option<Seconds>,
     /// The pid or process group that the latest call for one asked for, numbered as in the initial pid namespace.
     pub last_number: Option<u32>,
+    /// The number by which the holder asked for this very zombie.
+    pub asked_for: Option<u32>,
+    /// Whether every number that the holder asked for is known.
+    pub complete: bool,
 }
 
 /// What an operator would name.
@@ -402,13 +408,19 @@ impl From<&Evidence> for ShownEvidence {
 }
 
 impl From<Waits> for ShownWaits {
-    fn from(Waits { watched, any, one, last_ago, last_number }: Waits) -> Self {
+    fn from(Waits { watched, any, one, last_ago, last_number, asked }: Waits) -> Self {
+        let asked_for = match asked {
+            Asked::For(number) => Some(number),
+            Asked::No | Asked::Unclear => None,
+        };
         Self {
             watched_seconds: Seconds(watched),
             any,
             one,
             last_ago_seconds: last_ago.map(Seconds),
             last_number,
+            asked_for,
+            complete: asked != Asked::Unclear,
         }
     }
 }

@@ -58,12 +58,15 @@ pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
 /// The holder's wait calls. In the hook a pid and a process group look alike: "pid 4711" may be the group 4711.
 /// io_uring's waitid is not seen.
 fn waits(waits: &ShownWaits) -> String {
-    let ShownWaits { watched_seconds, any, one, last_ago_seconds, last_number } = *waits;
+    let ShownWaits { watched_seconds, any, one, last_ago_seconds, last_number, asked_for, .. } = *waits;
     let last = last_ago_seconds.map(|ago| format!(", last {} ago", shown(ago.0))).unwrap_or_default();
+    if let Some(number) = asked_for {
+        return format!("asked for by pid or group {number}{last}");
+    }
     match (any, one, last_number) {
         (0, 0, _) => format!("no wait seen in {}", shown(watched_seconds.0)),
         (0, 1, Some(number)) => format!("waits only for pid {number}{last}"),
-        (0, _, Some(number)) => format!("waits only for pid {number} (latest of {one} calls){last}"),
+        (0, _, Some(number)) => format!("waits only for others: pid {number}, latest of {one} calls{last}"),
         (0, _, None) => format!("waits only for one pid or group at a time, {one}x{last}"),
         (_, 0, _) => format!("waited for any child {any}x{last}"),
         (_, _, _) => format!("waited for any child {any}x, for one pid or group {one}x{last}"),
@@ -125,6 +128,7 @@ mod tests {
             one,
             last_ago: last_ago.map(Duration::from_secs),
             last_number,
+            asked: crate::zombie::Asked::No,
         }))
     }
 
@@ -132,7 +136,7 @@ mod tests {
     fn the_wait_profile_says_what_was_seen_and_no_more() {
         assert_eq!(profile(0, 0, None, None), "no wait seen in 2.5s");
         assert_eq!(profile(0, 1, Some(1), Some(4711)), "waits only for pid 4711, last 1s ago");
-        assert_eq!(profile(0, 5, None, Some(4711)), "waits only for pid 4711 (latest of 5 calls)");
+        assert_eq!(profile(0, 5, None, Some(4711)), "waits only for others: pid 4711, latest of 5 calls");
         assert_eq!(profile(0, 2, None, None), "waits only for one pid or group at a time, 2x");
         assert_eq!(profile(3, 0, Some(2), None), "waited for any child 3x, last 2s ago");
         assert_eq!(

@@ -14,7 +14,9 @@ use crate::{
     remedy::Remedy,
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
-    zombie::{Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie},
+    zombie::{
+        Asked, Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie,
+    },
 };
 
 const DIED: BootTime = BootTime(1_000_000_000_000);
@@ -76,6 +78,7 @@ pub(crate) fn never_waited() -> Zombie {
                 one: 0,
                 last_ago: None,
                 last_number: None,
+                asked: Asked::No,
             }),
             ..Evidence::default()
         },
@@ -127,6 +130,7 @@ pub(super) fn coalesced() -> Zombie {
         one: 4,
         last_ago: Some(Duration::from_millis(1_500)),
         last_number: Some(4800),
+        asked: Asked::No,
     };
     let evidence =
         Evidence { sigchld: Some(Sigchld::Coalesced), waits: Some(waits), ..never_waited().evidence };

@@ -17,6 +17,8 @@ pub enum Loss {
     ReleaseLost,
     /// A release was seen when it happened, but could not be read or announced.
     ReapLost,
+    /// What a watched holder asked for by its number could not be kept.
+    AwaitedLost,
     /// A new cgroup could not be announced.
     CgroupLost,
     /// The census found a process, or the death of one, that no hook had recorded.
@@ -48,12 +50,13 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
         Self::ReleaseLost,
         Self::ReapLost,
+        Self::AwaitedLost,
         Self::CgroupLost,
         Self::HookMissed,
         Self::ProgramSkipped,
@@ -73,6 +76,7 @@ impl Loss {
             Self::LivingDisplaced => Counted::Kernel(counter::LIVING_DISPLACED),
             Self::ReleaseLost => Counted::Kernel(counter::RELEASE_LOST),
             Self::ReapLost => Counted::Kernel(counter::REAP_LOST),
+            Self::AwaitedLost => Counted::Kernel(counter::AWAITED_LOST),
             Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
             Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
             Self::ProgramSkipped => Counted::Programs,
@@ -119,6 +123,7 @@ impl Loss {
             Self::LivingDisplaced => "living-displaced",
             Self::ReleaseLost => "release-lost",
             Self::ReapLost => "reap-lost",
+            Self::AwaitedLost => "awaited-lost",
             Self::CgroupLost => "cgroup-lost",
             Self::HookMissed => "hook-missed",
             Self::ProgramSkipped => "program-skipped",
@@ -154,6 +159,10 @@ impl Loss {
             Self::ReapLost => {
                 "releases were seen when they happened, but could not be read, or not announced because the ring buffer \
                  was full: they are reported without exact time and reaper; if it goes on, give the daemon more CPU"
+            }
+            Self::AwaitedLost => {
+                "what watched holders asked for by number found no room: zombies that were there by then are not reaped \
+                 (waits-unclear); nothing to do unless it goes on"
             }
             Self::CgroupLost => {
                 "new cgroups could not be announced because the ring buffer was full: zombies of a container that is \

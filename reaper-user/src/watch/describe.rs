@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use reaper_ebpf::{Record, flag, id, state};
 
-use super::holders::{Holder, Holders};
+use super::holders::{Holder, Holders, Numbers};
 use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
@@ -51,10 +51,11 @@ impl Describer {
         let holder_seen = holder.seen.as_ref().map(|(seen, _)| seen);
         let recorded = self.holder(record, holder.pid, holder_seen);
         let watched = self.holders.get(holder.pid, holder_seen);
+        let numbers = Numbers { pid: identity.pid, group: seen.group, start: identity.start };
         let facts = Facts {
             holder: recorded,
             at_probation: watched.map(Holder::look),
-            waits: watched.and_then(|watched| watched.waits(holder.pid, now, &self.kernel)),
+            waits: watched.and_then(|watched| watched.waits(holder.pid, numbers, now, &self.kernel)),
             namespace_init: self.dead_inits.get(&record.pid_ns).copied(),
         };
         let (cause, evidence) = cause::judge(record, scene, &facts);

@@ -2,19 +2,30 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use reaper_ebpf::WaitProfile;
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process, test_kill_process_group},
+};
+
 use crate::{
     cause::Look,
     identity::BootTime,
     kernel::Kernel,
     policy::ReapTimes,
     proc::{Seen, ticks},
-    zombie::Waits,
+    zombie::{Asked, Waits},
 };
+
+/// So many more numbers, and those that are nobody's any more are forgotten: a quarter of what there is room for.
+const PRUNED_AFTER: u32 = 2_048;
 
 /// Those that are watched, by tgid.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     watched: HashMap<u32, Holder>,
+    /// How many numbers had been asked for when those that are nobody's were last forgotten.
+    pruned_at: u32,
 }
 
 /// A holder on probation.
@@ -27,6 +38,10 @@ pub(super) struct Holder {
     look: Look,
     /// The longest time that it took to wait for a child, as far as it was seen; what is quicker than half the age is not.
     longest: Duration,
+    /// Calls whose number found no room, as far as that has been seen,
+    lost: u64,
+    /// and when it was: what was there by then may have been asked for.
+    unclear: Option<BootTime>,
 }
 
 impl Holder {
@@ -40,18 +55,62 @@ impl Holder {
         ReapTimes { watched: now.since(self.since), longest: self.longest }
     }
 
-    /// What it was seen waiting for.
-    pub(super) fn waits(&self, tgid: u32, now: BootTime, kernel: &Kernel) -> Option<Waits> {
+    /// What it was seen waiting for, and whether for this zombie of it.
+    pub(super) fn waits(&self, tgid: u32, zombie: Numbers, now: BootTime, kernel: &Kernel) -> Option<Waits> {
         let profile = kernel.waits(tgid)?;
-        let called = profile.any + profile.one > 0;
-        Some(Waits {
-            watched: now.since(self.since),
-            any: profile.any,
-            one: profile.one,
-            last_ago: called.then(|| now.since(BootTime(profile.last))),
-            last_number: (profile.one > 0).then_some(profile.last_number),
-        })
+        // What was lost before it was there was not about it.
+        let unclear = profile.lost > self.lost || self.unclear.is_some_and(|until| zombie.start <= until);
+        Some(waits(tgid, &profile, zombie, unclear, now.since(self.since), now, kernel))
     }
+}
+
+/// The numbers by which a zombie can be asked for, and since when they are its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    /// Its pid in the initial pid namespace.
+    pub(crate) pid: u32,
+    /// Its process group there.
+    pub(crate) group: u32,
+    /// When it started.
+    pub(crate) start: BootTime,
+}
+
+/// What a holder's profile says of one zombie of it.
+pub(crate) fn waits(
+    holder: u32,
+    profile: &WaitProfile,
+    zombie: Numbers,
+    unclear: bool,
+    watched: Duration,
+    now: BootTime,
+    kernel: &Kernel,
+) -> Waits {
+    let called = profile.any + profile.one > 0;
+    // A number that was asked for before the zombie was there was somebody else's.
+    let is_its = |asked: BootTime| asked >= zombie.start;
+    let asked_for = [zombie.pid, zombie.group]
+        .into_iter()
+        .find(|number| kernel.awaited(holder, *number).is_some_and(is_its));
+    Waits {
+        watched,
+        any: profile.any,
+        one: profile.one,
+        last_ago: called.then(|| now.since(BootTime(profile.last))),
+        last_number: (profile.one > 0).then_some(profile.last_number),
+        asked: match asked_for {
+            Some(number) => Asked::For(number),
+            None if unclear => Asked::Unclear,
+            None => Asked::No,
+        },
+    }
+}
+
+/// Whether a number may be asked for still: it is a process's, or a group's.
+fn is_somebodys(number: u32) -> bool {
+    let Some(pid) = i32::try_from(number).ok().and_then(Pid::from_raw) else { return false };
+    // Whatever else the kernel says, it is there.
+    let exists = |asked: Result<(), Errno>| asked != Err(Errno::SRCH);
+    exists(test_kill_process(pid)) || exists(test_kill_process_group(pid))
 }
 
 impl Holders {
@@ -72,7 +131,10 @@ impl Holders {
         let start = known.map_or(0, |record| record.start);
         let watched = kernel.watch(tgid, start);
         if watched {
-            self.watched.insert(tgid, Holder { start_ticks, since: now, needed: now, look, longest: blind });
+            self.watched.insert(
+                tgid,
+                Holder { start_ticks, since: now, needed: now, look, longest: blind, lost: 0, unclear: None },
+            );
         }
         watched
     }
@@ -107,6 +169,24 @@ impl Holders {
             }
             wanted
         });
+    }
+
+    /// Forgets the numbers that nobody has any more, before there is no room for others.
+    pub(super) fn prune(&mut self, now: BootTime, kernel: &mut Kernel) {
+        let mut entered = 0;
+        for (tgid, holder) in &mut self.watched {
+            let Some(profile) = kernel.waits(*tgid) else { continue };
+            entered += profile.numbers;
+            if profile.lost > holder.lost {
+                (holder.lost, holder.unclear) = (profile.lost, Some(now));
+            }
+        }
+        // Of holders that are watched no longer some may be left as well.
+        if entered.abs_diff(self.pruned_at) > PRUNED_AFTER {
+            let watched = &self.watched;
+            kernel.prune_awaited(|holder, number| watched.contains_key(&holder) && is_somebodys(number));
+            self.pruned_at = entered;
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

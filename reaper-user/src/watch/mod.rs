@@ -27,7 +27,11 @@ use self::{
     alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
     standing::Standings,
 };
-pub(crate) use self::{describe::Describer, remedies::waited};
+pub(crate) use self::{
+    describe::Describer,
+    holders::{Numbers, waits},
+    remedies::waited,
+};
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},

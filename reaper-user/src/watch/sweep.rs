@@ -98,6 +98,7 @@ impl Watch {
             holders.keep(holder, now);
         }
         holders.expire(now, keep, kernel);
+        holders.prune(now, kernel);
         kernel.settle(!holders.is_empty())?;
         self.reconcile(now)?;
         self.remedy(now)?;

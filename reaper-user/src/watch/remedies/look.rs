@@ -14,7 +14,7 @@ use crate::{
     remedy::{Options, Order, Remedy, Sight, Target},
     report::{Event, RemedyEvent},
     watch::{Watch, WatchError},
-    zombie::{Waits, Zombie},
+    zombie::{Asked, Waits, Zombie},
 };
 
 /// Refusals that are said together: of a holder, a rule, a step and a reason.
@@ -118,7 +118,7 @@ impl Watch {
         let case = Case {
             zombie: &zombie,
             holder: &holder,
-            waited: waited(zombie.evidence.waits, zombie.identity.pid, scene.zombie.group, half),
+            waited: waited(zombie.evidence.waits, half),
             reap_times: watched.map(|watched| watched.reap_times(now)),
         };
         let Some(Plan { progress, holder: of, watch, .. }) = self.remedies.plans.get_mut(&id) else { return };
@@ -242,16 +242,13 @@ impl Watch {
     }
 }
 
-/// What the holder was seen waiting for. The kernel's hook does not tell a pid from a process group, and of several numbers the
-/// latest is known.
-pub(crate) fn waited(waits: Option<Waits>, pid: u32, group: u32, least: std::time::Duration) -> Waited {
+/// What the holder was seen waiting for. The kernel's hook does not tell a pid from a process group: both count.
+pub(crate) fn waited(waits: Option<Waits>, least: std::time::Duration) -> Waited {
     match waits {
         None => Waited::Unwatched,
         Some(Waits { any: 1.., .. }) => Waited::ForAny,
-        Some(Waits { last_number: Some(number), .. }) if number == pid || number == group => {
-            Waited::ForIt(number)
-        }
-        Some(Waits { one: 2.., .. }) => Waited::Unclear,
+        Some(Waits { asked: Asked::For(number), .. }) => Waited::ForIt(number),
+        Some(Waits { asked: Asked::Unclear, .. }) => Waited::Unclear,
         // What was watched for a moment only has shown nothing yet.
         Some(Waits { watched, .. }) if watched < least => Waited::Unwatched,
         Some(_) => Waited::ForOthers,
@@ -267,18 +264,15 @@ mod tests {
     #[test]
     fn waits_that_could_return_the_zombie_are_told_from_those_that_could_not() {
         let second = Duration::from_secs(1);
-        let of = |any, one, last_number| {
-            let waits = Waits { watched: 15 * second, any, one, last_ago: None, last_number };
-            waited(Some(waits), 50, 40, 15 * second)
+        let waits = |watched, any, asked| {
+            Some(Waits { watched, any, one: 9, last_ago: None, last_number: Some(60), asked })
         };
-        assert_eq!(of(0, 0, None), Waited::ForOthers);
-        assert_eq!(of(1, 0, None), Waited::ForAny);
-        assert_eq!(of(0, 1, Some(60)), Waited::ForOthers);
-        assert_eq!(of(0, 1, Some(50)), Waited::ForIt(50));
-        assert_eq!(of(0, 9, Some(40)), Waited::ForIt(40));
-        assert_eq!(of(0, 2, Some(60)), Waited::Unclear);
-        assert_eq!(waited(None, 50, 40, second), Waited::Unwatched);
-        let short = Waits { watched: second, any: 0, one: 0, last_ago: None, last_number: None };
-        assert_eq!(waited(Some(short), 50, 40, 2 * second), Waited::Unwatched);
+        let of = |any, asked| waited(waits(15 * second, any, asked), 15 * second);
+        assert_eq!(of(0, Asked::No), Waited::ForOthers);
+        assert_eq!(of(1, Asked::No), Waited::ForAny);
+        assert_eq!(of(0, Asked::For(40)), Waited::ForIt(40));
+        assert_eq!(of(0, Asked::Unclear), Waited::Unclear);
+        assert_eq!(waited(None, second), Waited::Unwatched);
+        assert_eq!(waited(waits(second, 0, Asked::No), 2 * second), Waited::Unwatched);
     }
 }

@@ -8,6 +8,8 @@ dies       handles SIGCHLD by ending
 stubborn   ignores SIGTERM
 adopt      nothing; its zombies are orphans that were given to it
 peeks      as adopt, and looks for any child again and again, without taking one
+works      as adopt, and runs children of its own, each waited for by its pid
+asks       as works, and asks for its first zombie by its pid, without taking it
 
 What stands behind the number is a command that it runs as its child.
 """
@@ -55,7 +57,7 @@ def everybody(*_):
 
 
 holder = os.getpid()
-if mode in ("adopt", "peeks"):
+if mode in ("adopt", "peeks", "works", "asks"):
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     zombies = [adopt() for _ in range(number)]
 else:
@@ -83,3 +85,13 @@ while True:
     time.sleep(0.05)
     if mode == "peeks":
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    if mode in ("works", "asks"):
+        child = os.fork()
+        if child == 0:
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if mode == "asks":
+        try:
+            os.waitid(os.P_PID, zombies[0], os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            pass

@@ -119,6 +119,36 @@ fn orphans_are_reaped_only_where_their_holder_was_seen_making_no_wait_for_them()
 }
 
 #[test]
+fn a_holder_that_waits_for_others_by_their_pids_has_its_orphans_reaped_and_not_the_one_it_asks_for() {
+    let _machine = machine();
+    let (mut daemon, _file) = daemon(&rule(REAP, ""), &[]);
+    let mut works = Holder::start("works", 3);
+    let done = remedy(&mut daemon, works.pid(), "reap");
+    assert_eq!(done.text("/outcome"), "applied", "{done:?}");
+    assert_eq!((works.standing(), works.lives()), (0, true));
+    let mut asks = Holder::start("asks", 2);
+    let (pid, first) = (u64::from(asks.pid()), asks.zombies[0]);
+    let (mut refused, mut applied) = (false, false);
+    daemon.until("one is refused and one is reaped", Duration::from_secs(20), |seen| {
+        if seen.is("remedy") && seen.number("/holder/pid") == pid {
+            let [zombie] = &seen.event["zombies"].as_array().unwrap()[..] else { panic!("{seen:?}") };
+            if seen.text("/outcome") == "refused" {
+                assert_eq!(seen.text("/reason"), "awaited-by-number", "{seen:?}");
+                assert_eq!(zombie["pid"], first, "{seen:?}");
+                refused = true;
+            } else {
+                assert_eq!(seen.text("/outcome"), "applied", "{seen:?}");
+                assert_ne!(zombie["pid"], first, "{seen:?}");
+                applied = true;
+            }
+        }
+        refused && applied
+    });
+    assert_eq!((state(first), asks.standing(), asks.lives()), (Some('Z'), 1, true));
+    daemon.end();
+}
+
+#[test]
 fn a_never_waited_one_needs_a_consent_and_an_age_long_past_what_the_holder_takes() {
     let _machine = machine();
     let consent = "match.cause = 'never-waited'\nparent_may_miss_status = true";
