@@ -1,11 +1,15 @@
 //! What is done, and what came of it.
 
-use std::{process::Command, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use super::{Holder, daemon, is_remedy, remedy, rule};
-use crate::support::{assert_valid, machine, reaper, run_briefly, signal};
+use crate::support::{assert_valid, machine, program, reaper, run_briefly, signal};
 
 const NUDGE: &str = "{ remedy = 'nudge', after = '800ms' }";
 const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
@@ -64,6 +68,57 @@ fn a_holder_that_does_not_heed_sigchld_is_not_sent_any() {
     assert_eq!((&event["after"], &event["before"]["zombies"]), (&().into(), &2.into()), "{event:#}");
     assert_eq!(holder.standing(), 2);
     daemon.end();
+}
+
+#[test]
+fn autoreap_makes_children_go_by_themselves_until_it_is_taken_back() {
+    let _machine = machine();
+    let program = fs::canonicalize("/usr/bin/python3").unwrap();
+    let rules = format!(
+        "[[rule]]\nname = 'test'\nmatch.executable = '{}'\nsteps = [{{ remedy = 'autoreap', after = '800ms' }}]\n",
+        program.display()
+    );
+    let (mut daemon, _file) = daemon(&rules, &[]);
+    let mut holder = Holder::start("leaks", 1);
+    let pid = holder.pid();
+    let done = remedy(&mut daemon, pid, "autoreap");
+    assert_eq!(done.text("/outcome"), "applied", "{done:?}");
+    assert!(done.number("/pause_us") > 0, "{done:?}");
+    daemon.end();
+    // Those that stand already stay; whoever dies from now on goes.
+    let settled = zombies_of(pid);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let forks = || {
+        fs::read_to_string("/proc/loadavg")
+            .unwrap()
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let (before, wanted) = (forks(), 20);
+    while forks() < before + wanted {
+        assert!(Instant::now() < deadline, "the holder forks nobody any more");
+        std::thread::yield_now();
+    }
+    assert_eq!(zombies_of(pid), settled);
+    assert!(holder.lives());
+    let output =
+        run_briefly(Command::new(reaper()).args(["reap", "--undo-autoreap", "--holder", &pid.to_string()]));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    while zombies_of(pid) < settled + 5 {
+        assert!(Instant::now() < deadline + Duration::from_secs(10), "its children go by themselves still");
+        std::thread::yield_now();
+    }
+}
+
+/// How many zombies a process has, as ps says.
+fn zombies_of(pid: u32) -> usize {
+    let output =
+        Command::new(program("ps")).args(["--ppid", &pid.to_string(), "-o", "stat="]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().filter(|state| state.starts_with('Z')).count()
 }
 
 #[test]

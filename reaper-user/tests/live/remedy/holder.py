@@ -8,6 +8,7 @@ dies       handles SIGCHLD by ending
 stubborn   ignores SIGTERM
 adopt      nothing; its zombies are orphans that were given to it
 peeks      as adopt, and looks for any child again and again, without taking one
+leaks      a child of its own every 50 ms, and waits for none
 works      as adopt, and runs children of its own, each waited for by its pid
 asks       as works, and asks for its first zombie by its pid, without taking it
 
@@ -83,6 +84,8 @@ if sys.argv[3:]:
 print("ready", *zombies, flush=True)
 while True:
     time.sleep(0.05)
+    if mode == "leaks":
+        leak()
     if mode == "peeks":
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     if mode in ("works", "asks"):
