@@ -1,6 +1,7 @@
 //! Remedies on real processes: what a rule asks for is done to whom it means and to nobody else, and said.
 
 mod acts;
+mod crawler;
 mod hand;
 mod protection;
 
