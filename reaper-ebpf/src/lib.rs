@@ -290,7 +290,7 @@ pub struct WaitProfile {
     pub start: u64,
     /// Wait calls for any child.
     pub any: u64,
-    /// Wait calls for one pid or one process group; the hook cannot tell them apart.
+    /// Wait calls for one pid or one process group.
     pub one: u64,
     /// Boot clock at the latest wait call.
     pub last: u64,
@@ -300,6 +300,16 @@ pub struct WaitProfile {
     pub numbers: u32,
     /// Calls whose number found no room there.
     pub lost: u64,
+}
+
+/// When a number that a holder on probation has asked for was last asked for, ns since boot; 0 for never.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Awaited {
+    /// As a pid.
+    pub as_pid: u64,
+    /// As a process group.
+    pub as_group: u64,
 }
 
 /// The key of a number that a holder on probation has asked for: the holder's tgid, then the pid or process group as the
@@ -379,6 +389,7 @@ const _: () = assert!(size_of::<Slot>() == 64);
 const _: () = assert!(size_of::<Notice>() == 40);
 const _: () = assert!(size_of::<Forker>() == 16);
 const _: () = assert!(size_of::<WaitProfile>() == 48);
+const _: () = assert!(size_of::<Awaited>() == 16);
 const _: () = assert!(size_of::<Cmdline>() == 264);
 
 #[cfg(test)]

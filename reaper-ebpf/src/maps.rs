@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use reaper_ebpf::{Cmdline, Forker, Slot, WaitProfile, counter, meta, seed};
+use reaper_ebpf::{Awaited, Cmdline, Forker, Slot, WaitProfile, counter, meta, seed};
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
 #[map]
@@ -23,10 +23,10 @@ pub(crate) static FORKERS: LruHashMap<u64, Forker> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static WATCHED: HashMap<u32, WaitProfile> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
-/// The numbers that holders on probation have asked for, by holder and number, with the boot clock at the latest call. Userspace
+/// The numbers that holders on probation have asked for, by holder and number. Userspace
 /// takes out those that are nobody's any more. Not least recently used: nothing may be forgotten in silence.
 #[map]
-pub(crate) static AWAITED: HashMap<u64, u64> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static AWAITED: HashMap<u64, Awaited> = HashMap::with_max_entries(8_192, 0);
 
 /// Who died last under a tgid. Kernels before 5.11 only: see `signal`.
 #[map]

@@ -84,6 +84,8 @@ members! {
     KN_ID
     /// `pid.numbers[0].nr`
     PID_NUMBER
-    /// The register in `pt_regs` with a function's first argument
+    /// The register in `pt_regs` with a function's first argument, and with a system call's
     REGS_ARGUMENT
+    /// Where `pt_regs` has the number of the system call
+    REGS_CALL
 }

@@ -4,16 +4,24 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint,
+    EbpfContext, Global,
+    helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_task_pt_regs},
+    macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 
-use reaper_ebpf::{WaitProfile, awaited, counter};
+use reaper_ebpf::{Awaited, WaitProfile, awaited, counter, member};
 
 use crate::{
-    kernel::pid_number,
+    kernel::{pid_number, read},
     maps::{ARGUMENT_SCRATCH, AWAITED, WATCHED, count},
 };
+
+/// The numbers of the two system calls; 0 where the kernel lets no registers be read (before 5.15).
+#[unsafe(no_mangle)]
+static WAIT4: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static WAITID: Global<u32> = Global::new(0);
 
 #[btf_tracepoint(function = "sched_process_wait")]
 fn wait(ctx: BtfTracePointContext) {
@@ -39,14 +47,52 @@ fn wait(ctx: BtfTracePointContext) {
 #[inline(always)]
 fn enter(holder: u32, number: u32, now: u64, profile: &mut WaitProfile) {
     let key = awaited(holder, number);
-    if let Some(last) = AWAITED.get_ptr_mut(key) {
+    let (pid, group) = kind();
+    if let Some(known) = AWAITED.get_ptr_mut(key) {
         // SAFETY: a map's value; of two writers the later one is right enough.
-        unsafe { *last = now };
-    } else if AWAITED.insert(key, now, 0).is_ok() {
+        unsafe {
+            if pid {
+                (*known).as_pid = now;
+            }
+            if group {
+                (*known).as_group = now;
+            }
+        }
+        return;
+    }
+    let times = Awaited { as_pid: if pid { now } else { 0 }, as_group: if group { now } else { 0 } };
+    if AWAITED.insert(key, times, 0).is_ok() {
         profile.numbers += 1;
     } else {
         profile.lost += 1;
         count(counter::AWAITED_LOST);
+    }
+}
+
+/// `P_PGID`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/wait.h>
+const P_PGID: u32 = 2;
+
+/// Whether the number is a pid's, a process group's, or may be either's: the hook's argument looks the same, the caller's
+/// registers do not.
+#[inline(always)]
+fn kind() -> (bool, bool) {
+    let (wait4, waitid) = (WAIT4.load(), WAITID.load());
+    if wait4 == 0 {
+        return (true, true);
+    }
+    // SAFETY: the helpers take and return what the verifier knows the type of.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const c_void;
+    let call: u32 = read(registers, member::REGS_CALL);
+    let first = read::<u64>(registers, member::REGS_ARGUMENT) as u32;
+    if call == wait4 {
+        // 0 is its own group, a negative number another one.
+        let pid = first.cast_signed() > 0;
+        (pid, !pid)
+    } else if call == waitid {
+        (first != P_PGID, first == P_PGID)
+    } else {
+        // Of a 32-bit program.
+        (true, true)
     }
 }
 

@@ -49,6 +49,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -127,6 +128,15 @@ impl<'a> Btf<'a> {
             at = header.rest + trailer(header).ok_or(BtfError::Malformed("an unknown kind of type"))?;
         }
         Ok(btf)
+    }
+
+    /// Whether the kernel has a function of this name. What helpers are made of is in it under the helper's name.
+    pub(super) fn has_function(&self, name: &str) -> bool {
+        self.types
+            .iter()
+            .skip(1)
+            .filter_map(|at| self.header_at(*at))
+            .any(|header| header.kind == KIND_FUNC && self.string(header.name) == name.as_bytes())
     }
 
     /// The type of a tracepoint's argument, where it is a pointer to a structure. 0 is the first argument.

@@ -29,24 +29,45 @@ pub(super) struct Pinned {
     adopted: bool,
 }
 
+/// The numbers of the calls that wait, by which the registers of whoever makes one are read; 0 where the kernel lets no program
+/// read registers (before 5.15).
+#[derive(Clone, Copy)]
+struct Waits {
+    wait4: u32,
+    waitid: u32,
+}
+
+impl Waits {
+    fn of(btf: &Btf<'_>) -> Self {
+        let number = |call: i64| u32::try_from(call).unwrap_or(0);
+        if btf.has_function("bpf_task_pt_regs") {
+            Self { wait4: number(libc::SYS_wait4), waitid: number(libc::SYS_waitid) }
+        } else {
+            Self { wait4: 0, waitid: 0 }
+        }
+    }
+}
+
 impl Kernel {
     /// Loads the object. Nothing is attached yet. With `pins` (a folder in a BPF file system, made where it is
     /// missing) the kernel side outlives this process, and what an earlier one has left is taken over.
     pub fn load(options: Options, pins: Option<&Path>) -> Result<Self, KernelError> {
         demand()?;
         let bytes = requirements::btf_bytes()?;
-        let offsets = offsets::resolve(&Btf::parse(&bytes)?, options.pids_hierarchy != 0)?;
+        let btf = Btf::parse(&bytes)?;
+        let offsets = offsets::resolve(&btf, options.pids_hierarchy != 0)?;
+        let waits = Waits::of(&btf);
         let object = patch::patch(OBJECT, &offsets)?;
         let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
             .map_err(|error| KernelError::load(error.into()))?;
         drop(bytes);
-        let Some(root) = pins else { return Self::load_into(options, &object, &kernel_btf, None) };
+        let Some(root) = pins else { return Self::load_into(options, waits, &object, &kernel_btf, None) };
 
         let store = Store::open(root)?;
         let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
         if let Some(set) = store.find(fingerprint)? {
             let pinned = Pinned { store: store.clone(), set, fingerprint, adopted: true };
-            let mut kernel = Self::load_into(options, &object, &kernel_btf, Some(pinned))?;
+            let mut kernel = Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))?;
             if kernel.adopt()? {
                 return Ok(kernel);
             }
@@ -54,11 +75,12 @@ impl Kernel {
         }
         let set = store.make()?;
         let pinned = Pinned { store, set, fingerprint, adopted: false };
-        Self::load_into(options, &object, &kernel_btf, Some(pinned))
+        Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))
     }
 
     fn load_into(
         options: Options,
+        waits: Waits,
         object: &[u8],
         kernel_btf: &aya::Btf,
         pinned: Option<Pinned>,
@@ -71,6 +93,8 @@ impl Kernel {
             .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
             .override_global("SET_MASK", &mask, true)
             .override_global("ALL_CMDLINES", &all_cmdlines, true)
+            .override_global("WAIT4", &waits.wait4, true)
+            .override_global("WAITID", &waits.waitid, true)
             .map_max_entries("LEDGER", options.sizes.entries)
             .map_max_entries("OVERFLOW", options.sizes.overflow);
         if let Some(Pinned { set, .. }) = &pinned {

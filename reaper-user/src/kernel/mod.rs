@@ -24,7 +24,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
 use reaper_ebpf::{
-    CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, state,
+    Awaited, CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, state,
 };
 
 use self::{attach::Always, load::Pinned, table::Table};
@@ -92,7 +92,7 @@ pub struct Kernel {
     overflow: HashMap<MapData, u64, [u64; WORDS]>,
     forkers: HashMap<MapData, u64, [u64; 2]>,
     watched: HashMap<MapData, u32, [u64; 6]>,
-    awaited: HashMap<MapData, u64, u64>,
+    awaited: HashMap<MapData, u64, [u64; 2]>,
     cmdlines: HashMap<MapData, u64, [u64; 33]>,
     counters: PerCpuArray<MapData, u64>,
     orders: census::Orders,
@@ -305,10 +305,12 @@ impl Kernel {
         Some(WaitProfile { start, any, one, last, last_number, numbers, lost })
     }
 
-    /// When a holder on probation last asked for this pid or process group.
+    /// When a holder on probation last asked for this number. A kernel that does not tell a pid from a process group has it as
+    /// both.
     #[must_use]
-    pub fn awaited(&self, holder: u32, number: u32) -> Option<BootTime> {
-        self.awaited.get(&awaited(holder, number), 0).ok().map(BootTime)
+    pub fn awaited(&self, holder: u32, number: u32) -> Awaited {
+        let [as_pid, as_group] = self.awaited.get(&awaited(holder, number), 0).unwrap_or_default();
+        Awaited { as_pid, as_group }
     }
 
     /// Forgets the numbers that were asked for of which `keep` does not say that they are needed: it is given the holder and the

@@ -15,6 +15,15 @@ const REGS_ARGUMENT: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
+/// Where it has the number of a system call, in the same files: `orig_ax`, `syscallno`.
+const REGS_CALL: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(15 * 8)
+} else if cfg!(target_arch = "aarch64") {
+    Some(280)
+} else {
+    None
+};
+
 /// A member's number in the object, and its offset.
 pub(super) type Offset = (i16, u32);
 
@@ -73,5 +82,6 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
     get(member::PID_NUMBER, pid, "numbers[0].nr", U32)?;
     // Without it the kprobe is refused, which is not needed.
     offsets.extend(REGS_ARGUMENT.map(|offset| (member::REGS_ARGUMENT, offset)));
+    offsets.extend(REGS_CALL.map(|offset| (member::REGS_CALL, offset)));
     Ok(offsets)
 }

@@ -87,10 +87,10 @@ pub(crate) fn waits(
 ) -> Waits {
     let called = profile.any + profile.one > 0;
     // A number that was asked for before the zombie was there was somebody else's.
-    let is_its = |asked: BootTime| asked >= zombie.start;
-    let asked_for = [zombie.pid, zombie.group]
-        .into_iter()
-        .find(|number| kernel.awaited(holder, *number).is_some_and(is_its));
+    let is_its = |asked: u64| BootTime(asked) >= zombie.start;
+    let by_pid = is_its(kernel.awaited(holder, zombie.pid).as_pid).then_some(zombie.pid);
+    let asked_for =
+        by_pid.or_else(|| is_its(kernel.awaited(holder, zombie.group).as_group).then_some(zombie.group));
     Waits {
         watched,
         any: profile.any,

@@ -76,7 +76,8 @@ impl Injector {
 
     /// Makes the holder wait for these zombies, once each and without blocking.
     pub fn reap(&mut self, holder: &Handle, zombies: &[Target], options: &Options) -> Deed {
-        let order = match survey(&self.proc, holder, zombies, options, &mut self.cache) {
+        let survey = |cache: &mut Cache| survey(&self.proc, holder, zombies, options, cache);
+        let order = match patiently(&mut self.cache, survey) {
             Ok(order) => order,
             Err(refusal) => return Deed::refused(refusal),
         };
@@ -103,7 +104,8 @@ impl Injector {
     /// Nothing to be done is a refusal.
     pub fn autoreap(&mut self, holder: &Handle, wanted: bool, options: &Options) -> Deed {
         let task = Task::Autoreap(wanted);
-        let order = match survey::order(&self.proc, holder, task, options, &mut self.cache) {
+        let survey = |cache: &mut Cache| survey::order(&self.proc, holder, task.clone(), options, cache);
+        let order = match patiently(&mut self.cache, survey) {
             Ok(order) => order,
             Err(refusal) => return Deed::refused(refusal),
         };
@@ -143,6 +145,22 @@ impl Injector {
             _ => {}
         }
         answer
+    }
+}
+
+/// Looks again where what stands against it may be over in a moment.
+fn patiently(
+    cache: &mut Cache,
+    survey: impl Fn(&mut Cache) -> Result<Order, Refusal>,
+) -> Result<Order, Refusal> {
+    let deadline = Instant::now() + survey::PATIENCE;
+    loop {
+        match survey(cache) {
+            Err(refusal) if survey::may_pass(&refusal) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            surveyed => return surveyed,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How long a thread and a moment are looked for.
-const PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const PATIENCE: Duration = Duration::from_millis(300);
 
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/sched.h>
 const CLONE_VFORK: u64 = 0x4000;
@@ -166,6 +166,11 @@ fn mount_point(mounts: &str, v2: bool) -> Option<PathBuf> {
         };
         (fits && root == "/").then(|| PathBuf::from(point))
     })
+}
+
+/// Whether it may be another picture in a moment: programs vfork and wait for their children all the time.
+pub(super) fn may_pass(refusal: &Refusal) -> bool {
+    matches!(refusal.as_str(), "vfork" | "uninterruptible" | "awaited-now")
 }
 
 pub(super) fn refused(word: &'static str, message: impl Into<String>) -> Refusal {

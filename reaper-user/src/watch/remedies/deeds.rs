@@ -24,7 +24,7 @@ const EFFECT: Duration = Duration::from_secs(2);
 const SURVIVES: Duration = Duration::from_secs(10);
 
 /// After a refusal of the hand: when it is tried again.
-const AGAIN: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A remedy that was begun.
 #[derive(Debug)]
