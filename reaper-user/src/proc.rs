@@ -22,6 +22,9 @@ const CMDLINE_BYTES: u64 = 4096;
 /// 65,536 of ten digits each: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/limits.h> (`NGROUPS_MAX`)
 const STATE_BYTES: u64 = 1 << 20;
 
+/// Threads among which a living one is looked for.
+const THREADS: usize = 1_024;
+
 /// <https://man7.org/linux/man-pages/man7/signal.7.html>
 const SIGCHLD_BIT: u64 = 1 << (17 - 1);
 
@@ -86,11 +89,19 @@ pub struct Seen {
     pub handles_sigchld: bool,
     /// Whether SIGCHLD is of any use to it: it has a handler, or blocks the signal to fetch it.
     pub heeds_sigchld: bool,
+    /// How many threads it has, a first one that has ended included.
+    pub threads: u64,
     /// How often its first thread has been scheduled away.
     pub switches: u64,
 }
 
 impl Seen {
+    /// Whether all of it has ended. A first thread that has ended before others looks like a zombie and is none.
+    #[must_use]
+    pub const fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X') && self.threads <= 1
+    }
+
     /// When it started, as exactly as /proc shows it.
     #[must_use]
     pub fn start(&self) -> BootTime {
@@ -131,6 +142,18 @@ impl Proc {
     #[must_use]
     pub fn of(&self, pid: u32) -> PathBuf {
         self.root.join(pid.to_string())
+    }
+
+    /// The directory of a thread of it that has memory: the process's own, but where its first thread has ended before others.
+    #[must_use]
+    pub fn of_living(&self, pid: u32) -> PathBuf {
+        let own = self.of(pid);
+        if std::fs::read_link(own.join("exe")).is_ok() {
+            return own;
+        }
+        let threads = std::fs::read_dir(own.join("task")).into_iter().flatten().take(THREADS);
+        let mut threads = threads.filter_map(|thread| Some(thread.ok()?.path()));
+        threads.find(|thread| std::fs::read_link(thread.join("exe")).is_ok()).unwrap_or(own)
     }
 
     fn open(&self, pid: u32) -> Result<Process, ProcError> {
@@ -185,6 +208,7 @@ fn read(process: &Process) -> Result<Seen, ProcError> {
         tracer: Some(unsigned(status.tracerpid)).filter(|tracer| *tracer != 0),
         ns_pids: status.nspid.unwrap_or_default().into_iter().map(unsigned).collect(),
         group: unsigned(stat.pgrp),
+        threads: u64::try_from(stat.num_threads).unwrap_or(1),
         uid: status.ruid,
         kernel_thread: stat.flags & PF_KTHREAD != 0,
         handles_sigchld: status.sigcgt & SIGCHLD_BIT != 0,
@@ -275,6 +299,7 @@ pub(crate) mod tests {
                 kernel_thread: false,
                 handles_sigchld: false,
                 heeds_sigchld: true,
+                threads: 1,
                 switches: 12,
             }
         );

@@ -31,6 +31,7 @@ fn seen(who: (u32, u64), parent: u32, state: char) -> Seen {
         kernel_thread: false,
         handles_sigchld: false,
         heeds_sigchld: false,
+        threads: 1,
         switches: 9,
     }
 }

@@ -57,7 +57,7 @@ impl Handle {
         if seen.start_ticks != ticks(self.identity.start) || seen.tgid != self.identity.pid {
             return Err(Refusal::IdentityChanged);
         }
-        if matches!(seen.state, 'Z' | 'X') { Err(Refusal::HolderGone) } else { Ok(seen) }
+        if seen.has_ended() { Err(Refusal::HolderGone) } else { Ok(seen) }
     }
 
     /// Sends it a signal.

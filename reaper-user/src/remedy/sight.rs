@@ -133,8 +133,8 @@ impl<'a> Ancestry<'a> {
 /// Looks at a holder; `None` where it is gone.
 #[must_use]
 pub fn look(proc: &Proc, pid: u32, ancestry: &mut Ancestry<'_>) -> Option<Sight> {
-    let seen = proc.see(pid).ok().filter(|seen| seen.tgid == pid && seen.state != 'Z')?;
-    let directory = proc.of(pid);
+    let seen = proc.see(pid).ok().filter(|seen| seen.tgid == pid && !seen.has_ended())?;
+    let directory = proc.of_living(pid);
     let cgroup = |pid| read(&proc.of(pid).join("cgroup"), FILE_BYTES).ok();
     Some(Sight {
         executable: if seen.kernel_thread { None } else { executable(proc, &directory) },

@@ -29,6 +29,7 @@ fn sight(own: &str, parent: &str, below: &[&str]) -> Sight {
             kernel_thread: false,
             handles_sigchld: false,
             heeds_sigchld: false,
+            threads: 1,
             switches: 0,
         },
         executable: Some(Executable {

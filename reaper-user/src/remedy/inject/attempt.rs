@@ -17,8 +17,9 @@ use super::{
     order::{Answer, Fate, Order},
     place::{MainStack, Place as FramePlace},
     ptrace,
-    puppet::{Broken, Puppet},
-    rest::Rest,
+    puppet::{Broken, Puppet, Stands},
+    rest::{self, Rest},
+    seccomp::Filters,
     threads::{Place, Seccomp, Thread},
     work::no_place,
 };
@@ -48,10 +49,21 @@ pub enum Step<'a> {
 pub enum Outcome {
     /// The step is done, or what the fates say of it.
     Done(Vec<Fate>),
+    /// The same, and nothing more is to be tried with this holder, for a reason.
+    Partly(Vec<Fate>, &'static str, String),
     /// Another thread or another moment may be better.
     Elsewhere(&'static str, String),
     /// Not with this holder.
     Refused(&'static str, String),
+}
+
+/// A thread that stands where it can be used.
+struct Found {
+    puppet: Puppet,
+    /// Since when, where it has run to a call before.
+    at: Option<Instant>,
+    /// The call that it was about to make then.
+    call: Option<(i64, [u64; 6])>,
 }
 
 /// What is known before the stop.
@@ -74,67 +86,100 @@ impl Attempt<'_> {
     /// Stops the thread, makes it do the step, lets it go.
     pub fn run(&self, step: &Step<'_>, answer: &mut Answer) -> Outcome {
         let tid = self.thread.tid;
-        let filtered = match self.thread.seccomp() {
-            Some(Seccomp::Off) => false,
-            Some(Seccomp::Filters) => true,
-            Some(Seccomp::Strict) => {
-                return Outcome::Refused("seccomp-strict", format!("thread {tid} is in strict mode"));
-            }
-            None => return Outcome::Elsewhere("gone", format!("thread {tid} has ended")),
-        };
+        if self.thread.seccomp() == Some(Seccomp::Strict) {
+            return strict(tid);
+        }
         // A main thread that has ended shows none.
         let Some(mut maps) = Maps::open(&self.directory.join("task").join(tid.to_string())) else {
-            return Outcome::Elsewhere("gone", format!("thread {tid} has ended"));
+            return gone(tid);
         };
         if let Err(error) = ptrace::seize(tid) {
             return self.not_seized(error);
         }
-        let mut began = Instant::now();
-        let mut stopped = || -> Result<(arch::Registers, bool), Broken> {
-            Puppet::stop(tid)?;
-            let registers = ptrace::registers(tid)?.ok_or(Broken::Left)?;
-            if registers.is_native() && registers.call().is_none() {
-                // Not in its own code: the kernel would not abort what must not be interrupted there (rseq).
-                let caught = Puppet::run_to_call(tid)?;
-                began = Instant::now();
-                return Ok((ptrace::registers(tid)?.ok_or(Broken::Left)?, caught));
-            }
-            Ok((registers, false))
+        let began = Instant::now();
+        let mut found = match self.find(tid) {
+            Ok(found) => found,
+            Err(outcome) => return outcome,
         };
-        let (registers, at_entry) = match stopped() {
-            Ok(stopped) => stopped,
-            Err(broken) => return broken_before(tid, broken),
-        };
-        if !registers.is_native() {
-            let _gone = ptrace::detach(tid, 0);
-            return Outcome::Refused("arch-32bit", "it runs code for another architecture".to_owned());
-        }
-        if registers.call().is_none() {
-            let _gone = ptrace::detach(tid, 0);
-            return Outcome::Elsewhere("user-code", format!("thread {tid} makes no call"));
-        }
-        let mut puppet = match Puppet::take(tid, registers, at_entry, filtered) {
-            Ok(puppet) => puppet,
-            Err(error) => return unreadable_filters(error),
-        };
-        let outcome = self.work(step, &mut puppet, &registers, &mut maps);
+        let began = found.at.unwrap_or(began);
+        let outcome = self.work(step, &mut found.puppet, &mut maps, answer);
+        let Found { puppet, call, .. } = found;
         answer.pauses.push(puppet.left.map_or_else(|| began.elapsed(), |left| left - began));
         answer.late += u32::from(puppet.late);
-        answer.interrupted += u32::from(puppet.rest == Rest::Timed);
-        answer.fell_through += u32::from(matches!(outcome, Outcome::Elsewhere("fell-through", _)));
+        // A call that is let go at its entry begins with the mark that a signal may be there.
+        let unlucky = call.is_some_and(|(call, arguments)| rest::expected(call, arguments) == Rest::Timed)
+            && matches!(outcome, Outcome::Refused(..) | Outcome::Elsewhere(..));
+        answer.interrupted += u32::from(puppet.rest == Rest::Timed || unlucky);
         outcome
     }
 
+    /// Brings the thread to stand in a call, or at the entry of one. What an error says has been let go.
+    fn find(&self, tid: u32) -> Result<Found, Outcome> {
+        let let_go = |outcome| {
+            let _gone = ptrace::detach(tid, 0);
+            Err(outcome)
+        };
+        let broken = |broken: Broken| broken_before(tid, broken);
+        let stands = Puppet::stop(tid).map_err(broken)?;
+        let registers = match ptrace::registers(tid).map_err(|error| broken(error.into()))? {
+            Some(registers) if registers.is_native() => registers,
+            _ => return let_go(another_architecture()),
+        };
+        // Only now it can neither get a filter nor be another thread.
+        let filters = match self.thread.seccomp() {
+            Some(Seccomp::Off) => Ok(Filters::default()),
+            Some(Seccomp::Filters) => Filters::of(tid),
+            Some(Seccomp::Strict) => return let_go(strict(tid)),
+            None => return let_go(gone(tid)),
+        };
+        if ptrace::dispatches_calls(tid) {
+            let why = "it has its system calls dispatched to itself".to_owned();
+            return let_go(Outcome::Refused("call-dispatch", why));
+        }
+        let in_call = is_in_call(tid, &registers);
+        let filters = match filters {
+            Ok(filters) => filters,
+            Err(error) => {
+                if in_call {
+                    // What they say of going on is not known: better late than killed.
+                    let mut puppet = Puppet::take(tid, registers, false, Filters::default());
+                    puppet.begin_anew();
+                    puppet.leave(0);
+                    return Err(unreadable_filters(error));
+                }
+                return let_go(unreadable_filters(error));
+            }
+        };
+        if in_call {
+            let puppet = Puppet::take(tid, registers, false, filters);
+            return Ok(Found { puppet, at: None, call: None });
+        }
+        // Not in its own code: the kernel would not abort what must not be interrupted there (rseq).
+        let user_code = || Outcome::Elsewhere("user-code", format!("thread {tid} makes no call"));
+        if stands == Stands::WithItsGroup {
+            return let_go(user_code());
+        }
+        let asked = Puppet::take(tid, registers, false, filters.clone());
+        if let Err(outcome) = self.ask_filters(&asked) {
+            return let_go(outcome);
+        }
+        if !Puppet::run_to_call(tid).map_err(broken)? {
+            return let_go(user_code());
+        }
+        let at = Some(Instant::now());
+        let registers = ptrace::registers(tid).map_err(|error| broken(error.into()))?;
+        let Some(registers) = registers.filter(|registers| is_in_call(tid, registers)) else {
+            return let_go(another_architecture());
+        };
+        let number = registers.call().and_then(|number| i64::try_from(number).ok());
+        let call = number.map(|number| (number, registers.arguments()));
+        Ok(Found { puppet: Puppet::take(tid, registers, true, filters), at, call })
+    }
+
     /// With the thread standing: what must hold is verified, the frame laid, the calls made, the thread let go.
-    fn work(
-        &self,
-        step: &Step<'_>,
-        puppet: &mut Puppet,
-        registers: &arch::Registers,
-        maps: &mut Maps,
-    ) -> Outcome {
-        match self.prepare(step, puppet, registers, maps) {
-            Ok((layout, chained)) => self.act(step, puppet, &layout, chained),
+    fn work(&self, step: &Step<'_>, puppet: &mut Puppet, maps: &mut Maps, answer: &mut Answer) -> Outcome {
+        match self.prepare(step, puppet, maps) {
+            Ok((layout, chained)) => self.act(step, puppet, &layout, chained, answer),
             Err(outcome) => {
                 puppet.leave(0);
                 outcome
@@ -142,16 +187,11 @@ impl Attempt<'_> {
         }
     }
 
-    fn prepare(
-        &self,
-        step: &Step<'_>,
-        puppet: &Puppet,
-        registers: &arch::Registers,
-        maps: &mut Maps,
-    ) -> Result<(Layout, bool), Outcome> {
+    fn prepare(&self, step: &Step<'_>, puppet: &Puppet, maps: &mut Maps) -> Result<(Layout, bool), Outcome> {
         let order = self.order;
         if puppet.rest == Rest::Timed && !order.allow_interrupted_wait {
-            return Err(Outcome::Elsewhere(
+            // It has been interrupted, which nobody has allowed: not once more.
+            return Err(Outcome::Refused(
                 "timed-wait",
                 format!("thread {} was in a wait that ends early", puppet.tid),
             ));
@@ -160,8 +200,8 @@ impl Attempt<'_> {
         let chained = matches!(step, Step::Reap { stepwise: false, .. })
             && code.pop_first.is_some()
             && code.pop_number.is_some();
-        self.verify_code(maps, registers)?;
-        self.ask_filters(puppet, chained)?;
+        self.verify_code(maps)?;
+        self.ask_filters(puppet)?;
         let context = puppet.context().map_err(|error| kernel("its registers", error))?;
         let context = context.ok_or_else(|| {
             Outcome::Refused("no-vectors", "its vector registers cannot be read as a whole".to_owned())
@@ -172,7 +212,7 @@ impl Attempt<'_> {
             Some(_) => main_stack(self.main_thread)
                 .ok_or_else(|| Outcome::Elsewhere("running", "its main thread began to run".to_owned()))?,
         };
-        if self.place.is_near(puppet.stack()) {
+        if self.place.is_near(puppet.stack()) && self.place.left().is_some() {
             let Outcome::Refused(word, message) = refused_place(&super::place::NoPlace::Unwinding) else {
                 return Err(Outcome::Elsewhere("unwinding", String::new()));
             };
@@ -195,9 +235,16 @@ impl Attempt<'_> {
         Ok((layout, chained))
     }
 
-    fn act(&self, step: &Step<'_>, puppet: &mut Puppet, layout: &Layout, chained: bool) -> Outcome {
-        let pid = self.order.holder.pid;
-        if let Err(error) = ptrace::write(pid, layout.at, &layout.bytes) {
+    fn act(
+        &self,
+        step: &Step<'_>,
+        puppet: &mut Puppet,
+        layout: &Layout,
+        chained: bool,
+        answer: &mut Answer,
+    ) -> Outcome {
+        let tid = puppet.tid;
+        if let Err(error) = ptrace::write(tid, layout.at, &layout.bytes) {
             puppet.leave(0);
             return kernel("writing into its stack", error);
         }
@@ -207,31 +254,47 @@ impl Attempt<'_> {
             Step::Reap { numbers, .. } => self.step(puppet, layout, numbers),
             Step::Autoreap(wanted) => self.autoreap(puppet, layout, *wanted),
         };
+        let (broken, fates) = match done {
+            Ok(fates) => (None, fates),
+            Err((broken, fates)) => (Some(broken), fates),
+        };
+        let signal = match broken {
+            None | Some(Broken::Stuck | Broken::Fault(_)) => 0,
+            Some(Broken::Signal(signal)) => signal,
+            // It runs, or is gone.
+            Some(Broken::Left) if chained => {
+                answer.fell_through += 1;
+                answer.interrupted += u32::from(puppet.would_be_interrupted());
+                return Outcome::Done(fates);
+            }
+            Some(Broken::Ended) => return Outcome::Done(fates),
+            // It has what it was given, and falls into its frame when this process ends.
+            Some(Broken::NoStop | Broken::Left | Broken::Kernel(_)) => {
+                answer.interrupted += u32::from(puppet.would_be_interrupted());
+                let why = format!("thread {tid} did not come back in time");
+                return Outcome::Partly(fates, "no-stop", why);
+            }
+        };
         // Nobody is in the frame any more once its own registers are back.
         let in_use = layout.in_use();
-        let done_with = || {
-            let _gone = ptrace::write(pid, in_use, &0_u64.to_le_bytes());
-        };
-        match done {
-            Ok(fates) => {
-                puppet.leave_after(0, done_with);
-                Outcome::Done(fates)
+        let back = puppet.leave_after(signal, || {
+            let _gone = ptrace::write(tid, in_use, &0_u64.to_le_bytes());
+        });
+        match broken {
+            _ if !back => Outcome::Partly(fates, "failed", format!("thread {tid} could not be put back")),
+            Some(Broken::Stuck) => {
+                let why = "it stands and does not run: its cgroup may be frozen".to_owned();
+                Outcome::Partly(fates, "no-run", why)
             }
-            Err((Broken::Signal(signal), fates)) => {
-                puppet.leave_after(signal, done_with);
-                Outcome::Done(fates)
+            Some(Broken::Fault(signal)) => {
+                let why = format!("what it was made to do raised signal {signal}");
+                Outcome::Partly(fates, "fault", why)
             }
-            Err((Broken::Stuck, _)) => {
-                puppet.leave_after(0, done_with);
-                Outcome::Refused("no-run", "it stands and does not run: its cgroup may be frozen".to_owned())
+            // With the next stop.
+            Some(Broken::Signal(_)) if fates.is_empty() => {
+                Outcome::Elsewhere("signal", format!("a signal came for thread {tid}"))
             }
-            Err((Broken::Left, fates)) if chained => {
-                if fates.iter().any(|fate| *fate != Fate::Untouched) {
-                    return Outcome::Done(fates);
-                }
-                Outcome::Elsewhere("fell-through", "it was left before it was done".to_owned())
-            }
-            Err((broken, _)) => broken_before(puppet.tid, broken),
+            _ => Outcome::Done(fates),
         }
     }
 
@@ -254,7 +317,7 @@ impl Attempt<'_> {
 
     fn chain(
         &self,
-        puppet: &Puppet,
+        puppet: &mut Puppet,
         layout: &Layout,
         numbers: &[u32],
         held: &[&OwnedFd],
@@ -291,7 +354,7 @@ impl Attempt<'_> {
         wanted: bool,
     ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
         const FLAGS: usize = 8;
-        let (pid, code) = (self.order.holder.pid, &self.order.code);
+        let (tid, code) = (puppet.tid, &self.order.code);
         let mut act = |new: u64, old: u64| {
             let arguments = [libc::SIGCHLD.unsigned_abs().into(), new, old, 8, 0, 0];
             let result = puppet.call(layout, code, libc::SYS_rt_sigaction, arguments);
@@ -304,7 +367,7 @@ impl Attempt<'_> {
         }
         let mut action = [0; 32];
         let broken = |error: Errno| (Broken::from(error), Vec::new());
-        ptrace::read(pid, layout.actions(), &mut action).map_err(broken)?;
+        ptrace::read(tid, layout.actions(), &mut action).map_err(broken)?;
         let flags = u64::from_le_bytes(action[FLAGS..FLAGS + 8].try_into().unwrap_or_default());
         let flag = u64::from(libc::SA_NOCLDWAIT.unsigned_abs());
         let changed = if wanted { flags | flag } else { flags & !flag };
@@ -312,26 +375,27 @@ impl Attempt<'_> {
             return Ok(vec![Fate::Gone]);
         }
         action[FLAGS..FLAGS + 8].copy_from_slice(&changed.to_le_bytes());
-        ptrace::write(pid, layout.actions(), &action).map_err(broken)?;
-        let result = act(layout.actions(), 0)?;
-        Ok(if result < 0 { failed(result) } else { vec![Fate::Reaped] })
+        ptrace::write(tid, layout.actions(), &action).map_err(broken)?;
+        let before = layout.actions() + 32;
+        let result = act(layout.actions(), before)?;
+        if result < 0 {
+            return Ok(failed(result));
+        }
+        let mut replaced = [0; 32];
+        ptrace::read(tid, before, &mut replaced).map_err(broken)?;
+        action[FLAGS..FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
+        if replaced != action {
+            // Another of its threads has set it meanwhile: that one's stays.
+            act(before, 0)?;
+            return Err((Broken::Signal(0), Vec::new()));
+        }
+        Ok(vec![Fate::Reaped])
     }
 
-    /// The instructions are where they were found, in memory that is executable; and the thread has entered the kernel as 64-bit
-    /// programs do.
-    fn verify_code(&self, maps: &mut Maps, registers: &arch::Registers) -> Result<(), Outcome> {
+    /// The instructions are where they were found, in memory that is executable.
+    fn verify_code(&self, maps: &mut Maps) -> Result<(), Outcome> {
         let code = &self.order.code;
-        let pid = self.order.holder.pid;
-        let is_there = |address: u64, bytes: &[u8]| {
-            let mut there = vec![0; bytes.len()];
-            ptrace::read(pid, address, &mut there).is_ok() && there == bytes
-        };
-        if !is_there(registers.entered_at(), arch::ENTER) {
-            return Err(Outcome::Refused(
-                "arch-32bit",
-                "it has entered the kernel in another way".to_owned(),
-            ));
-        }
+        let tid = self.thread.tid;
         if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
             return Err(no_instruction());
         }
@@ -342,7 +406,7 @@ impl Attempt<'_> {
         }
         for (address, alternatives) in code.wanted() {
             let executable = maps.at(address).is_some_and(|mapping| mapping.is_executable());
-            if !executable || !alternatives.iter().any(|bytes| is_there(address, bytes)) {
+            if !executable || !alternatives.iter().any(|bytes| is_there(tid, address, bytes)) {
                 return Err(no_instruction());
             }
         }
@@ -350,12 +414,17 @@ impl Attempt<'_> {
     }
 
     /// Every call that would run is allowed by the thread's filters.
-    fn ask_filters(&self, puppet: &Puppet, chained: bool) -> Result<(), Outcome> {
+    fn ask_filters(&self, puppet: &Puppet) -> Result<(), Outcome> {
         let code = &self.order.code;
         let call = code.call.unwrap_or_default();
-        let sigreturn = code.sigreturn.unwrap_or(call);
         let wait = [1, 0, WITHOUT_BLOCKING, 0, 0, 0];
-        let mut calls = vec![(libc::SYS_rt_sigreturn, sigreturn, [0; 6])];
+        let mut calls: Vec<_> = match code.sigreturn {
+            // The call is the trampoline's last instruction, in either form of it.
+            Some(at) => {
+                vec![(libc::SYS_rt_sigreturn, at + 5, [0; 6]), (libc::SYS_rt_sigreturn, at + 7, [0; 6])]
+            }
+            None => vec![(libc::SYS_rt_sigreturn, call, [0; 6])],
+        };
         match self.order.task {
             super::order::Task::Reap(_) => calls.push((libc::SYS_wait4, call, wait)),
             super::order::Task::Autoreap(_) => {
@@ -366,7 +435,7 @@ impl Attempt<'_> {
                 ));
             }
         }
-        if chained {
+        if code.pop_first.is_some() {
             calls.push((arch::HOLD, call, [0, 0, WITHOUT_BLOCKING, 0, 1, 0]));
         }
         for (number, at, arguments) in calls {
@@ -380,7 +449,16 @@ impl Attempt<'_> {
     fn not_seized(&self, error: Errno) -> Outcome {
         let tid = self.thread.tid;
         match error {
-            Errno::SRCH => Outcome::Elsewhere("gone", format!("thread {tid} has ended")),
+            Errno::SRCH => gone(tid),
+            // It is ending.
+            Errno::PERM
+                if !self
+                    .thread
+                    .stat()
+                    .is_some_and(|stat| matches!(stat.state, b'R' | b'S' | b'T' | b'D' | b't')) =>
+            {
+                gone(tid)
+            }
             Errno::PERM if tracer(self.directory).is_some_and(|tracer| tracer != 0) => {
                 Outcome::Refused("traced", "a debugger is attached to it".to_owned())
             }
@@ -388,6 +466,18 @@ impl Attempt<'_> {
             error => kernel("tracing it", error),
         }
     }
+}
+
+/// Whether a thread stands in a call that it has made by the usual instruction. One that is about to run a signal's handler has
+/// the call's number still, and is somewhere else.
+fn is_in_call(tid: u32, registers: &arch::Registers) -> bool {
+    registers.call().is_some() && is_there(tid, registers.entered_at(), arch::ENTER)
+}
+
+/// Whether these bytes are there. Memory is reached by the thread: a main thread that has ended has none.
+fn is_there(tid: u32, address: u64, bytes: &[u8]) -> bool {
+    let mut there = vec![0; bytes.len()];
+    ptrace::read(tid, address, &mut there).is_ok() && there == bytes
 }
 
 /// What a wait returned.
@@ -402,11 +492,11 @@ fn fate(result: i64, number: u32) -> Fate {
 
 /// Where the main thread's stack pointer is, where that can be known without stopping it.
 pub fn main_stack(main: Option<&Thread>) -> Option<MainStack> {
-    let Some(main) = main else { return Some(MainStack::Ended) };
+    let main = main?;
     match main.place() {
         Some(Place::Blocked { stack, .. }) => Some(MainStack::Blocked(stack)),
         Some(Place::Running) => None,
-        None => Some(MainStack::Ended),
+        None => main.stat().is_none_or(|stat| matches!(stat.state, b'Z' | b'X')).then_some(MainStack::Ended),
     }
 }
 
@@ -416,6 +506,21 @@ fn refused_place(no: &super::place::NoPlace) -> Outcome {
         "unwinding" => Outcome::Refused("unwinding", message),
         _ => Outcome::Refused("no-room", message),
     }
+}
+
+fn gone(tid: u32) -> Outcome {
+    Outcome::Elsewhere("gone", format!("thread {tid} has ended"))
+}
+
+fn strict(tid: u32) -> Outcome {
+    Outcome::Refused(
+        "seccomp-strict",
+        format!("seccomp lets thread {tid} do nothing but read, write and end"),
+    )
+}
+
+fn another_architecture() -> Outcome {
+    Outcome::Refused("arch-32bit", "it runs code for another architecture".to_owned())
 }
 
 fn no_instruction() -> Outcome {
@@ -436,10 +541,10 @@ fn unreadable_filters(error: Errno) -> Outcome {
 
 fn broken_before(tid: u32, broken: Broken) -> Outcome {
     match broken {
-        Broken::Ended => Outcome::Elsewhere("gone", format!("thread {tid} has ended")),
+        Broken::Ended => gone(tid),
         Broken::NoStop => Outcome::Refused("no-stop", format!("thread {tid} did not stop in time")),
         Broken::Kernel(error) => kernel("tracing it", error),
-        Broken::Signal(_) | Broken::Stuck | Broken::Left => {
+        Broken::Signal(_) | Broken::Fault(_) | Broken::Stuck | Broken::Left => {
             Outcome::Refused("no-stop", format!("thread {tid} could not be brought to stand"))
         }
     }
@@ -451,7 +556,7 @@ fn tracer(directory: &Path) -> Option<u32> {
 }
 
 /// Who has said no: a policy of the machine's, of the holder's profile, or the kernel for want of a capability.
-fn not_permitted(directory: &Path) -> String {
+pub(super) fn not_permitted(directory: &Path) -> String {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     if scope.trim() == "3" {
         return "kernel.yama.ptrace_scope is 3: nobody may trace; set it to 2 or less and restart the machine".to_owned();

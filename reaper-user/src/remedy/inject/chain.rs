@@ -9,7 +9,7 @@ use super::{
     arch,
     layout::Layout,
     ptrace::{self, Stop},
-    puppet::{Broken, Puppet, STOPS},
+    puppet::{Broken, Puppet, broken_by},
 };
 
 /// What a call without work takes, about: after so long it is looked whether all have been made.
@@ -19,7 +19,7 @@ const CALL: Duration = Duration::from_micros(3);
 const BEGINNING: Duration = Duration::from_micros(10);
 
 /// How long a chain may take in all. It is longer on a machine that has no processor for it.
-const TAKES: Duration = Duration::from_millis(200);
+const TAKES: Duration = Duration::from_millis(250);
 
 /// Runs the chain that has been put into the thread. It stands again, at its end, or as the error says.
 pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), Broken> {
@@ -32,16 +32,16 @@ pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), 
         // Again and again, ever sooner: it cannot take much longer.
         pause = (pause / 2).max(BEGINNING);
         ptrace::interrupt(tid)?;
-        let Some(stop) = ptrace::stop(tid, Instant::now() + STOPS.max(TAKES))? else {
+        let Some(stop) = ptrace::stop(tid, Instant::now() + TAKES)? else {
             return Err(Broken::NoStop);
         };
         match stop {
             Stop::Ended => return Err(Broken::Ended),
-            Stop::Event | Stop::Call | Stop::Other(_) => {}
+            Stop::Event | Stop::Group | Stop::Call | Stop::Other(_) => {}
             Stop::Signal(signal) => {
                 let registers = ptrace::registers(tid)?.ok_or(Broken::Left)?;
                 if layout.holds(registers.stack()) {
-                    return Err(Broken::Signal(signal));
+                    return Err(broken_by(tid, signal));
                 }
                 // It is about to be delivered to the program itself.
                 let _gone = ptrace::detach(tid, signal);

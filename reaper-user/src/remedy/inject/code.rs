@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -112,9 +113,14 @@ impl Code {
 
 impl Cache {
     /// Looks for them in a holder's code: in its libc first, then in its program, then in the rest.
-    pub fn find(&mut self, proc: &Proc, pid: u32) -> Code {
-        let mut maps: Vec<_> = mappings(&proc.of(pid)).into_iter().filter(Mapping::is_code).collect();
-        let program = fs::read_link(proc.of(pid).join("exe")).unwrap_or_default();
+    ///
+    /// An error is the kernel's refusal to let it be read at all.
+    pub fn find(&mut self, proc: &Proc, pid: u32) -> Result<Code, Errno> {
+        let living = proc.of_living(pid);
+        // The directory of a thread is called by its number.
+        let tid = living.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(pid);
+        let mut maps: Vec<_> = mappings(&living).into_iter().filter(Mapping::is_code).collect();
+        let program = fs::read_link(living.join("exe")).unwrap_or_default();
         maps.sort_by_key(|mapping| {
             if mapping.is_libc() { 0 } else { 1 + u8::from(*mapping.path != *program.as_os_str()) }
         });
@@ -126,8 +132,14 @@ impl Cache {
             }
             let key = (mapping.device, mapping.inode, mapping.offset);
             let known = self.files.get(&key).copied();
-            let found = known.unwrap_or_else(|| search(pid, &mapping));
-            if known.is_none() && mapping.inode != 0 {
+            let searched = known.map_or_else(|| search(tid, &mapping), Ok);
+            // What could not be read says nothing of the file.
+            let found = match searched {
+                Ok(found) => found,
+                Err(error @ (Errno::PERM | Errno::ACCESS)) => return Err(error),
+                Err(_) => continue,
+            };
+            if known.is_none() {
                 if self.files.len() >= FILES {
                     self.files.clear();
                 }
@@ -135,20 +147,18 @@ impl Cache {
             }
             code = code.or(found.moved(|offset| mapping.start + offset));
         }
-        code
+        Ok(code)
     }
 }
 
 /// What is in one mapping, as offsets into it.
-fn search(pid: u32, mapping: &Mapping) -> Code {
+fn search(tid: u32, mapping: &Mapping) -> Result<Code, Errno> {
     let mut code = Code::default();
     let mut at = mapping.start;
     while at < mapping.end && !code.is_whole() {
         let left = usize::try_from(mapping.end - at).unwrap_or(PIECE);
         let mut piece = vec![0; left.min(PIECE)];
-        if ptrace::read(pid, at, &mut piece).is_err() {
-            break;
-        }
+        ptrace::read(tid, at, &mut piece)?;
         let from = at - mapping.start;
         code = code.or(Code::within(&piece).moved(|offset| from + offset));
         if left <= PIECE {
@@ -156,7 +166,7 @@ fn search(pid: u32, mapping: &Mapping) -> Code {
         }
         at += (PIECE - OVERLAP) as u64;
     }
-    code
+    Ok(code)
 }
 
 #[cfg(test)]
@@ -180,7 +190,7 @@ mod tests {
     /// This very process: its libc has them all, and the bytes are where they are said to be.
     #[test]
     fn a_process_with_a_libc_has_them_all() {
-        let code = Cache::default().find(&Proc::at("/proc"), std::process::id());
+        let code = Cache::default().find(&Proc::at("/proc"), std::process::id()).unwrap();
         assert!(code.is_whole(), "{code:?}");
         for (address, wanted) in code.wanted() {
             let fits = wanted.iter().any(|bytes| {

@@ -35,10 +35,10 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Code that the kernel lets be read and executed, of a file.
+    /// Code of a file, which nobody can write to: what is made at run time may be made anew at any moment.
     #[must_use]
     pub fn is_code(&self) -> bool {
-        self.rights[0] == b'r' && self.is_executable() && !self.is_special()
+        self.rights == *b"r-xp" && self.inode != 0
     }
 
     /// Whether it is executable.
@@ -57,11 +57,6 @@ impl Mapping {
     #[must_use]
     pub fn is_stack(&self) -> bool {
         self.path == "[stack]"
-    }
-
-    /// `[vdso]` and its like.
-    fn is_special(&self) -> bool {
-        self.path.as_encoded_bytes().first() == Some(&b'[')
     }
 
     /// A C library by its name: it has all that is looked for, and it is small.

@@ -180,9 +180,11 @@ fn deed(answer: &Answer) -> Deed {
 }
 
 /// The reasons that a tracing process gives.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 26] = [
     "arch-32bit",
+    "call-dispatch",
     "failed",
+    "fault",
     "fell-through",
     "gone",
     "identity-changed",
@@ -192,11 +194,14 @@ const WORDS: [&str; 21] = [
     "no-stop",
     "no-tracer",
     "no-vectors",
+    "out-of-time",
     "not-permitted",
+    "no-zombie",
     "running",
     "seccomp-denied",
     "seccomp-strict",
     "seccomp-unreadable",
+    "signal",
     "timed-wait",
     "traced",
     DIED,

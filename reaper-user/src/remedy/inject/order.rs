@@ -9,6 +9,8 @@ use super::code::Code;
 /// What is to be done to one holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
+    /// Who gives it: the tracing process does not outlive this one.
+    pub from: u32,
     /// The holder, and when it started, in clock ticks since boot.
     pub holder: Process,
     /// Where the instructions are.

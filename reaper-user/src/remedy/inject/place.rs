@@ -44,7 +44,8 @@ pub enum NoPlace {
 /// The stack of a process, with what says which of its pages there are.
 #[derive(Debug)]
 pub struct Place {
-    pid: u32,
+    /// A thread by which the memory is reached.
+    tid: u32,
     /// Start of the process, by which it knows what was left.
     start: u64,
     stack: Mapping,
@@ -53,11 +54,11 @@ pub struct Place {
 
 impl Place {
     /// Low in this stack.
-    pub fn new(pid: u32, start: u64, stack: Mapping, pages: File) -> Result<Self, NoPlace> {
+    pub fn new(tid: u32, start: u64, stack: Mapping, pages: File) -> Result<Self, NoPlace> {
         if !stack.is_private_memory() || stack.end - stack.start < LEAST {
             return Err(NoPlace::NoRoom("its main stack is smaller than 128 KiB"));
         }
-        Ok(Self { pid, start, stack, pages })
+        Ok(Self { tid, start, stack, pages })
     }
 
     /// The address that the layout begins at.
@@ -89,16 +90,21 @@ impl Place {
             MainStack::Ended => None,
         };
         if let Some((stack, above)) = pointer.filter(|(stack, _)| is_on_it(*stack)) {
-            // Below the stack pointer is nothing that a program keeps.
-            return if stack >= end + above {
-                Ok(bytes)
-            } else if self.is_near(stack) && self.left().is_some() {
-                Err(NoPlace::Unwinding)
-            } else {
-                Err(NoPlace::NoRoom("its main stack is in use almost to its end"))
-            };
+            if stack < end + above {
+                return Err(if self.is_near(stack) && self.left().is_some() {
+                    NoPlace::Unwinding
+                } else {
+                    NoPlace::NoRoom("its main stack is in use almost to its end")
+                });
+            }
+            // Below the stack pointer is nothing that a program keeps, as long as it stands.
+            if matches!(main, MainStack::Stands(_)) {
+                let ours = self.left().map_or(0, |(pages, _)| pages * PAGE);
+                return Ok(bytes.max(ours));
+            }
         }
-        // It is on a stack of its own making, or gone: only pages that nobody has used are free.
+        // It is on a stack of its own making, or gone, or may wake up and go as deep as it has been before: only pages that nobody
+        // has used are free.
         let mut ours = 0;
         if self.is_there(self.at())? {
             let (pages, _) = self.left().ok_or(NoPlace::NoRoom("the end of its main stack has been used"))?;
@@ -118,10 +124,10 @@ impl Place {
     #[must_use]
     pub fn left(&self) -> Option<(u64, bool)> {
         let mut header = [0; 64];
-        ptrace::read(self.pid, self.at(), &mut header).ok()?;
+        ptrace::read(self.tid, self.at(), &mut header).ok()?;
         let pages = layout::claimed(&header, self.start)?;
         let mut bytes = vec![0; usize::try_from(pages * PAGE).ok()?];
-        ptrace::read(self.pid, self.at(), &mut bytes).ok()?;
+        ptrace::read(self.tid, self.at(), &mut bytes).ok()?;
         layout::left(&bytes, self.start)
     }
 
@@ -172,8 +178,16 @@ mod tests {
         assert_eq!(place.check(2 * PAGE, MainStack::Stands(end + (8 << 10))), Ok(2 * PAGE));
         assert!(no_room(MainStack::Stands(end + (8 << 10) - 8)));
         assert!(no_room(MainStack::Stands(0x10_8100)) && no_room(MainStack::Stands(0x10_0010)));
-        assert_eq!(place.check(2 * PAGE, MainStack::Blocked(end + (32 << 10))), Ok(2 * PAGE));
-        assert!(no_room(MainStack::Blocked(end + (32 << 10) - 8)), "it may wake up and go deeper");
+        assert!(no_room(MainStack::Blocked(end + (32 << 10))), "it has been there, and may go there again");
+    }
+
+    #[test]
+    fn a_main_thread_that_is_only_blocked_leaves_pages_where_it_has_never_been() {
+        let end = 0x10_8000 + 2 * PAGE;
+        let check = |used: &[u64], stack| place(used).check(2 * PAGE, MainStack::Blocked(stack));
+        assert_eq!(check(&[], end + (32 << 10)), Ok(2 * PAGE));
+        assert!(check(&[1], end + (32 << 10)).is_err());
+        assert!(check(&[], end + (32 << 10) - 8).is_err(), "it may go deeper than it has been");
     }
 
     #[test]

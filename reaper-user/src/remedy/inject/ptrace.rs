@@ -32,8 +32,10 @@ const EVENT_STOP: i32 = 128;
 /// How a thread stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It was interrupted, or stops with its group; nothing is to be delivered.
+    /// It was interrupted; nothing is to be delivered.
     Event,
+    /// It stops with its group, or would if it ran.
+    Group,
     /// At the entry or the exit of a system call.
     Call,
     /// This signal is about to be delivered to it.
@@ -125,6 +127,34 @@ pub fn signal_mask(tid: u32) -> Result<u64, Errno> {
     Ok(mask)
 }
 
+/// Whether the signal that is about to be delivered was raised by the kernel for what the thread itself has just done.
+pub fn is_own_fault(tid: u32, signal: i32) -> bool {
+    if !matches!(
+        signal,
+        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGSYS | libc::SIGTRAP | libc::SIGFPE
+    ) {
+        return false;
+    }
+    let mut cause = MaybeUninit::<libc::siginfo_t>::zeroed();
+    if request(libc::PTRACE_GETSIGINFO, tid, 0, cause.as_mut_ptr().addr()).is_err() {
+        return false;
+    }
+    // SAFETY: zeroed before, and filled in. What others send has a code of 0 or less, or SI_KERNEL where nothing is known.
+    let cause = unsafe { cause.assume_init() };
+    cause.si_code > 0
+}
+
+/// Whether the thread has its system calls dispatched to itself (`PR_SET_SYSCALL_USER_DISPATCH`): one that it did not make would
+/// come back as SIGSYS. False where the kernel cannot be asked (before 6.4).
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/ptrace.h>
+pub fn dispatches_calls(tid: u32) -> bool {
+    const GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+    // Mode, selector, offset, length.
+    let mut config = [0_u64; 4];
+    let size = size_of_val(&config);
+    request(GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, config.as_mut_ptr().addr()).is_ok() && config[0] != 0
+}
+
 /// A seccomp filter of a thread that stands: the first is the oldest. `None` behind the last.
 pub fn seccomp_filter(tid: u32, place: usize) -> Result<Option<Vec<Instruction>>, Errno> {
     let mut filter = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; FILTER_INSTRUCTIONS];
@@ -157,12 +187,14 @@ pub fn mapping_at(maps: &File, address: u64) -> Result<(u64, u64, u64), Errno> {
 
 /// Makes this thread wait for stops with a deadline: the kernel announces each of them by SIGCHLD.
 pub fn expect_stops() {
-    // SAFETY: both calls only read and write the set that is given to them.
+    // SAFETY: the calls only read and write the set that is given to them, and set no handler of this program's.
     unsafe {
         let mut set = MaybeUninit::uninit();
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
         libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        // Where it is ignored, as it may have been by whoever started this process, nothing is announced.
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
     }
 }
 
@@ -206,7 +238,8 @@ fn look(tid: u32) -> Result<Option<Stop>, Errno> {
     }
     Ok(Some(match (code, status) {
         (libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED, _) => Stop::Ended,
-        (_, status) if status >> 8 == EVENT_STOP => Stop::Event,
+        (_, status) if status >> 8 == EVENT_STOP && status & 0xff == libc::SIGTRAP => Stop::Event,
+        (_, status) if status >> 8 == EVENT_STOP => Stop::Group,
         (_, status) if status == libc::SIGTRAP | 0x80 => Stop::Call,
         (_, status) if status >> 8 == 0 => Stop::Signal(status),
         (_, status) => Stop::Other(status),

@@ -14,8 +14,12 @@ use super::{
     seccomp::{Call, Filters},
 };
 
-/// How long a thread may take to stop, and to make a call that does not block.
+/// How long a thread may take to stop.
 pub const STOPS: Duration = Duration::from_millis(20);
+
+/// How long it may take to make a call that does not block, once it was told to: it may have to wait for a processor, and nothing
+/// is gained by giving up.
+const CALLS: Duration = Duration::from_millis(250);
 
 /// Stops that a thread may be in of its own group's, before it makes its call.
 const GROUP_STOPS: u32 = 3;
@@ -29,6 +33,8 @@ pub struct Puppet {
     saved: Registers,
     /// It stands at the entry into a call, which it has not made yet.
     at_entry: bool,
+    /// Its registers have been changed.
+    touched: bool,
     /// What kind of rest it was stopped in.
     pub rest: Rest,
     /// When it was let go.
@@ -36,6 +42,17 @@ pub struct Puppet {
     /// Its call is begun anew, because it may not be gone on with.
     pub late: bool,
     filters: Filters,
+}
+
+/// How a thread came to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// Wherever it was.
+    Somewhere,
+    /// With all of its group: somebody has stopped them.
+    WithItsGroup,
+    /// At the entry of a call.
+    AtACall,
 }
 
 /// Why a thread could not be brought to stand, or to make a call.
@@ -47,6 +64,8 @@ pub enum Broken {
     NoStop,
     /// This signal is to be delivered to it, with its own registers.
     Signal(i32),
+    /// The kernel answers what it was made to do with this signal: it is not the program's.
+    Fault(i32),
     /// It stands again and has not made the call.
     Stuck,
     /// It stands and has left what it was to do.
@@ -62,18 +81,25 @@ impl From<Errno> for Broken {
     }
 }
 
+/// A signal that comes while it does what it was told to.
+pub fn broken_by(tid: u32, signal: i32) -> Broken {
+    if ptrace::is_own_fault(tid, signal) { Broken::Fault(signal) } else { Broken::Signal(signal) }
+}
+
 impl Puppet {
     /// Stops a thread that has been seized. Signals that are about to be delivered to it are.
-    pub fn stop(tid: u32) -> Result<(), Broken> {
+    pub fn stop(tid: u32) -> Result<Stands, Broken> {
         ptrace::interrupt(tid)?;
         let deadline = Instant::now() + STOPS;
         loop {
             match ptrace::stop(tid, deadline)? {
                 None => return Err(Broken::NoStop),
-                Some(Stop::Event) => return Ok(()),
+                Some(Stop::Event) => return Ok(Stands::Somewhere),
+                Some(Stop::Group) => return Ok(Stands::WithItsGroup),
+                Some(Stop::Call) => return Ok(Stands::AtACall),
                 Some(Stop::Ended) => return Err(Broken::Ended),
                 Some(Stop::Signal(signal)) => ptrace::resume(tid, signal)?,
-                Some(Stop::Call | Stop::Other(_)) => ptrace::resume(tid, 0)?,
+                Some(Stop::Other(_)) => ptrace::resume(tid, 0)?,
             }
         }
     }
@@ -87,8 +113,10 @@ impl Puppet {
             ptrace::resume_to_call(tid, signal)?;
             signal = 0;
             match ptrace::stop(tid, deadline)? {
-                None => return Self::stop(tid).map(|()| false),
+                None => return Self::stop(tid).map(|stands| stands == Stands::AtACall),
                 Some(Stop::Call) => return Ok(true),
+                // Somebody has stopped all of them: it is not to run.
+                Some(Stop::Group) => return Ok(false),
                 Some(Stop::Ended) => return Err(Broken::Ended),
                 Some(Stop::Signal(number)) => signal = number,
                 Some(Stop::Event | Stop::Other(_)) => {}
@@ -96,52 +124,39 @@ impl Puppet {
         }
     }
 
-    /// Takes a thread that stands in a call, as `registers` say, or at the entry of one.
-    ///
-    /// Its filters are read where it has any: from here on it is known how it is to be left.
-    pub fn take(tid: u32, registers: Registers, at_entry: bool, filtered: bool) -> Result<Self, Errno> {
+    /// Takes a thread that stands in a call, as `registers` say, or at the entry of one, with its filters.
+    #[must_use]
+    pub fn take(tid: u32, registers: Registers, at_entry: bool, filters: Filters) -> Self {
         let number = registers.call().unwrap_or(u64::MAX);
-        let mut this = Self {
-            tid,
-            saved: registers,
-            at_entry,
-            rest: Rest::Exact,
-            left: None,
-            late: false,
-            filters: Filters::default(),
-        };
-        if at_entry {
-            this.saved = registers.to_be_reissued();
+        let rest = if at_entry {
+            Rest::Exact
         } else {
-            this.rest = rest::stopped(number, registers.arguments(), registers.result());
-            if this.rest == Rest::Untimed {
-                this.saved = registers.to_be_restarted();
-            }
+            rest::stopped(number, registers.arguments(), registers.result())
+        };
+        let mut this =
+            Self { tid, saved: registers, at_entry, touched: false, rest, left: None, late: false, filters };
+        if rest == Rest::Untimed {
+            this.saved = registers.to_be_restarted();
         }
-        if filtered {
-            match Filters::of(tid) {
-                Ok(filters) => this.filters = filters,
-                // Better late than killed by a filter that cannot be read.
-                Err(error) => {
-                    this.begin_anew();
-                    this.leave(0);
-                    return Err(error);
-                }
-            }
-            let from = registers.entered_at();
-            if this.allows(libc::SYS_restart_syscall, from, [0; 6]).is_err() {
-                this.begin_anew();
-            }
+        // Better late than killed by a filter.
+        if this.allows(libc::SYS_restart_syscall, registers.entered_at(), [0; 6]).is_err() {
+            this.begin_anew();
         }
-        Ok(this)
+        this
     }
 
-    /// A call that is gone on with by another call is made again from its start instead: with its whole time.
-    fn begin_anew(&mut self) {
+    /// A call that is gone on with by another call is made again instead, with its whole time; unless a handler runs.
+    pub fn begin_anew(&mut self) {
         if self.saved.call().is_some() && self.saved.result() == arch::RESTART_BLOCK {
-            self.saved = self.saved.to_be_reissued();
+            self.saved = self.saved.to_be_restarted();
             self.late = true;
         }
+    }
+
+    /// Whether its wait ends early where its tracer dies now.
+    #[must_use]
+    pub const fn would_be_interrupted(&self) -> bool {
+        self.saved.call().is_some() && self.saved.result() == arch::RESTART_BLOCK
     }
 
     /// Whether its filters allow it a call by the instruction at `at`.
@@ -155,7 +170,7 @@ impl Puppet {
     pub fn context(&self) -> Result<Option<Context>, Errno> {
         let vectors = arch::vectors_in_frame(ptrace::vectors(self.tid)?);
         let mask = ptrace::signal_mask(self.tid)?;
-        let registers = self.saved.on_its_own();
+        let registers = if self.at_entry { self.saved.to_be_reissued() } else { self.saved.on_its_own() };
         Ok(vectors.map(|vectors| Context { registers, vectors, mask }))
     }
 
@@ -165,13 +180,24 @@ impl Puppet {
     }
 
     /// Puts a first call into its registers, to be made when it runs.
-    pub fn put(&self, layout: &Layout, code: &Code, call: i64, arguments: [u64; 6]) -> Result<(), Broken> {
+    pub fn put(
+        &mut self,
+        layout: &Layout,
+        code: &Code,
+        call: i64,
+        arguments: [u64; 6],
+    ) -> Result<(), Broken> {
         let (number, at) = (call.unsigned_abs(), code.call.ok_or(Broken::Left)?);
         let registers = if self.at_entry {
-            self.saved.calling_instead(number, arguments, at, layout.stack)
+            let inside = self.saved.calling_instead(number, arguments, at, layout.stack);
+            // Its own call is made when it is let go.
+            self.saved = self.saved.to_be_reissued();
+            self.at_entry = false;
+            inside
         } else {
             self.saved.calling(number, arguments, at, layout.stack)
         };
+        self.touched = true;
         Ok(ptrace::set_registers(self.tid, &registers)?)
     }
 
@@ -183,8 +209,9 @@ impl Puppet {
         call: i64,
         arguments: [u64; 6],
     ) -> Result<i64, Broken> {
+        let inside = self.at_entry;
         self.put(layout, code, call, arguments)?;
-        if !std::mem::take(&mut self.at_entry) {
+        if !inside {
             self.to_call()?;
         }
         self.to_call()?;
@@ -193,18 +220,20 @@ impl Puppet {
     }
 
     fn to_call(&self) -> Result<(), Broken> {
-        let deadline = Instant::now() + STOPS;
+        let deadline = Instant::now() + CALLS;
         for _ in 0..=GROUP_STOPS {
             ptrace::resume_to_call(self.tid, 0)?;
             match ptrace::stop(self.tid, deadline)? {
                 Some(Stop::Call) => return Ok(()),
-                Some(Stop::Signal(signal)) => return Err(Broken::Signal(signal)),
+                Some(Stop::Signal(signal)) => return Err(broken_by(self.tid, signal)),
                 Some(Stop::Ended) => return Err(Broken::Ended),
                 // It stops with its group; once more.
-                Some(Stop::Event | Stop::Other(_)) => {}
+                Some(Stop::Event | Stop::Group | Stop::Other(_)) => {}
                 None => {
-                    Self::stop(self.tid)?;
-                    return Err(Broken::Stuck);
+                    return match Self::stop(self.tid)? {
+                        Stands::AtACall => Ok(()),
+                        Stands::Somewhere | Stands::WithItsGroup => Err(Broken::Stuck),
+                    };
                 }
             }
         }
@@ -214,17 +243,24 @@ impl Puppet {
     /// Lets it go as it was found, with a signal that is due to it (0 for none). Only ending the trace makes the kernel go on
     /// with an interrupted call: letting it run would hand the program the kernel's own marks for that.
     /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/ptrace.c> (`__ptrace_unlink`)
-    pub fn leave(&mut self, signal: i32) {
-        self.leave_after(signal, || ());
+    pub fn leave(&mut self, signal: i32) -> bool {
+        self.leave_after(signal, || ())
     }
 
-    /// The same, with something to be done when its own registers are back and it still stands.
-    pub fn leave_after(&mut self, signal: i32, last: impl FnOnce()) {
-        // Where one of them fails the thread is gone, and there is nobody to be told.
-        if ptrace::set_registers(self.tid, &self.saved).is_ok() {
+    /// The same, with something to be done when its own registers are back and it still stands. False where they could not be
+    /// put back: it stands and is traced until this process ends, and then falls into its frame.
+    pub fn leave_after(&mut self, signal: i32, last: impl FnOnce()) -> bool {
+        // At the entry of a call that is still its own: a filter is asked about whatever the registers say then.
+        let as_found = self.at_entry && !self.touched;
+        let back = as_found || ptrace::set_registers(self.tid, &self.saved).is_ok();
+        if back {
             last();
+        }
+        if back || !self.touched {
+            // Where that fails the thread is gone, and there is nobody to be told.
             let _gone = ptrace::detach(self.tid, signal);
         }
         self.left = Some(Instant::now());
+        back
     }
 }

@@ -49,6 +49,8 @@ pub fn expected(call: i64, arguments: [u64; 6]) -> Rest {
         | libc::SYS_waitid
         | libc::SYS_rt_sigsuspend
         | libc::SYS_flock
+        // One of these that was stopped before, and goes on.
+        | libc::SYS_restart_syscall
         | libc::SYS_msgrcv => Rest::Exact,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_select | libc::SYS_poll | libc::SYS_open | libc::SYS_pause => Rest::Exact,
@@ -87,7 +89,7 @@ pub fn stopped(call: u64, arguments: [u64; 6], result: i64) -> Rest {
 #[must_use]
 pub fn goes_on_by_another_call(call: i64) -> bool {
     match call {
-        libc::SYS_nanosleep | libc::SYS_clock_nanosleep | libc::SYS_futex => true,
+        libc::SYS_nanosleep | libc::SYS_clock_nanosleep | libc::SYS_futex | libc::SYS_restart_syscall => true,
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll => true,
         _ => false,

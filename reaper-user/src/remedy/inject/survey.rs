@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    attempt,
     code::Cache,
     order::{Child, Method, Order, Process, Task},
     threads::{Place, Seccomp, Thread},
@@ -88,12 +89,15 @@ pub(super) fn order(
     if threads.iter().any(|thread| thread.seccomp() == Some(Seccomp::Strict)) {
         return Err(refused("seccomp-strict", "seccomp lets it do nothing but read, write and end"));
     }
-    can_stop(&threads)?;
-    let code = cache.find(proc, identity.pid);
+    let code = cache
+        .find(proc, identity.pid)
+        .map_err(|_| refused("not-permitted", attempt::not_permitted(&directory)))?;
     if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
         return Err(refused("no-instruction", "its code has no instruction that could be used"));
     }
+    can_stop(&threads)?;
     Ok(Order {
+        from: std::process::id(),
         holder: Process { pid: identity.pid, start_ticks: seen.start_ticks },
         code,
         task,

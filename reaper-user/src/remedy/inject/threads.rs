@@ -17,8 +17,8 @@ use rustix::{
 
 use super::rest::{self, Rest, SocketTimeout};
 
-/// Threads that are looked at.
-const THREADS: usize = 1_024;
+/// Threads that are looked at, the main thread among them: each takes three descriptors.
+const THREADS: usize = 128;
 
 /// Bytes of `status`: it lists up to 65,536 supplementary groups before what is looked for.
 const STATUS_BYTES: u64 = 1 << 20;
@@ -93,7 +93,11 @@ impl Thread {
             let (call, stat, status) = (open(path, "syscall")?, open(path, "stat")?, open(path, "status")?);
             Some(Self { tid, call, stat, status })
         };
-        entries.take(THREADS).filter_map(|entry| thread(&entry.ok()?.path())).collect()
+        let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        // The main thread has the process's number.
+        let main = process.file_name();
+        paths.sort_by_key(|path| path.file_name() != main);
+        paths.iter().take(THREADS).filter_map(|path| thread(path)).collect()
     }
 
     /// Where it is now; `None` where it has ended.

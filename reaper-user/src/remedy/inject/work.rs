@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, Read as _, Write as _},
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,8 @@ use rustix::{
         set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
     },
     thread::{
-        CapabilitySet, CapabilitySets, CpuSet, sched_setaffinity, set_capabilities, set_current_timer_slack,
+        CapabilitySet, CapabilitySets, CpuSet, sched_getaffinity, sched_setaffinity, set_capabilities,
+        set_current_timer_slack,
     },
 };
 
@@ -37,12 +38,15 @@ pub const ARGUMENT: &str = "--inject-one-order";
 /// Bytes of an order.
 const ORDER_BYTES: u64 = 1 << 20;
 
-/// After a frame was found in use, which a dead tracer has left: it is done with by then, or the thread is not running.
-const UNWINDS: Duration = Duration::from_millis(100);
+/// How long between two looks at whether a frame that a dead tracer has left is still used.
+const UNWINDS: Duration = Duration::from_millis(40);
 
 /// What a zombie takes in a stop, about, before that was measured; and zombies of one stop at most.
 const EACH: Duration = Duration::from_micros(10);
 const MOST: usize = 512;
+
+/// When the process ends by itself, before it is ended.
+const ENOUGH: Duration = Duration::from_secs(2);
 
 /// Zombies that are reaped call by call.
 const BY_STEPS: usize = 3;
@@ -77,7 +81,7 @@ fn carry_out(order: &Order) -> Answer {
         Ok(scene) => scene,
         Err(answer) => return answer,
     };
-    if let Err(error) = confine() {
+    if let Err(error) = confine(order.from) {
         return Answer::refused("not-permitted", format!("giving up what is not needed: {error}"));
     }
     ptrace::expect_stops();
@@ -85,8 +89,12 @@ fn carry_out(order: &Order) -> Answer {
 }
 
 /// Keeps two capabilities, leaves no core, ends when whoever started it does.
-fn confine() -> io::Result<()> {
+fn confine(from: u32) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have ended before that was said.
+    if std::os::unix::process::parent_id() != from {
+        return Err(io::Error::other("whoever has started this has ended"));
+    }
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) })?;
     // A microsecond's sleep is to be one.
@@ -104,30 +112,45 @@ struct Scene {
     directory: PathBuf,
     threads: Vec<Thread>,
     place: FramePlace,
+    /// Where this process may run.
+    cpus: CpuSet,
 }
 
 impl Scene {
     fn open(order: &Order, directory: PathBuf) -> Result<Self, Answer> {
+        let living = Proc::at("/proc").of_living(order.holder.pid);
+        let tid = living.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(order.holder.pid);
+        let stack = mappings(&living).into_iter().find(Mapping::is_stack);
+        let stack = stack.ok_or_else(|| Answer::refused("no-room", "it has no main stack"))?;
+        let path = living.join("pagemap");
+        let pages = File::open(&path)
+            .map_err(|error| Answer::refused("not-permitted", format!("{}: {error}", path.display())))?;
+        // Three descriptors each: what is needed in any case is open by now.
+        if let Rlimit { maximum: Some(most), .. } = getrlimit(Resource::Nofile) {
+            let _fewer = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) });
+        }
         let threads = Thread::all(&directory);
-        let pages = File::open(directory.join("pagemap"));
-        let unreadable = |error: io::Error| {
-            Answer::refused("not-permitted", format!("{}: {error}", directory.join("pagemap").display()))
-        };
-        let stack =
-            stack(&directory, &threads).ok_or_else(|| Answer::refused("no-room", "it has no main stack"))?;
-        let start = order.holder.start_ticks;
-        let place = FramePlace::new(order.holder.pid, start, stack, pages.map_err(unreadable)?)
-            .map_err(|reason| no_place(&reason))?;
-        Ok(Self { directory, threads, place })
+        let place = FramePlace::new(tid, order.holder.start_ticks, stack, pages);
+        let place = place.map_err(|reason| no_place(&reason))?;
+        let cpus = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        Ok(Self { directory, threads, place, cpus })
     }
 }
 
-/// The main thread's stack. A main thread that has ended shows no mappings; its stack is there as long as another thread is.
-fn stack(directory: &Path, threads: &[Thread]) -> Option<Mapping> {
-    let of = |directory: &Path| mappings(directory).into_iter().find(Mapping::is_stack);
-    of(directory).or_else(|| {
-        threads.iter().find_map(|thread| of(&directory.join("task").join(thread.tid.to_string())))
-    })
+impl Scene {
+    /// On the processor on which the thread ran last: waking each other across processors costs more than the calls. Only where
+    /// this process may be anyway: others may be kept free for somebody.
+    fn run_beside(&self, thread: &Thread) {
+        if let Some(stat) = thread.stat()
+            && stat.cpu < CpuSet::MAX_CPU
+            && self.cpus.is_set(stat.cpu)
+        {
+            let mut cpus = CpuSet::new();
+            cpus.set(stat.cpu);
+            // Only a matter of speed.
+            let _elsewhere = sched_setaffinity(None, &cpus);
+        }
+    }
 }
 
 pub(super) fn no_place(reason: &NoPlace) -> Answer {
@@ -155,7 +178,7 @@ impl Work<'_> {
             Task::Autoreap(wanted) => {
                 let step = attempt::Step::Autoreap(*wanted);
                 match self.find_a_moment(&step) {
-                    Ok(fates) => self.answer.results = fates,
+                    Ok((fates, refusal)) => (self.answer.results, self.answer.refusal) = (fates, refusal),
                     Err(refusal) => self.answer.refusal = Some(refusal),
                 }
             }
@@ -165,13 +188,17 @@ impl Work<'_> {
 
     /// Waits until nobody uses what an earlier tracer left when it died.
     fn let_unwind(&self) -> Result<(), Answer> {
-        for again in [true, false] {
-            let is_in_it = self.scene.threads.iter().any(|thread| match thread.place() {
+        // Where nothing was left, nobody is in it.
+        let Some((_, in_use)) = self.scene.place.left() else { return Ok(()) };
+        // Whoever runs may be in it, until it has been seen elsewhere.
+        let mut unclear: Vec<&Thread> = self.scene.threads.iter().collect();
+        for again in [true, true, true, false] {
+            unclear.retain(|thread| match thread.place() {
                 Some(Place::Blocked { stack, .. }) => self.scene.place.is_near(stack),
-                Some(Place::Running) | None => false,
+                Some(Place::Running) => in_use,
+                None => false,
             });
-            let in_use = self.scene.place.left().is_some_and(|(_, in_use)| in_use);
-            if !is_in_it && (!in_use || !again) {
+            if unclear.is_empty() {
                 return Ok(());
             }
             if again {
@@ -183,6 +210,7 @@ impl Work<'_> {
 
     fn reap(&mut self, children: &[Child]) {
         self.answer.results = vec![Fate::Untouched; children.len()];
+        let began = Instant::now();
         let mut slice = self.fitting(EACH);
         let mut from = 0;
         while from < children.len() {
@@ -207,7 +235,10 @@ impl Work<'_> {
                 stepwise: self.order.is_stepwise(held.len()),
             };
             let fates = match self.find_a_moment(&step) {
-                Ok(fates) => fates,
+                Ok((fates, refusal)) => {
+                    self.answer.refusal = refusal;
+                    fates
+                }
                 // They are looked at again, and that one is left out.
                 Err((word, _)) if word == attempt::NO_ZOMBIE => continue,
                 Err(refusal) => {
@@ -222,6 +253,14 @@ impl Work<'_> {
                     Fate::Untouched => left = left.min(*place),
                     fate => self.set(*place, fate),
                 }
+            }
+            if self.answer.refusal.is_some() {
+                return;
+            }
+            if began.elapsed() > ENOUGH && left < children.len() {
+                let why = "it took too long: the rest is for another time";
+                self.answer.refusal = Some(("out-of-time".to_owned(), why.to_owned()));
+                return;
             }
             slice = self.next_slice(slice, held.len());
             from = left;
@@ -262,10 +301,10 @@ impl Work<'_> {
     }
 
     /// Looks for a thread and a moment, for as long as the order has patience.
-    fn find_a_moment(&mut self, step: &attempt::Step<'_>) -> Result<Vec<Fate>, (String, String)> {
+    fn find_a_moment(&mut self, step: &attempt::Step<'_>) -> Found {
         let deadline = Instant::now() + self.order.patience;
         let mut pause = Duration::from_micros(500);
-        let mut refusal: Option<(String, String)> = None;
+        let mut refusal: Option<Reason> = None;
         loop {
             let main = self.main_stack();
             for (fitness, place) in self.ranked() {
@@ -283,7 +322,7 @@ impl Work<'_> {
                 if !is_main && main.is_none() {
                     continue;
                 }
-                run_beside(thread);
+                self.scene.run_beside(thread);
                 let attempt = Attempt {
                     order: self.order,
                     thread,
@@ -293,7 +332,10 @@ impl Work<'_> {
                     main_thread: self.scene.threads.iter().find(|thread| thread.tid == self.order.holder.pid),
                 };
                 match attempt.run(step, &mut self.answer) {
-                    Outcome::Done(fates) => return Ok(fates),
+                    Outcome::Done(fates) => return Ok((fates, None)),
+                    Outcome::Partly(fates, word, message) => {
+                        return Ok((fates, Some((word.to_owned(), message))));
+                    }
                     Outcome::Elsewhere(word, message) => refusal = Some((word.to_owned(), message)),
                     Outcome::Refused(word, message) => return Err((word.to_owned(), message)),
                 }
@@ -331,6 +373,12 @@ impl Work<'_> {
     }
 }
 
+/// What became of each, and why not of all; or why of none.
+type Found = Result<(Vec<Fate>, Option<Reason>), Reason>;
+
+/// A word and a sentence.
+type Reason = (String, String);
+
 /// Threads that are tried in one round.
 const TRIED: usize = 16;
 
@@ -341,18 +389,6 @@ impl Order {
             Method::Step => true,
             Method::Chain => false,
             Method::Auto => zombies <= BY_STEPS,
-        }
-    }
-}
-
-/// On the processor on which the thread ran last: waking each other across processors costs more than the calls.
-fn run_beside(thread: &Thread) {
-    if let Some(stat) = thread.stat() {
-        let mut cpus = CpuSet::new();
-        if stat.cpu < CpuSet::MAX_CPU {
-            cpus.set(stat.cpu);
-            // Only a matter of speed.
-            let _elsewhere = sched_setaffinity(None, &cpus);
         }
     }
 }

@@ -259,5 +259,5 @@ impl Watch {
 /// The state of a process that lives and is the one that is meant.
 fn state(proc: &Proc, holder: Identity) -> Option<char> {
     let seen = proc.see(holder.pid).ok()?;
-    (seen.start_ticks == ticks(holder.start) && !matches!(seen.state, 'Z' | 'X')).then_some(seen.state)
+    (seen.start_ticks == ticks(holder.start) && !seen.has_ended()).then_some(seen.state)
 }

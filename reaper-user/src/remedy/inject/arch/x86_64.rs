@@ -189,6 +189,8 @@ const XSTATE_MAGIC_1: u32 = 0x4650_5853;
 const XSTATE_MAGIC_2: u32 = 0x4650_5845;
 /// `XSTATE_BV` in the header of the image.
 const XSTATE_BV: usize = 512;
+/// The tiles of AMX, which a program has to ask for.
+const TILE_DATA: u64 = 1 << 18;
 /// x87 and SSE are always restored.
 const X87_AND_SSE: u64 = 0b11;
 /// The image without its header's extension: what the kernel calls the legacy area and header.
@@ -225,14 +227,27 @@ pub fn frame(registers: &Registers, mask: u64, returns_to: u64, vectors_at: u64)
 /// The image of the vector registers as `sigreturn` wants it: what ptrace gives lacks the kernel's marks. `None` where it is no
 /// XSAVE image: a frame with less would lose registers.
 #[must_use]
-pub fn vectors_in_frame(mut image: Vec<u8>) -> Option<Vec<u8>> {
+pub fn vectors_in_frame(image: Vec<u8>) -> Option<Vec<u8>> {
+    // Where the processor has the tiles of AMX in the image: the last of all, 8 KiB.
+    // <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/kernel/fpu/xstate.c> (`XFEATURE_XTILE_DATA`)
+    let tile_data = std::arch::x86_64::__cpuid_count(0xd, 18);
+    let at = if tile_data.eax == 0 { usize::MAX } else { usize::try_from(tile_data.ebx).ok()? };
+    marked(image, at)
+}
+
+fn marked(mut image: Vec<u8>, tile_data_at: usize) -> Option<Vec<u8>> {
     if image.len() < XSTATE_LEAST {
         return None;
     }
-    let size = u32::try_from(image.len()).ok()?;
     // What of the registers the kernel would have saved: the first word that ptrace puts here.
-    let features = word(&image, SW_RESERVED)?;
+    let mut features = word(&image, SW_RESERVED)?;
     let valid = word(&image, XSTATE_BV)? | X87_AND_SSE;
+    if valid & TILE_DATA == 0 && image.len() > tile_data_at {
+        // Of a program that may not use it the kernel takes no image that has room for it: it would restore x87 and SSE alone.
+        image.truncate(tile_data_at);
+        features &= !TILE_DATA;
+    }
+    let size = u32::try_from(image.len()).ok()?;
     put(&mut image, XSTATE_BV, valid);
     let mut marks = [0; 48];
     marks[..4].copy_from_slice(&XSTATE_MAGIC_1.to_le_bytes());
@@ -343,23 +358,31 @@ mod tests {
         assert_eq!(at(std::mem::offset_of!(libc::ucontext_t, uc_sigmask)), 0xabcd);
     }
 
-    /// AVX, AVX-512 and AMX: sizes and features as such processors have them.
+    /// AVX, AVX-512, and AMX with and without its tiles in use: sizes and features as such processors have them, and what of them
+    /// the kernel takes back.
     #[test]
     fn images_of_every_size_keep_their_registers_and_get_the_kernels_marks() {
-        for (size, features) in [(832_usize, 0x7_u64), (2_696, 0xe7), (11_008, 0x6_00e7)] {
+        const AMX: usize = 2_816;
+        for (size, has, uses, kept) in [
+            (832_usize, 0x7_u64, 0x7_u64, 832_usize),
+            (2_696, 0xe7, 0xe7, 2_696),
+            (11_008, 0x6_00e7, 0x2_00e7, AMX),
+            (11_008, 0x6_00e7, 0x6_00e7, 11_008),
+        ] {
             let mut image: Vec<u8> = (0..size).map(|place| u8::try_from(place % 251).unwrap()).collect();
-            put(&mut image, SW_RESERVED, features);
-            put(&mut image, XSTATE_BV, features & !1);
+            put(&mut image, SW_RESERVED, has);
+            put(&mut image, XSTATE_BV, uses & !1);
             let before = image.clone();
-            let marked = vectors_in_frame(image).unwrap();
-            assert_eq!(marked.len(), size + VECTORS_TAIL);
+            let marked = marked(image, AMX).unwrap();
+            assert_eq!(marked.len(), kept + VECTORS_TAIL);
             let half = |at: usize| u32::from_le_bytes(marked[at..at + 4].try_into().unwrap());
-            let bytes = u32::try_from(size).unwrap();
+            let bytes = u32::try_from(kept).unwrap();
             assert_eq!((half(464), half(468), half(480)), (0x4650_5853, bytes + 4, bytes));
-            assert_eq!((word(&marked, 472), word(&marked, 512)), (Some(features), Some(features | 3)));
-            assert_eq!(half(size), 0x4650_5845);
+            let features = if kept == size { has } else { has & !TILE_DATA };
+            assert_eq!((word(&marked, 472), word(&marked, 512)), (Some(features), Some(uses | 3)));
+            assert_eq!(half(kept), 0x4650_5845);
             assert_eq!(marked[..464], before[..464]);
-            assert_eq!(marked[520..size], before[520..]);
+            assert_eq!(marked[520..kept], before[520..kept]);
         }
         assert_eq!(vectors_in_frame(vec![0; 512]), None, "the legacy area alone loses registers");
     }
