@@ -123,9 +123,17 @@ impl Place {
     /// What was left here, if it is exactly that: its pages, and whether a frame may still be in use.
     #[must_use]
     pub fn left(&self) -> Option<(u64, bool)> {
+        // Reading a page that is not there would bring one into being.
+        let is_there = |page| self.is_there(self.at() + page * PAGE).unwrap_or(false);
+        if !is_there(0) {
+            return None;
+        }
         let mut header = [0; 64];
         ptrace::read(self.tid, self.at(), &mut header).ok()?;
         let pages = layout::claimed(&header, self.start)?;
+        if !(1..pages).all(is_there) {
+            return None;
+        }
         let mut bytes = vec![0; usize::try_from(pages * PAGE).ok()?];
         ptrace::read(self.tid, self.at(), &mut bytes).ok()?;
         layout::left(&bytes, self.start)
