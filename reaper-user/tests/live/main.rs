@@ -18,6 +18,10 @@ mod fentry;
 mod hostile;
 #[cfg(test)]
 mod idle;
+// Its programs are for this architecture: what they load is in its registers.
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod inject;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]

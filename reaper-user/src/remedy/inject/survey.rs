@@ -148,10 +148,14 @@ fn frozen(proc: &Proc, directory: &Path) -> Option<PathBuf> {
             return None;
         }
         let place = mount_point(&mounts, v2)?.join(path.trim_start_matches('/'));
-        let (file, says) = if v2 { ("cgroup.events", "frozen 1") } else { ("freezer.state", "FRE") };
-        let text = fs::read_to_string(place.join(file)).ok()?;
-        // FREEZING and FROZEN.
-        text.lines().any(|line| line.starts_with(says)).then_some(place)
+        let read = |file| fs::read_to_string(place.join(file)).ok();
+        let frozen = if v2 {
+            read("cgroup.events")?.lines().any(|line| line == "frozen 1")
+        } else {
+            // FREEZING or FROZEN.
+            read("freezer.state")?.trim() != "THAWED"
+        };
+        frozen.then_some(place)
     })
 }
 
@@ -212,6 +216,13 @@ mod tests {
         assert_eq!(frozen(&proc, &proc.of(7)), None);
         write("unified/pod/a/cgroup.events", "populated 1\nfrozen 1\n");
         assert_eq!(frozen(&proc, &proc.of(7)), Some(unified.join("pod/a")));
+        let v1 = root.join("v1");
+        write("self/mountinfo", &format!("31 25 0:27 / {} rw - cgroup cgroup rw,freezer\n", v1.display()));
+        write("7/cgroup", "4:freezer:/x\n");
+        for (state, is_frozen) in [("THAWED\n", false), ("FREEZING\n", true), ("FROZEN\n", true)] {
+            write("v1/x/freezer.state", state);
+            assert_eq!(frozen(&proc, &proc.of(7)).is_some(), is_frozen, "{state}");
+        }
     }
 
     #[test]

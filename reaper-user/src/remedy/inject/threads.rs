@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::{
+    io::Errno,
     net::sockopt::{Timeout, socket_timeout},
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
@@ -144,7 +145,8 @@ impl Thread {
             Place::Running | Place::Blocked { call: None, .. } => Some(Fitness::Running),
             Place::Blocked { call: Some((call, arguments)), .. } => {
                 let timed = rest::expected(call, arguments) == Rest::Timed
-                    || rest::socket_timeout(call).is_some_and(|of| has_timeout(holder, arguments[0], of));
+                    || rest::socket_timeout(call)
+                        .is_some_and(|of| has_timeout(holder, self.tid, arguments[0], of));
                 Some(if timed {
                     Fitness::Timed
                 } else if rest::goes_on_by_another_call(call) && self.seccomp() != Some(Seccomp::Off) {
@@ -158,13 +160,23 @@ impl Thread {
 }
 
 /// Whether a descriptor of the holder is a socket with a timeout of its own.
-fn has_timeout(holder: u32, descriptor: u64, of: SocketTimeout) -> bool {
-    let socket = || -> Option<OwnedFd> {
-        let process = Pid::from_raw(i32::try_from(holder).ok()?)?;
-        let process = pidfd_open(process, PidfdFlags::empty()).ok()?;
-        pidfd_getfd(process, i32::try_from(descriptor).ok()?, PidfdGetfdFlags::empty()).ok()
+fn has_timeout(holder: u32, tid: u32, descriptor: u64, of: SocketTimeout) -> bool {
+    let socket = || -> Result<OwnedFd, Errno> {
+        let pid = |number| i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH);
+        // Of a thread since 6.9: of a process whose first thread has ended nothing can be had by its own pid.
+        let of_thread = PidfdFlags::from_bits_retain(libc::PIDFD_THREAD);
+        let process =
+            pidfd_open(pid(tid)?, of_thread).or_else(|_| pidfd_open(pid(holder)?, PidfdFlags::empty()))?;
+        let descriptor = i32::try_from(descriptor).map_err(|_| Errno::BADF)?;
+        pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty())
     };
-    let Some(socket) = socket() else { return false };
+    let socket = match socket() {
+        Ok(socket) => socket,
+        // There is no such descriptor.
+        Err(Errno::BADF) => return false,
+        // Not known.
+        Err(_) => return true,
+    };
     let timeout = match of {
         SocketTimeout::Receive => Timeout::Recv,
         SocketTimeout::Send => Timeout::Send,
@@ -263,10 +275,10 @@ mod tests {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let number = u64::try_from(socket.as_raw_fd()).unwrap();
         let own = std::process::id();
-        assert!(!has_timeout(own, number, SocketTimeout::Receive));
+        assert!(!has_timeout(own, own, number, SocketTimeout::Receive));
         socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
-        assert!(has_timeout(own, number, SocketTimeout::Receive));
-        assert!(!has_timeout(own, number, SocketTimeout::Send));
-        assert!(!has_timeout(own, 9_999, SocketTimeout::Receive));
+        assert!(has_timeout(own, own, number, SocketTimeout::Receive));
+        assert!(!has_timeout(own, own, number, SocketTimeout::Send));
+        assert!(!has_timeout(own, own, 9_999, SocketTimeout::Receive));
     }
 }

@@ -17,6 +17,11 @@ impl Random {
         Self(seed)
     }
 
+    /// The first of them from this seed.
+    pub(crate) const fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// The next, below `limit`.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         // <https://prng.di.unimi.it/splitmix64.c>

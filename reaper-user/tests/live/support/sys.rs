@@ -28,6 +28,14 @@ pub(crate) fn signal(pid: u32, signal: i32) {
     unsafe { libc::kill(pid.try_into().unwrap(), signal) };
 }
 
+/// sigqueue(3), with a number.
+pub(crate) fn queue(pid: u32, signal: i32, number: i32) {
+    let value = libc::sigval { sival_ptr: ptr::without_provenance_mut(number.try_into().unwrap()) };
+    // SAFETY: the value is a number to whoever gets it; no memory is involved.
+    let sent = unsafe { libc::sigqueue(pid.try_into().unwrap(), signal, value) };
+    assert_eq!(sent, 0, "{}", io::Error::last_os_error());
+}
+
 /// Sets how many files another process may have open (the soft limit); what it was.
 pub(crate) fn limit_files(pid: u32, number: u64) -> u64 {
     let pid = pid.try_into().unwrap();
