@@ -2,7 +2,6 @@
 //! happens then the thread is left as it was found.
 
 use std::{
-    fs,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
     time::Instant,
@@ -11,21 +10,24 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    arch, chain,
+    arch,
     layout::{self, Layout},
     maps::Maps,
-    order::{Answer, Fate, Order},
+    order::{Answer, Order},
+    outcome::{
+        Outcome, another_architecture, broken_before, gone, kernel, no_instruction, not_permitted,
+        refused_place, strict, tracer, unreadable_filters,
+    },
     place::{MainStack, Place as FramePlace},
     ptrace,
     puppet::{Broken, Puppet, Stands},
     rest::{self, Rest},
     seccomp::Filters,
     threads::{Place, Seccomp, Thread},
-    work::no_place,
 };
 
 /// `WNOHANG | __WALL`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/wait.h>
-const WITHOUT_BLOCKING: u64 = 1 | 0x4000_0000;
+pub(super) const WITHOUT_BLOCKING: u64 = 1 | 0x4000_0000;
 
 /// The word for a zombie that was waited for meanwhile.
 pub const NO_ZOMBIE: &str = "no-zombie";
@@ -43,18 +45,6 @@ pub enum Step<'a> {
     },
     /// To have its children released by the kernel, or no longer.
     Autoreap(bool),
-}
-
-/// What came of a stop.
-pub enum Outcome {
-    /// The step is done, or what the fates say of it.
-    Done(Vec<Fate>),
-    /// The same, and nothing more is to be tried with this holder, for a reason.
-    Partly(Vec<Fate>, &'static str, String),
-    /// Another thread or another moment may be better.
-    Elsewhere(&'static str, String),
-    /// Not with this holder.
-    Refused(&'static str, String),
 }
 
 /// A thread that stands where it can be used.
@@ -298,100 +288,6 @@ impl Attempt<'_> {
         }
     }
 
-    fn step(
-        &self,
-        puppet: &mut Puppet,
-        layout: &Layout,
-        numbers: &[u32],
-    ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
-        let mut fates = vec![Fate::Untouched; numbers.len()];
-        for place in 0..numbers.len() {
-            let arguments = [u64::from(numbers[place]), 0, WITHOUT_BLOCKING, 0, 0, 0];
-            match puppet.call(layout, &self.order.code, libc::SYS_wait4, arguments) {
-                Ok(result) => fates[place] = fate(result, numbers[place]),
-                Err(broken) => return Err((broken, fates)),
-            }
-        }
-        Ok(fates)
-    }
-
-    fn chain(
-        &self,
-        puppet: &mut Puppet,
-        layout: &Layout,
-        numbers: &[u32],
-        held: &[&OwnedFd],
-    ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
-        let first = numbers.first().copied().unwrap_or_default();
-        let arguments = [u64::from(first), 0, WITHOUT_BLOCKING, 0, layout.hold(), 0];
-        let ran = puppet
-            .put(layout, &self.order.code, libc::SYS_wait4, arguments)
-            .and_then(|()| chain::run(puppet, layout, numbers.len()));
-        // What each call returned nobody has seen: whose number is free has been waited for.
-        let fates = || {
-            held.iter()
-                .map(|held| if ptrace::is_unwaited(held.as_fd()) { Fate::Untouched } else { Fate::Reaped })
-                .collect()
-        };
-        match ran {
-            Ok(()) => {
-                let all: Vec<Fate> = fates();
-                // All calls were made: one that is there still will not be taken by another round.
-                Ok(all
-                    .into_iter()
-                    .map(|fate| if fate == Fate::Untouched { Fate::Failed(0) } else { fate })
-                    .collect())
-            }
-            Err(broken) => Err((broken, fates())),
-        }
-    }
-
-    /// Reads what the holder does at SIGCHLD, and sets it again with or without the flag.
-    fn autoreap(
-        &self,
-        puppet: &mut Puppet,
-        layout: &Layout,
-        wanted: bool,
-    ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
-        const FLAGS: usize = 8;
-        let (tid, code) = (puppet.tid, &self.order.code);
-        let mut act = |new: u64, old: u64| {
-            let arguments = [libc::SIGCHLD.unsigned_abs().into(), new, old, 8, 0, 0];
-            let result = puppet.call(layout, code, libc::SYS_rt_sigaction, arguments);
-            result.map_err(|broken| (broken, Vec::new()))
-        };
-        let failed = |result: i64| vec![Fate::Failed(i32::try_from(-result).unwrap_or(i32::MAX))];
-        let result = act(0, layout.actions())?;
-        if result < 0 {
-            return Ok(failed(result));
-        }
-        let mut action = [0; 32];
-        let broken = |error: Errno| (Broken::from(error), Vec::new());
-        ptrace::read(tid, layout.actions(), &mut action).map_err(broken)?;
-        let flags = u64::from_le_bytes(action[FLAGS..FLAGS + 8].try_into().unwrap_or_default());
-        let flag = u64::from(libc::SA_NOCLDWAIT.unsigned_abs());
-        let changed = if wanted { flags | flag } else { flags & !flag };
-        if changed == flags {
-            return Ok(vec![Fate::Gone]);
-        }
-        action[FLAGS..FLAGS + 8].copy_from_slice(&changed.to_le_bytes());
-        ptrace::write(tid, layout.actions(), &action).map_err(broken)?;
-        let before = layout.actions() + 32;
-        let result = act(layout.actions(), before)?;
-        if result < 0 {
-            return Ok(failed(result));
-        }
-        let mut replaced = [0; 32];
-        ptrace::read(tid, before, &mut replaced).map_err(broken)?;
-        action[FLAGS..FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
-        if replaced != action {
-            // Another of its threads has set it meanwhile: that one's stays.
-            act(before, 0)?;
-            return Err((Broken::Signal(0), Vec::new()));
-        }
-        Ok(vec![Fate::Reaped])
-    }
-
     /// The instructions are where they were found, in memory that is executable.
     fn verify_code(&self, maps: &mut Maps) -> Result<(), Outcome> {
         let code = &self.order.code;
@@ -480,16 +376,6 @@ fn is_there(tid: u32, address: u64, bytes: &[u8]) -> bool {
     ptrace::read(tid, address, &mut there).is_ok() && there == bytes
 }
 
-/// What a wait returned.
-fn fate(result: i64, number: u32) -> Fate {
-    const NO_CHILD: i64 = -(libc::ECHILD as i64);
-    match result {
-        result if result == i64::from(number) => Fate::Reaped,
-        NO_CHILD => Fate::Gone,
-        result => Fate::Failed(i32::try_from(-result).unwrap_or(0)),
-    }
-}
-
 /// Where the main thread's stack pointer is, where that can be known without stopping it.
 pub fn main_stack(main: Option<&Thread>) -> Option<MainStack> {
     let main = main?;
@@ -498,78 +384,4 @@ pub fn main_stack(main: Option<&Thread>) -> Option<MainStack> {
         Some(Place::Running) => None,
         None => main.stat().is_none_or(|stat| matches!(stat.state, b'Z' | b'X')).then_some(MainStack::Ended),
     }
-}
-
-fn refused_place(no: &super::place::NoPlace) -> Outcome {
-    let (word, message) = no_place(no).refusal.unwrap_or_default();
-    match word.as_str() {
-        "unwinding" => Outcome::Refused("unwinding", message),
-        _ => Outcome::Refused("no-room", message),
-    }
-}
-
-fn gone(tid: u32) -> Outcome {
-    Outcome::Elsewhere("gone", format!("thread {tid} has ended"))
-}
-
-fn strict(tid: u32) -> Outcome {
-    Outcome::Refused(
-        "seccomp-strict",
-        format!("seccomp lets thread {tid} do nothing but read, write and end"),
-    )
-}
-
-fn another_architecture() -> Outcome {
-    Outcome::Refused("arch-32bit", "it runs code for another architecture".to_owned())
-}
-
-fn no_instruction() -> Outcome {
-    Outcome::Refused("no-instruction", "its code has no instruction that could be used".to_owned())
-}
-
-fn kernel(what: &str, error: Errno) -> Outcome {
-    Outcome::Elsewhere("failed", format!("{what}: {}", std::io::Error::from(error)))
-}
-
-fn unreadable_filters(error: Errno) -> Outcome {
-    let why = std::io::Error::from(error);
-    let message = format!(
-        "its seccomp filters could not be read: {why} (CAP_SYS_ADMIN, and no filter on reaper itself, are needed)"
-    );
-    Outcome::Refused("seccomp-unreadable", message)
-}
-
-fn broken_before(tid: u32, broken: Broken) -> Outcome {
-    match broken {
-        Broken::Ended => gone(tid),
-        Broken::NoStop => Outcome::Refused("no-stop", format!("thread {tid} did not stop in time")),
-        Broken::Kernel(error) => kernel("tracing it", error),
-        Broken::Signal(_) | Broken::Fault(_) | Broken::Stuck | Broken::Left => {
-            Outcome::Refused("no-stop", format!("thread {tid} could not be brought to stand"))
-        }
-    }
-}
-
-fn tracer(directory: &Path) -> Option<u32> {
-    let status = fs::read_to_string(directory.join("status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()
-}
-
-/// Who has said no: a policy of the machine's, of the holder's profile, or the kernel for want of a capability.
-pub(super) fn not_permitted(directory: &Path) -> String {
-    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    if scope.trim() == "3" {
-        return "kernel.yama.ptrace_scope is 3: nobody may trace; set it to 2 or less and restart the machine".to_owned();
-    }
-    let profile = fs::read_to_string(directory.join("attr/current")).unwrap_or_default();
-    let profile = profile.trim_end_matches(['\0', '\n']);
-    if !profile.is_empty() && !profile.starts_with("unconfined") {
-        return format!(
-            "the security module does not let it be traced (its profile: {}): allow `ptrace (tracedby)` by reaper's own \
-             profile there, and `ptrace (trace)` of it in reaper's",
-            crate::text::Untrusted::from(profile)
-        );
-    }
-    "it may not be traced: CAP_SYS_PTRACE over its user namespace is missing, or a security module says no"
-        .to_owned()
 }

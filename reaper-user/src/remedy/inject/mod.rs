@@ -10,11 +10,13 @@
 
 pub mod arch;
 pub mod attempt;
+mod calls;
 mod chain;
 mod code;
 pub mod layout;
 pub mod maps;
 pub mod order;
+pub mod outcome;
 pub mod place;
 mod process;
 pub mod ptrace;

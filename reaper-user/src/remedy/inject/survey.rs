@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    attempt,
     code::Cache,
     order::{Child, Method, Order, Process, Task},
+    outcome,
     threads::{Place, Seccomp, Thread},
 };
 use crate::{
@@ -91,7 +91,7 @@ pub(super) fn order(
     }
     let code = cache
         .find(proc, identity.pid)
-        .map_err(|_| refused("not-permitted", attempt::not_permitted(&directory)))?;
+        .map_err(|_| refused("not-permitted", outcome::not_permitted(&directory)))?;
     if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
         return Err(refused("no-instruction", "its code has no instruction that could be used"));
     }

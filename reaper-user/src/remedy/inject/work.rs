@@ -23,9 +23,10 @@ use rustix::{
 };
 
 use super::{
-    attempt::{self, Attempt, Outcome},
+    attempt::{self, Attempt},
     maps::{Mapping, mappings},
     order::{Answer, Child, Fate, Order, Process, Task},
+    outcome::Outcome,
     place::{MainStack, NoPlace, Place as FramePlace},
     ptrace,
     threads::{Fitness, Place, Thread},
