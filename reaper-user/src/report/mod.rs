@@ -7,6 +7,7 @@
 mod columns;
 mod event;
 mod evidence;
+pub mod export;
 mod filter;
 mod human;
 mod json;
