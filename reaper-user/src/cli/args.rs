@@ -83,6 +83,7 @@ Ctrl-C ends it with exit code 0.
 
 Examples:
   reaper trace
+  reaper trace --stacks
   reaper trace --age 500ms --container 3f2a9c
   reaper trace --comm chromedriver --comm chrome --duration 10m
   reaper trace --cgroup /system.slice/nginx.service --output json | jq .exit")]
@@ -93,6 +94,9 @@ pub struct TraceArgs {
     /// End after this long [default: at Ctrl-C]
     #[arg(long, value_name = "DURATION")]
     pub duration: Option<Span>,
+    /// Show below each zombie who forked whom, and the stack at that fork
+    #[arg(long)]
+    pub stacks: bool,
     /// Which zombies to report.
     #[command(flatten)]
     pub filter: FilterArgs,

@@ -8,6 +8,7 @@ use super::{
     reload::Reload,
     session::{Service, Session},
     start_log,
+    writer::Form,
 };
 use crate::{
     config::{self, Config, Output},
@@ -55,7 +56,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             filter: Filter::default(),
             remedies: config.terms(),
         },
-        output: config.output,
+        form: Form { output: config.output, stacks: false },
         duration: None,
         service: Some(Service {
             notifier,

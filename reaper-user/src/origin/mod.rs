@@ -1,8 +1,12 @@
 //! Where a zombie comes from: the processes that forked one another down to it, and the stack of the nearest of them
 //! whose stack was taken at its fork. Says how good that is; a wrong line is worse than none.
 
+mod place;
+mod print;
+
 use serde::{Deserialize, Serialize};
 
+pub use self::print::{Print, SiteId};
 use crate::{identity::Identity, text::Untrusted};
 
 /// How many links a chain has at most.
@@ -119,6 +123,8 @@ pub enum FrameKind {
     Inlined,
 }
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests {
     use super::*;

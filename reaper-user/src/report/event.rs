@@ -9,6 +9,7 @@ use super::{
     json,
     listing::Source,
     loss::Loss,
+    origin::ShownOrigin,
     remedied::{BreakerEvent, RemedyEvent},
 };
 use crate::{
@@ -73,6 +74,8 @@ pub struct ZombieEvent {
     pub evidence: ShownEvidence,
     /// Whose it is.
     pub workload: ShownWorkload,
+    /// Where it comes from; `None` where nothing that could tell is switched on.
+    pub origin: Option<ShownOrigin>,
     /// True where it died before the daemon started.
     pub predates: bool,
     /// True where it may have been told of before, by an earlier daemon; or where no hook had recorded it and a census
@@ -271,6 +274,7 @@ impl ZombieEvent {
             cause,
             evidence,
             workload,
+            origin,
             predates,
             recovered,
         } = zombie;
@@ -291,6 +295,7 @@ impl ZombieEvent {
             cause: *cause,
             evidence: evidence.into(),
             workload: workload.into(),
+            origin: origin.as_ref().map(|origin| ShownOrigin::new(origin, comm)),
             predates: *predates,
             recovered: *recovered,
         }
@@ -320,6 +325,7 @@ impl Event {
             cause,
             evidence: _,
             workload,
+            origin: _,
             predates,
             recovered: _,
         } = zombie;

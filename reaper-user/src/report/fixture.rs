@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     identity::{BootTime, Identity},
+    origin::{self, Origin},
     policy::{Opened, Refusal, Scope, Trip},
     remedy::Remedy,
     text::Untrusted,
@@ -91,6 +92,7 @@ pub(crate) fn never_waited() -> Zombie {
             unit: Some("cri-containerd-3f2a.scope".into()),
             cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         },
+        origin: None,
         predates: false,
         recovered: false,
     }
@@ -183,6 +185,11 @@ pub(super) fn forked_by_another() -> Zombie {
     }
 }
 
+/// Its origin is known.
+pub(crate) fn forked_at(origin: Origin) -> Zombie {
+    Zombie { origin: Some(origin), ..adopted() }
+}
+
 /// Every text is as bad as a container can make it.
 pub(super) fn hostile() -> Zombie {
     let bad = || Untrusted::new("\x1b[2J\u{202e}\n".as_bytes());
@@ -191,6 +198,7 @@ pub(super) fn hostile() -> Zombie {
     Zombie {
         comm: bad(),
         cmdline: Some(long.clone()),
+        origin: Some(origin::fixture::hostile()),
         holder: party(4_194_303),
         forker: Some(Forker { party: party(4_194_302), relation: Relation::Gone }),
         cause: Cause::HeldByTracer,
@@ -220,6 +228,10 @@ pub(super) fn all() -> Vec<Zombie> {
         suspended(),
         forked_by_another(),
         hostile(),
+        forked_at(origin::fixture::exact(42)),
+        forked_at(origin::fixture::approximate()),
+        forked_at(origin::fixture::lineage_only()),
+        forked_at(origin::fixture::predating()),
     ]
 }
 

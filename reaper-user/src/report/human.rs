@@ -34,11 +34,17 @@ pub(super) struct Human {
     columns: Columns,
     width: usize,
     colour: bool,
+    stacks: bool,
 }
 
 impl Human {
     pub(super) fn new(width: usize, colour: bool) -> Self {
-        Self { columns: Columns::for_width(width), width, colour }
+        Self { columns: Columns::for_width(width), width, colour, stacks: false }
+    }
+
+    /// With the stack below each zombie.
+    pub(super) fn with_stacks(self) -> Self {
+        Self { stacks: true, ..self }
     }
 
     /// The heads of the columns.
@@ -67,6 +73,9 @@ impl Human {
         let said = evidence::sentences(zombie).join("; ");
         if !said.is_empty() {
             lines.extend(wrap("  ", &said, 2, self.width).iter().map(|line| self.painted(EVIDENCE, line)));
+        }
+        if let Some(origin) = zombie.origin.as_ref().filter(|_| self.stacks) {
+            lines.extend(origin.lines(&zombie.comm, self.width));
         }
         lines
     }

@@ -13,6 +13,7 @@ mod human;
 mod json;
 mod listing;
 mod loss;
+mod origin;
 mod outbox;
 mod remedied;
 mod reporter;
@@ -28,6 +29,7 @@ pub use self::{
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, table},
     loss::{Counted, Loss},
+    origin::{ShownFrame, ShownLink, ShownOrigin, ShownStack},
     outbox::{Backlog, Outbox, Outgoing},
     remedied::{BreakerEvent, Outcome, RemediedZombie, RemedyEvent, State},
     reporter::{Page, Reporter},

@@ -77,6 +77,15 @@ impl<W: Write> Reporter<W> {
         self
     }
 
+    /// With the stack below each zombie; JSON has it always.
+    #[must_use]
+    pub fn with_stacks(mut self) -> Self {
+        if let Form::Human { human, .. } = &mut self.form {
+            *human = human.clone().with_stacks();
+        }
+        self
+    }
+
     /// Writes to `sink`. JSON takes no notice of the page.
     pub fn new(sink: W, output: Output, page: Page) -> Self {
         let form = match output {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Event, Loss, Source, fixture, json::to_line, parse};
 use crate::{
+    origin,
     workload::{Kind, Runtime},
     zombie::{Cause, Relation, Sigchld, Zombie},
 };
@@ -95,6 +96,8 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
     let validator = validator();
     for event in [
         fixture::event(&fixture::traced()),
+        fixture::event(&fixture::forked_at(origin::fixture::exact(42))),
+        fixture::event(&fixture::forked_at(origin::fixture::lineage_only())),
         fixture::released(&fixture::traced()),
         fixture::reaped(&fixture::traced(), 1),
         Event::lost(Loss::DeathLost, 1, 1, fixture::time()),
@@ -198,6 +201,21 @@ fn a_zombie_as_json() {
             r#""relation":"holder"},"cause":"never-waited","evidence":{"#,
         )),
         "{line}"
+    );
+}
+
+#[test]
+fn an_origin_as_json() {
+    let origin = &value(&fixture::event(&fixture::forked_at(origin::fixture::exact(42))))["origin"];
+    assert_eq!((&origin["quality"], &origin["stack_of"]), (&"exact".into(), &1.into()));
+    let stack = &origin["stack"];
+    let place = usize::try_from(stack["place"].as_u64().unwrap()).unwrap();
+    assert_eq!(
+        stack["frames"][place],
+        json!({
+            "function": "open_browser", "file": "/srv/crawl.py", "line": 42, "module": null, "offset": null,
+            "build_id": null, "kind": "python",
+        })
     );
 }
 

@@ -98,6 +98,7 @@ impl Describer {
             cause,
             evidence,
             workload,
+            origin: None,
             // A moment is up to a tick too late.
             predates: record.flags & flag::PREDATES_EXIT != 0
                 && moment.at <= self.started.plus(self.clock.tick()),

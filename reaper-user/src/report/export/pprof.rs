@@ -54,8 +54,7 @@ pub fn pprof(samples: &[Sample], comment: &str, time: Timestamp) -> io::Result<V
 }
 
 /// The profile as it is before it is compressed.
-#[must_use]
-pub fn unzipped(samples: &[Sample], comment: &str, time: Timestamp) -> Vec<u8> {
+fn unzipped(samples: &[Sample], comment: &str, time: Timestamp) -> Vec<u8> {
     let mut writer = Writer::default();
     // The first text of the table is empty: 0 means none.
     writer.text("");
