@@ -3,10 +3,16 @@
 
 mod place;
 mod print;
+mod sites;
+mod tally;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::print::{Print, SiteId};
+pub use self::{
+    print::{Print, SiteId},
+    sites::{Leak, Moment, Site, Sites, Sums},
+    tally::Within,
+};
 use crate::{identity::Identity, text::Untrusted};
 
 /// How many links a chain has at most.

@@ -141,12 +141,30 @@ impl ShownStack {
         }
         lines
     }
+
+    /// The frame to look at first.
+    pub(super) fn place(&self) -> Option<&ShownFrame> {
+        self.frames.get(self.place?)
+    }
 }
 
 impl ShownFrame {
     /// `function file:line`, and `module+0x1f` where its code has no name.
     pub(super) fn text(&self) -> String {
         self.with(|path| path)
+    }
+
+    /// The same with the last names of paths only.
+    pub(super) fn short(&self) -> String {
+        self.with(|path| path.rsplit('/').next().unwrap_or(path))
+    }
+
+    /// What its code is called.
+    pub(super) fn name(&self) -> Untrusted {
+        match &self.function {
+            Some(function) => function.clone(),
+            None => Untrusted::from_escaped(&self.code(|path| path)),
+        }
     }
 
     fn with(&self, path: impl Fn(&str) -> &str + Copy) -> String {
@@ -281,6 +299,24 @@ mod tests {
             said(&fixture::predating()),
             "  chrome\n  predates: it was forked before anything was recorded"
         );
+    }
+
+    #[test]
+    fn a_short_frame_has_no_folders() {
+        let short = |origin: &Origin| {
+            ShownOrigin::new(origin, &"x".into())
+                .stack
+                .unwrap()
+                .frames
+                .iter()
+                .map(ShownFrame::short)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            short(&fixture::approximate()),
+            ["__libc_fork (libc.so.6)", "leak_here leak.c:12", "leak+0x1300"]
+        );
+        assert_eq!(short(&fixture::exact(42))[2], "open_browser crawl.py:42");
     }
 
     #[test]
