@@ -28,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   reaper trace                        watch: a line for each zombie that is 5 s old
   reaper ls                           the zombies that stand now
+  reaper leaks                        the lines of code that leak, from the daemon
   reaper check                        what this machine has and lacks for it
   reaper config default > reaper.toml
   reaper run --config reaper.toml     the daemon
@@ -45,6 +46,8 @@ pub enum Command {
     Trace(TraceArgs),
     /// List the zombies that stand now
     Ls(LsArgs),
+    /// Show which code leaks: zombies by the stack that forked them
+    Leaks(LeaksArgs),
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
@@ -116,6 +119,53 @@ pub struct LsArgs {
     /// Which zombies to list.
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// `reaper leaks`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("form").multiple(false),
+    after_help = "\
+The running daemon counts zombies by where they come from: the stack at the fork, or the chain of forkers where no stack was taken.
+A site's id stays the same after a restart and on other machines. WHERE shows how good that is (exact, approximate, lineage-only,
+predates) and the innermost frame that is not of the language's own library; with an id, all is shown.
+
+Examples:
+  reaper leaks
+  reaper leaks --since 1h --workload 3f2a9c0d1e4b
+  reaper leaks c699dddd
+  reaper leaks --folded | flamegraph.pl --countname zombies > leaks.svg
+  reaper leaks --pprof leaks.pb.gz && go tool pprof -top -cum leaks.pb.gz
+  reaper leaks --html leaks.html"
+)]
+pub struct LeaksArgs {
+    /// These sites, in full: an id or its beginning
+    #[arg(value_name = "SITE", value_parser = site)]
+    pub sites: Vec<String>,
+    /// Only what leaked in this time, and only what was counted in it
+    #[arg(long, value_name = "SPAN")]
+    pub since: Option<Span>,
+    /// Only this workload: a container's id or its beginning, a pod's UID, a unit's name, a cgroup's path, or what the table shows
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<OsString>,
+    /// Write folded stacks, as flame graph tools read them: root;...;leaf count
+    #[arg(long, group = "form")]
+    pub folded: bool,
+    /// Write a profile for `go tool pprof` to this file, or to standard output (-)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub pprof: Option<PathBuf>,
+    /// Write a page with a picture to this file, or to standard output (-)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub html: Option<PathBuf>,
+}
+
+fn site(id: &str) -> Result<String, String> {
+    let fits = !id.is_empty() && id.len() <= 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if fits {
+        Ok(id.to_ascii_lowercase())
+    } else {
+        Err("write up to eight hexadecimal digits, as in the column SITE".to_owned())
+    }
 }
 
 /// `reaper reap`.
@@ -301,7 +351,7 @@ mod tests {
     fn every_scalar_key_is_a_flag_of_run() {
         let Command::Run(args) = parse(
             "reaper run --config f --age 1s --cgroup-cache 64 --pin-path /a --ledger-entries 512 --ledger-overflow 512 \
-             --capture-cmdline off --log-level warn --dry-run --pause-remedies --remedies-per-minute 1 \
+             --capture-cmdline off --origin-sites 16 --log-level warn --dry-run --pause-remedies --remedies-per-minute 1 \
              --remedies-per-holder 2 --terminate-grace 3s",
         )
         .command
@@ -310,7 +360,7 @@ mod tests {
         };
         let config = crate::config::Config::default().with(&args.overrides, None);
         let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
-                    log.level = 'warn'\npin_path = '/a'\n\
+                    origin.sites = 16\nlog.level = 'warn'\npin_path = '/a'\n\
                     remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 2, grace = '3s' }";
         assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
         let Command::Run(args) = parse("reaper run --no-persist").command else { panic!() };
@@ -334,6 +384,9 @@ mod tests {
             ("reaper reap --yes", "--holder"),
             ("reaper reap 1 --cause lazy", "never-waited"),
             ("reaper reap 1 --undo-autoreap", "--holder"),
+            ("reaper leaks xyz", "hexadecimal"),
+            ("reaper leaks --since 5", "\"30s\""),
+            ("reaper leaks --folded --pprof -", "--pprof"),
         ] {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::USAGE, "{line}");
@@ -351,6 +404,7 @@ mod tests {
             "reaper ls -h",
             "reaper unload -h",
             "reaper reap -h",
+            "reaper leaks -h",
         ] {
             let (code, text) = refusal(line);
             assert_eq!(code, exit_code::OK, "{line}");

@@ -55,6 +55,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             },
             filter: Filter::default(),
             remedies: config.terms(),
+            sites: config.origin.sites.get() as usize,
         },
         form: Form { output: config.output, stacks: false },
         duration: None,

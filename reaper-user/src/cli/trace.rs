@@ -27,6 +27,7 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             filter: Filter::from(&args.filter),
             // It only watches.
             remedies: config.terms(),
+            sites: config.origin.sites.get() as usize,
         },
         form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),

@@ -11,6 +11,7 @@ use super::{
     loss::Loss,
     origin::ShownOrigin,
     remedied::{BreakerEvent, RemedyEvent},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::{
     identity::{BootTime, Identity},
@@ -37,6 +38,10 @@ pub enum Event {
     Remedy(Box<RemedyEvent>),
     /// A circuit breaker has opened.
     Breaker(Box<BreakerEvent>),
+    /// What follows are leak sites.
+    Leaks(Box<LeaksEvent>),
+    /// A leak site.
+    LeakSite(Box<SiteEvent>),
 }
 
 /// A zombie.
@@ -428,6 +433,24 @@ impl From<Waits> for ShownWaits {
             asked_for,
             complete: asked != Asked::Unclear,
         }
+    }
+}
+
+impl ShownWorkload {
+    /// Whether it is meant by this name: a container's id or its beginning, a pod's UID, a unit's name, or a cgroup's path.
+    #[must_use]
+    pub fn is_named(&self, name: &Untrusted) -> bool {
+        let Self { kind, id, runtime: _, pod_uid, unit, cgroup } = self;
+        let is = |text: &Option<Untrusted>| text.as_ref() == Some(name);
+        let contains = matches!(kind, Kind::Pod | Kind::Container | Kind::Machine);
+        let begins = |id: &Untrusted| !name.as_str().is_empty() && id.as_str().starts_with(name.as_str());
+        is(id) || is(pod_uid) || is(unit) || is(cgroup) || contains && id.as_ref().is_some_and(begins)
+    }
+
+    /// What a table calls it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        super::human::workload(self)
     }
 }
 

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use super::{
     event::{Event, Process, ZombieEvent},
     remedied::{BreakerEvent, Outcome, RemedyEvent, State},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::{
     identity::{BootTime, Identity},
-    origin::{self, Origin},
+    origin::{self, Leak, Moment, Origin, Sites},
     policy::{Opened, Refusal, Scope, Trip},
     remedy::Remedy,
     text::Untrusted,
@@ -263,6 +264,54 @@ pub(super) fn remedies() -> Vec<Event> {
     events.push(ended);
     events.extend(Remedy::ALL.map(|remedy| event(remedy, Outcome::Planned)));
     events.into_iter().map(|event| Event::Remedy(Box::new(event))).collect()
+}
+
+/// Sites of five kinds, counted during ten minutes.
+pub(crate) fn counted() -> (Sites, Moment) {
+    let at = |seconds: u64| Moment {
+        boot: NOW.plus(Duration::from_secs(seconds)),
+        wall: time() + Duration::from_secs(seconds),
+    };
+    let mut sites = Sites::new(8, at(0));
+    let workload = never_waited().workload;
+    let origins = [
+        (origin::fixture::hostile(), 1),
+        (origin::fixture::predating(), 2),
+        (origin::fixture::lineage_only(), 3),
+        (origin::fixture::approximate(), 40),
+        (origin::fixture::exact(42), 500),
+    ];
+    let mut zombie = 0;
+    for (origin, count) in &origins {
+        for number in 0..*count {
+            zombie += 1;
+            let leak = Leak { zombie, comm: &"chrome".into(), origin, workload: &workload };
+            sites.add(leak, at(count + number / 5 * 5));
+        }
+    }
+    for zombie in 0..100 {
+        sites.remove(zombie);
+    }
+    sites.set_unrecognised(3);
+    (sites, at(1_000))
+}
+
+/// The same as events: an exact one, an approximate one, one without a stack, one that predates, one that is as bad as can be.
+pub(crate) fn sites() -> Vec<SiteEvent> {
+    let (sites, now) = counted();
+    LeaksEvent::list(&sites, None, now).1
+}
+
+/// A list of leak sites with its head; with a span and without.
+pub(super) fn leaks() -> Vec<Event> {
+    let (sites, now) = counted();
+    let mut events = Vec::new();
+    for since in [None, Some(Duration::from_secs(60)), Some(Duration::from_secs(100 * 86_400))] {
+        let (head, sites) = LeaksEvent::list(&sites, since, now);
+        events.push(Event::Leaks(Box::new(head)));
+        events.extend(sites.into_iter().map(|site| Event::LeakSite(Box::new(site))));
+    }
+    events
 }
 
 /// A breaker of each kind.

@@ -9,8 +9,9 @@ use super::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
         ZombieEvent,
     },
-    evidence,
+    evidence, leaks,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
+    reporter::Page,
     span::shown,
 };
 use crate::{
@@ -60,8 +61,14 @@ impl Human {
             Event::Lost(lost) => self.lost(lost),
             Event::Remedy(remedy) => self.remedy(remedy),
             Event::Breaker(breaker) => self.breaker(breaker),
+            Event::Leaks(head) => leaks::table(head, &[], &self.page()).lines().map(str::to_owned).collect(),
+            Event::LeakSite(site) => leaks::whole(site, &self.page()).lines().map(str::to_owned).collect(),
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
+    }
+
+    const fn page(&self) -> Page {
+        Page { width: Some(self.width), colour: self.colour }
     }
 
     fn zombie(&self, zombie: &ZombieEvent) -> Vec<String> {
@@ -205,7 +212,8 @@ fn forker(forker: Option<&ForkerProcess>, width: usize) -> String {
     }
 }
 
-fn workload(workload: &ShownWorkload) -> String {
+/// The name of a workload, as a person would say it.
+pub(super) fn workload(workload: &ShownWorkload) -> String {
     let named = |name: &Option<Untrusted>| name.as_ref().map(|name| name.as_str().to_owned());
     let name = match workload.kind {
         Kind::Pod | Kind::Container => {

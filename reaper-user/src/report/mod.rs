@@ -11,6 +11,7 @@ pub mod export;
 mod filter;
 mod human;
 mod json;
+mod leaks;
 mod listing;
 mod loss;
 mod origin;
@@ -18,6 +19,7 @@ mod outbox;
 mod remedied;
 mod reporter;
 mod signals;
+mod site;
 mod span;
 
 pub use self::{
@@ -33,6 +35,7 @@ pub use self::{
     outbox::{Backlog, Outbox, Outgoing},
     remedied::{BreakerEvent, Outcome, RemediedZombie, RemedyEvent, State},
     reporter::{Page, Reporter},
+    site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
 };
 

@@ -1,6 +1,7 @@
 //! Where a zombie comes from, as JSON has it and in words.
 
 use serde::{Deserialize, Serialize};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::columns::{cut, wrap};
 use crate::{
@@ -159,6 +160,19 @@ impl ShownFrame {
         self.with(|path| path.rsplit('/').next().unwrap_or(path))
     }
 
+    /// The same in so many places on a terminal. What is cut is the function's name: the line says more.
+    pub(super) fn within(&self, width: usize) -> String {
+        let whole = self.short();
+        let (Some(function), Some(_)) = (&self.function, &self.file) else { return cut(&whole, width) };
+        let (name, room) =
+            (function.as_str(), width.saturating_sub(whole.width() - function.as_str().width()));
+        match whole.strip_prefix(name) {
+            Some(line) if whole.width() > width && room > 1 => cut(name, room) + line,
+            Some(line) if whole.width() > width => cut(line.trim_start(), width),
+            _ => whole,
+        }
+    }
+
     /// What its code is called.
     pub(super) fn name(&self) -> Untrusted {
         match &self.function {
@@ -252,8 +266,6 @@ impl From<&Frame> for ShownFrame {
 
 #[cfg(test)]
 mod tests {
-    use unicode_width::UnicodeWidthStr as _;
-
     use super::*;
     use crate::origin::fixture;
 
@@ -317,6 +329,23 @@ mod tests {
             ["__libc_fork (libc.so.6)", "leak_here leak.c:12", "leak+0x1300"]
         );
         assert_eq!(short(&fixture::exact(42))[2], "open_browser crawl.py:42");
+    }
+
+    #[test]
+    fn where_there_is_little_room_the_line_is_kept() {
+        let [_, _, frame, _] =
+            ShownOrigin::new(&fixture::exact(42), &"x".into()).stack.unwrap().frames.try_into().unwrap();
+        let within = |width| frame.within(width);
+        assert_eq!(
+            [25, 24, 14, 13, 5].map(within),
+            [
+                "open_browser crawl.py:42",
+                "open_browser crawl.py:42",
+                "o… crawl.py:42",
+                "crawl.py:42",
+                "craw…"
+            ]
+        );
     }
 
     #[test]

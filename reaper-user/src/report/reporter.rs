@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use super::{
     event::{Event, ZombieEvent},
     human::Human,
-    json,
+    json, leaks,
     listing::{Source, table},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::config::Output;
 
@@ -135,6 +136,25 @@ impl<W: Write> Reporter<W> {
             Form::Json => {
                 self.report(&Event::listing(source, zombies.len(), time))?;
                 zombies.iter().try_for_each(|zombie| self.report(&Event::Zombie(Box::new(zombie.clone()))))
+            }
+        }
+    }
+
+    /// Writes leak sites: for people a table, or with `whole` each of them in full; in JSON an event each, after one that says what
+    /// was counted.
+    pub fn leaks(&mut self, head: &LeaksEvent, sites: &[SiteEvent], whole: bool) -> io::Result<()> {
+        match &self.form {
+            Form::Human { .. } => {
+                let text = if whole {
+                    sites.iter().map(|site| leaks::whole(site, &self.page)).collect::<Vec<_>>().join("\n")
+                } else {
+                    leaks::table(head, sites, &self.page)
+                };
+                self.write(&text)
+            }
+            Form::Json => {
+                self.report(&Event::Leaks(Box::new(head.clone())))?;
+                sites.iter().try_for_each(|site| self.report(&Event::LeakSite(Box::new(site.clone()))))
             }
         }
     }

@@ -79,6 +79,7 @@ fn events() -> Vec<Event> {
     events.extend(Loss::ALL.map(|loss| Event::lost(loss, 1, u64::MAX, fixture::time())));
     events.extend(fixture::remedies());
     events.extend(fixture::breakers());
+    events.extend(fixture::leaks());
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
 }
@@ -105,6 +106,9 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::remedies().remove(0),
         fixture::remedies().remove(1),
         fixture::breakers().remove(0),
+        fixture::leaks().remove(0),
+        fixture::leaks().remove(1),
+        fixture::leaks().remove(7),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {

@@ -6,6 +6,7 @@ mod books;
 mod continuity;
 mod describe;
 mod holders;
+mod leaks;
 mod lists;
 mod losses;
 mod remedies;
@@ -24,8 +25,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::lists::Listing;
 use self::{
-    alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
-    standing::Standings,
+    alarm::Alarm, books::Books, continuity::self_check, leaks::moment, lists::Lists, losses::Losses,
+    remedies::Remedies, standing::Standings,
 };
 pub(crate) use self::{
     describe::Describer,
@@ -37,9 +38,10 @@ use crate::{
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::{Aging, Due},
     observe::{Answers, Observer, Purpose},
+    origin::Sites,
     policy::Terms,
     proc::Proc,
-    report::{Event, Filter, Loss, Outbox},
+    report::{Event, Filter, LeaksEvent, Loss, Outbox},
     text::Untrusted,
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
     zombie::Reap,
@@ -69,6 +71,8 @@ pub struct Settings {
     pub filter: Filter,
     /// What is done about them.
     pub remedies: Terms,
+    /// How many leak sites are kept.
+    pub sites: usize,
 }
 
 /// Why watching could not begin or go on.
@@ -93,6 +97,8 @@ pub enum WatchError {
 pub enum Query {
     /// Every zombie that stands now, of any age.
     Zombies(oneshot::Sender<Listing>),
+    /// The leak sites that leaked within a span, or all of them: a [`LeaksEvent`](crate::report::LeaksEvent), then one each.
+    Leaks(Option<Duration>, oneshot::Sender<Vec<Event>>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
     /// Report zombies from this age on, and do this about them.
@@ -104,6 +110,7 @@ pub struct Watch {
     describer: Describer,
     aging: Aging,
     standing: Standings,
+    sites: Sites,
     losses: Losses,
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
@@ -130,7 +137,7 @@ pub struct Watch {
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
     pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies } = settings;
+        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies, sites } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
@@ -173,6 +180,7 @@ impl Watch {
             describer: Describer::new(kernel, clock, workloads, proc),
             aging: Aging::new(age),
             standing: Standings::default(),
+            sites: Sites::new(sites, moment(boot_now())),
             losses,
             books,
             untold: VecDeque::new(),
@@ -314,6 +322,12 @@ impl Watch {
                 if self.observer.ask(Purpose::List(number), requests).is_err() {
                     self.lists.refuse(number);
                 }
+            }
+            Query::Leaks(since, reply) => {
+                let (head, sites) = LeaksEvent::list(&self.sites, since, moment(boot_now()));
+                let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
+                // Nobody waits for the answer any more: nothing to do.
+                let _left = reply.send(std::iter::once(Event::Leaks(Box::new(head))).chain(sites).collect());
             }
             Query::Losses(reply) => {
                 self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());

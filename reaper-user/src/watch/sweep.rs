@@ -229,6 +229,7 @@ impl Watch {
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }
+        self.count_leak(id, &zombie, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
     }
 }
