@@ -8,9 +8,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, LEAKS, LOSSES, Question, Verdict, ZOMBIES};
+use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, Verdict, ZOMBIES};
 use crate::{
-    report::{Event, LeaksEvent, LostEvent, SiteEvent, parse},
+    report::{Event, Explained, LeaksEvent, LostEvent, SiteEvent, parse},
     watch::Listing,
 };
 
@@ -38,6 +38,21 @@ pub(super) fn listing(events: Vec<Event>) -> Listing {
 pub fn losses(path: &Path) -> Result<Vec<LostEvent>, ControlError> {
     let only = |event| if let Event::Lost(lost) = event { Some(lost) } else { None };
     Ok(ask(path, &Question::of(LOSSES), ANSWER)?.into_iter().filter_map(only).collect())
+}
+
+/// Asks the daemon at `path` for all that it knows of a pid.
+pub fn explain(path: &Path, pid: u32) -> Result<Explained, ControlError> {
+    let mut explained = Explained::default();
+    for event in ask(path, &Question { pid: Some(pid), ..Question::of(EXPLAIN) }, ANSWER)? {
+        match event {
+            Event::Zombie(zombie) => explained.zombies.push(*zombie),
+            Event::LeakSite(site) => explained.sites.push(*site),
+            Event::Outlook(outlook) => explained.outlook = Some(*outlook),
+            Event::Breaker(breaker) => explained.breakers.push(*breaker),
+            _ => {}
+        }
+    }
+    Ok(explained)
 }
 
 /// Leak sites, and what was counted of all.

@@ -9,6 +9,7 @@
 //! | `zombies` | | zombies, circuit breakers that are open |
 //! | `losses` | | losses |
 //! | `leaks` | `span_ms`, not required | one `leaks`, leak sites that leaked within that span |
+//! | `explain` | `pid` | the zombie that it is or the zombies that it holds, their leak sites, circuit breakers of their holder; of a zombie, what the rules say |
 
 mod ask;
 mod serve;
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    ask::{Leaks, leaks, losses, zombies},
+    ask::{Leaks, explain, leaks, losses, zombies},
     serve::Control,
 };
 use crate::{lock, report::ParseError};
@@ -35,6 +36,9 @@ const LOSSES: &str = "losses";
 
 /// What can be asked for: leak sites.
 const LEAKS: &str = "leaks";
+
+/// What can be asked for: all that is known of a pid.
+const EXPLAIN: &str = "explain";
 
 /// The version of what is spoken. A daemon answers only its own.
 pub const VERSION: u32 = 1;
@@ -127,6 +131,9 @@ struct Question {
     /// How far back, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     span_ms: Option<u64>,
+    /// About whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
 }
 
 impl Question {

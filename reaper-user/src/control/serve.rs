@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, Head, LEAKS, LOSSES, Question, VERSION, Verdict, ZOMBIES};
+use super::{ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, VERSION, Verdict, ZOMBIES};
 use crate::{
     lock,
     report::{Event, to_line},
@@ -129,7 +129,8 @@ async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Eve
             "it speaks version {VERSION} and was asked in version {version}: use the command line of its release"
         ));
     }
-    let Question { version: _, request, span_ms } = serde_json::from_str(question).map_err(not_understood)?;
+    let Question { version: _, request, span_ms, pid } =
+        serde_json::from_str(question).map_err(not_understood)?;
     match request.as_str() {
         ZOMBIES => {
             let Listing { zombies, breakers } = answer(queries, Query::Zombies).await?;
@@ -138,6 +139,10 @@ async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Eve
         }
         LOSSES => answer(queries, Query::Losses).await,
         LEAKS => answer(queries, |reply| Query::Leaks(span_ms.map(Duration::from_millis), reply)).await,
+        EXPLAIN => {
+            let pid = pid.ok_or("the question lacks a pid")?;
+            answer(queries, |reply| Query::Explain(pid, reply)).await
+        }
         _ => Err("it cannot answer that".to_owned()),
     }
 }

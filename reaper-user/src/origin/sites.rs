@@ -143,11 +143,10 @@ impl Sites {
         self.sites.values()
     }
 
-    /// The site of an origin, where it is kept.
+    /// Where a zombie that stands was counted, where that is kept.
     #[must_use]
-    pub fn of(&self, leak: Leak<'_>) -> Option<&Site> {
-        let print = Print::of(leak.origin, leak.comm);
-        self.sites.get(self.numbers.get(&(print, leak.workload.clone()))?)
+    pub fn of_zombie(&self, zombie: u64) -> Option<&Site> {
+        self.sites.get(self.standing.get(&zombie)?)
     }
 
     /// Counts a zombie. One that stands already is not counted again.
@@ -262,5 +261,4 @@ fn named(origin: &Origin) -> usize {
 }
 
 #[cfg(test)]
-#[path = "sites_tests.rs"]
 mod tests;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
+    explanation::{ExplanationEvent, OutlookEvent},
     json,
     listing::Source,
     loss::Loss,
@@ -42,6 +43,10 @@ pub enum Event {
     Leaks(Box<LeaksEvent>),
     /// A leak site.
     LeakSite(Box<SiteEvent>),
+    /// What a pid is.
+    Explanation(Box<ExplanationEvent>),
+    /// What the rules say about a zombie.
+    Outlook(Box<OutlookEvent>),
 }
 
 /// A zombie.

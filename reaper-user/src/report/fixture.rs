@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    event::{Event, Process, ZombieEvent},
+    event::{Event, Process, Seconds, ZombieEvent},
+    explanation::{ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
+    listing::Source,
     remedied::{BreakerEvent, Outcome, RemedyEvent, State},
     site::{LeaksEvent, SiteEvent},
 };
@@ -300,6 +302,52 @@ pub(crate) fn counted() -> (Sites, Moment) {
 pub(crate) fn sites() -> Vec<SiteEvent> {
     let (sites, now) = counted();
     LeaksEvent::list(&sites, None, now).1
+}
+
+/// A rule has passed one step, and another one was refused.
+pub(super) fn outlook() -> OutlookEvent {
+    let step = |remedy, after: u64, standing, refusal: Option<&Refusal>| OutlookStep {
+        remedy,
+        after_seconds: Seconds(Duration::from_secs(after)),
+        standing,
+        reason: refusal.map(|refusal| refusal.as_str().into()),
+        message: refusal.map(|refusal| refusal.to_string().as_str().into()),
+    };
+    OutlookEvent {
+        time: time(),
+        pid: 4712,
+        start_time: BootTime(999_000_000_123),
+        reported: true,
+        acts: true,
+        dry_run: false,
+        paused: false,
+        rule: Some("orphans".into()),
+        steps: vec![
+            step(Remedy::Nudge, 60, StepStanding::Passed, None),
+            step(Remedy::Reap, 90, StepStanding::Refused, Some(&Refusal::WaitSeen)),
+            step(Remedy::TerminateHolder, 600, StepStanding::Ahead, None),
+        ],
+        under_way: false,
+        again_seconds: Some(Seconds(Duration::from_secs(30))),
+    }
+}
+
+/// Every kind of thing that a pid can be, and what the rules say.
+pub(super) fn explanations() -> Vec<Event> {
+    let head = |what| ExplanationEvent {
+        time: time(),
+        pid: 4712,
+        what,
+        source: Source::Daemon,
+        zombies: 1,
+        message: "pid 4712 is a zombie".into(),
+    };
+    let mut events: Vec<_> = [What::Zombie, What::Holder, What::Process, What::None]
+        .map(|what| Event::Explanation(Box::new(head(what))))
+        .into();
+    let none = OutlookEvent { rule: None, steps: Vec::new(), again_seconds: None, ..outlook() };
+    events.extend([outlook(), none].map(|outlook| Event::Outlook(Box::new(outlook))));
+    events
 }
 
 /// A list of leak sites with its head; with a span and without.

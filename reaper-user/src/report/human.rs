@@ -9,7 +9,7 @@ use super::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
         ZombieEvent,
     },
-    evidence, leaks,
+    evidence, explain, leaks,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
     reporter::Page,
     span::shown,
@@ -63,6 +63,8 @@ impl Human {
             Event::Breaker(breaker) => self.breaker(breaker),
             Event::Leaks(head) => leaks::table(head, &[], &self.page()).lines().map(str::to_owned).collect(),
             Event::LeakSite(site) => leaks::whole(site, &self.page()).lines().map(str::to_owned).collect(),
+            Event::Explanation(head) => vec![head.message.to_string()],
+            Event::Outlook(outlook) => vec![explain::outlook(outlook)],
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
     }
@@ -244,7 +246,7 @@ fn short(id: &str) -> String {
     }
 }
 
-fn exit(exit: ExitStatus) -> String {
+pub(super) fn exit(exit: ExitStatus) -> String {
     match exit {
         ExitStatus::Code(code) => code.to_string(),
         ExitStatus::Signal { number, .. } => {

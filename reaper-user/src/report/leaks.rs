@@ -144,7 +144,7 @@ fn row(site: &SiteEvent) -> [String; 6] {
 }
 
 /// How good it is, and the frame to look at; without a stack, who forked whom.
-fn place(site: &SiteEvent, room: usize) -> String {
+pub(super) fn place(site: &SiteEvent, room: usize) -> String {
     let quality = format!("{}: ", site.quality.as_str());
     let left = room.saturating_sub(quality.width());
     let place = match site.origin.stack.as_ref().and_then(ShownStack::place) {

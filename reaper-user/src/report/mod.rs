@@ -4,9 +4,12 @@
 //! describes it. Everything a container could have written is [`Untrusted`](crate::text::Untrusted), so no sink
 //! receives a byte that acts on it.
 
+mod advice;
 mod columns;
 mod event;
 mod evidence;
+mod explain;
+mod explanation;
 pub mod export;
 mod filter;
 mod human;
@@ -27,6 +30,7 @@ pub use self::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ProcessId, ReleasedEvent, Seconds,
         ShownEvidence, ShownWaits, ShownWorkload, ZombieEvent,
     },
+    explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, table},

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 
 use super::{
     event::{Event, ZombieEvent},
+    explain,
+    explanation::{Explained, ExplanationEvent},
     human::Human,
     json, leaks,
     listing::{Source, table},
@@ -155,6 +157,25 @@ impl<W: Write> Reporter<W> {
             Form::Json => {
                 self.report(&Event::Leaks(Box::new(head.clone())))?;
                 sites.iter().try_for_each(|site| self.report(&Event::LeakSite(Box::new(site.clone()))))
+            }
+        }
+    }
+
+    /// Writes what is known of a pid: for people a page; in JSON an event each, after one that says what it is.
+    pub fn explanation(&mut self, head: &ExplanationEvent, explained: &Explained) -> io::Result<()> {
+        match &self.form {
+            Form::Human { .. } => {
+                let text = explain::page(head, explained, &self.page);
+                self.write(&text)
+            }
+            Form::Json => {
+                let Explained { zombies, sites, outlook, breakers } = explained.clone();
+                let zombies = zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie)));
+                let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
+                let outlook = outlook.into_iter().map(|outlook| Event::Outlook(Box::new(outlook)));
+                let breakers = breakers.into_iter().map(|breaker| Event::Breaker(Box::new(breaker)));
+                self.report(&Event::Explanation(Box::new(head.clone())))?;
+                zombies.chain(sites).chain(outlook).chain(breakers).try_for_each(|event| self.report(&event))
             }
         }
     }

@@ -80,6 +80,7 @@ fn events() -> Vec<Event> {
     events.extend(fixture::remedies());
     events.extend(fixture::breakers());
     events.extend(fixture::leaks());
+    events.extend(fixture::explanations());
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
 }
@@ -109,6 +110,8 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::leaks().remove(0),
         fixture::leaks().remove(1),
         fixture::leaks().remove(7),
+        fixture::explanations().remove(0),
+        fixture::explanations().remove(4),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {

@@ -5,6 +5,7 @@ mod alarm;
 mod books;
 mod continuity;
 mod describe;
+mod explain;
 mod holders;
 mod leaks;
 mod lists;
@@ -25,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::lists::Listing;
 use self::{
-    alarm::Alarm, books::Books, continuity::self_check, leaks::moment, lists::Lists, losses::Losses,
-    remedies::Remedies, standing::Standings,
+    alarm::Alarm, books::Books, continuity::self_check, explain::Reply, leaks::moment, lists::Lists,
+    losses::Losses, remedies::Remedies, standing::Standings,
 };
 pub(crate) use self::{
     describe::Describer,
@@ -36,8 +37,8 @@ pub(crate) use self::{
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
-    ledger::{Aging, Due},
-    observe::{Answers, Observer, Purpose},
+    ledger::Aging,
+    observe::{Answers, Observer},
     origin::Sites,
     policy::Terms,
     proc::Proc,
@@ -97,6 +98,8 @@ pub enum WatchError {
 pub enum Query {
     /// Every zombie that stands now, of any age.
     Zombies(oneshot::Sender<Listing>),
+    /// All that is known of a pid: the zombie that it is, or those that it holds, with their leak sites.
+    Explain(u32, oneshot::Sender<Vec<Event>>),
     /// The leak sites that leaked within a span, or all of them: a [`LeaksEvent`](crate::report::LeaksEvent), then one each.
     Leaks(Option<Duration>, oneshot::Sender<Vec<Event>>),
     /// How much was lost, every kind of loss.
@@ -311,18 +314,8 @@ impl Watch {
 
     fn answer(&mut self, query: Query) -> Result<(), WatchError> {
         match query {
-            Query::Zombies(reply) => {
-                // All of them anew: holders die and are replaced while a zombie stands.
-                let mut records = Vec::new();
-                self.describer.kernel.each_dead(|record| records.push(record))?;
-                records.extend(self.standing.ids().filter_map(|id| self.describer.kernel.record(id)));
-                self.describer.look_up_v1()?;
-                let requests = records.iter().map(|record| self.request(Due::Report, record)).collect();
-                let number = self.lists.open(reply);
-                if self.observer.ask(Purpose::List(number), requests).is_err() {
-                    self.lists.refuse(number);
-                }
-            }
+            Query::Zombies(reply) => self.look_for(Reply::Listing(reply))?,
+            Query::Explain(pid, reply) => self.look_for(Reply::About(pid, reply))?,
             Query::Leaks(since, reply) => {
                 let (head, sites) = LeaksEvent::list(&self.sites, since, moment(boot_now()));
                 let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));

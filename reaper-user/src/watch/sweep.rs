@@ -148,8 +148,10 @@ impl Watch {
                 }
             }
             Purpose::List(number) => {
-                let breakers = || self.remedies.open_breakers(now);
-                self.lists.take(number, answers, last, now, &mut self.describer, breakers);
+                let list = self.lists.take(number, answers, last, now, &mut self.describer);
+                if let Some((reply, zombies)) = list {
+                    self.hand_over(reply, zombies, now);
+                }
                 return Ok(());
             }
             Purpose::Remedy => return self.consider(answers, last, now),
