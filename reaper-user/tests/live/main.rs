@@ -25,6 +25,8 @@ mod ls;
 #[cfg(test)]
 mod no_scan;
 #[cfg(test)]
+mod origin;
+#[cfg(test)]
 mod overflow;
 #[cfg(test)]
 mod privilege;
