@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod lock;
 pub mod observe;
+pub mod origin;
 pub mod policy;
 pub mod proc;
 pub mod remedy;

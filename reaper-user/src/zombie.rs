@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{BootTime, Identity},
+    origin::Origin,
     text::Untrusted,
     workload::Workload,
 };
@@ -36,6 +37,8 @@ pub struct Zombie {
     pub evidence: Evidence,
     /// Whose it is.
     pub workload: Workload,
+    /// Where it comes from; `None` where nothing that could tell is switched on.
+    pub origin: Option<Origin>,
     /// It died before the daemon started, and before anything was recorded.
     pub predates: bool,
     /// It may have been told of before, by an earlier daemon; or a hook had missed it and a census found it.

@@ -28,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   reaper trace                        watch: a line for each zombie that is 5 s old
   reaper ls                           the zombies that stand now
+  reaper leaks                        the lines of code that leak, from the daemon
   reaper check                        what this machine has and lacks for it
   reaper config default > reaper.toml
   reaper run --config reaper.toml     the daemon
@@ -45,6 +46,10 @@ pub enum Command {
     Trace(TraceArgs),
     /// List the zombies that stand now
     Ls(LsArgs),
+    /// Tell all about one zombie, or what a process holds
+    Explain(ExplainArgs),
+    /// Show which code leaks: zombies by the stack that forked them
+    Leaks(LeaksArgs),
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
@@ -83,6 +88,7 @@ Ctrl-C ends it with exit code 0.
 
 Examples:
   reaper trace
+  reaper trace --stacks
   reaper trace --age 500ms --container 3f2a9c
   reaper trace --comm chromedriver --comm chrome --duration 10m
   reaper trace --cgroup /system.slice/nginx.service --output json | jq .exit")]
@@ -93,6 +99,9 @@ pub struct TraceArgs {
     /// End after this long [default: at Ctrl-C]
     #[arg(long, value_name = "DURATION")]
     pub duration: Option<Span>,
+    /// Show below each zombie who forked whom, and the stack at that fork
+    #[arg(long)]
+    pub stacks: bool,
     /// Which zombies to report.
     #[command(flatten)]
     pub filter: FilterArgs,
@@ -112,6 +121,71 @@ pub struct LsArgs {
     /// Which zombies to list.
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// `reaper explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Of a zombie: what it was, since when it is dead, who must wait for it and what that does instead, who forked it and with which stack,
+whose it is, why it stands, what the rules say and what to do about it. Of a process that holds zombies: a summary of those. The
+answer is the running daemon's; without one, what a census can say.
+
+Exit code 69 where there is no such process.
+
+Examples:
+  reaper explain 4712
+  reaper explain 4712 --output json | jq 'select(.event == \"zombie\") | .origin'")]
+pub struct ExplainArgs {
+    /// The process, as the initial pid namespace numbers it
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pub pid: u32,
+}
+
+/// `reaper leaks`.
+#[derive(Debug, Args)]
+#[command(
+    group = ArgGroup::new("form").multiple(false),
+    after_help = "\
+The running daemon counts zombies by where they come from: the stack at the fork, or the chain of forkers where no stack was taken.
+A site's id stays the same after a restart and on other machines. WHERE shows how good that is (exact, approximate, lineage-only,
+predates) and the innermost frame that is not of the language's own library; with an id, all is shown.
+
+Examples:
+  reaper leaks
+  reaper leaks --since 1h --workload 3f2a9c0d1e4b
+  reaper leaks c699dddd
+  reaper leaks --folded | flamegraph.pl --countname zombies > leaks.svg
+  reaper leaks --pprof leaks.pb.gz && go tool pprof -top -cum leaks.pb.gz
+  reaper leaks --html leaks.html"
+)]
+pub struct LeaksArgs {
+    /// These sites, in full: an id or its beginning
+    #[arg(value_name = "SITE", value_parser = site)]
+    pub sites: Vec<String>,
+    /// Only what leaked in this time, and only what was counted in it
+    #[arg(long, value_name = "SPAN")]
+    pub since: Option<Span>,
+    /// Only this workload: a container's id or its beginning, a pod's UID, a unit's name, a cgroup's path, or what the table shows
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<OsString>,
+    /// Write folded stacks, as flame graph tools read them: root;...;leaf count
+    #[arg(long, group = "form")]
+    pub folded: bool,
+    /// Write a profile for `go tool pprof` to this file, or to standard output (-)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub pprof: Option<PathBuf>,
+    /// Write a page with a picture to this file, or to standard output (-)
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub html: Option<PathBuf>,
+}
+
+fn site(id: &str) -> Result<String, String> {
+    let fits = !id.is_empty() && id.len() <= 8 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if fits {
+        Ok(id.to_ascii_lowercase())
+    } else {
+        Err("write up to eight hexadecimal digits, as in the column SITE".to_owned())
+    }
 }
 
 /// `reaper reap`.
@@ -246,111 +320,4 @@ fn exit_code_of(answer: &clap::Error) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn parse(line: &str) -> CommandLine {
-        CommandLine::try_parse_from(line.split(' ')).unwrap()
-    }
-
-    fn refusal(line: &str) -> (u8, String) {
-        let error = CommandLine::try_parse_from(line.split(' ')).unwrap_err();
-        (exit_code_of(&error), error.to_string())
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        CommandLine::command().debug_assert();
-    }
-
-    #[test]
-    fn trace_needs_nothing_and_takes_filters_of_every_kind() {
-        let Command::Trace(args) = parse("reaper trace").command else { panic!() };
-        assert_eq!((args.age.get(), args.duration), (Duration::from_secs(5), None));
-        let Command::Trace(args) = parse(
-            "reaper trace --age 250ms --pid 1 2 --pid 3 --comm sh --container 3f --cgroup /a /b --duration 1m30s",
-        )
-        .command
-        else {
-            panic!()
-        };
-        assert_eq!(args.age.get(), Duration::from_millis(250));
-        assert_eq!(args.duration, Some(Span(Duration::from_secs(90))));
-        assert_eq!((args.filter.pid, args.filter.cgroup.len()), (vec![1, 2, 3], 2));
-    }
-
-    #[test]
-    fn output_is_taken_before_and_behind_every_command() {
-        for line in
-            ["reaper --output json ls", "reaper ls --output json", "reaper config default --output json"]
-        {
-            assert_eq!(parse(line).output, Some(Output::Json), "{line}");
-        }
-        assert_eq!(parse("reaper check").output, None);
-    }
-
-    #[test]
-    fn every_scalar_key_is_a_flag_of_run() {
-        let Command::Run(args) = parse(
-            "reaper run --config f --age 1s --cgroup-cache 64 --pin-path /a --ledger-entries 512 --ledger-overflow 512 \
-             --capture-cmdline off --log-level warn --dry-run --pause-remedies --remedies-per-minute 1 \
-             --remedies-per-holder 2 --terminate-grace 3s",
-        )
-        .command
-        else {
-            panic!()
-        };
-        let config = crate::config::Config::default().with(&args.overrides, None);
-        let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
-                    log.level = 'warn'\npin_path = '/a'\n\
-                    remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 2, grace = '3s' }";
-        assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
-        let Command::Run(args) = parse("reaper run --no-persist").command else { panic!() };
-        assert!(!crate::config::Config::default().with(&args.overrides, None).persist);
-    }
-
-    #[test]
-    fn wrong_usage_exits_64_and_says_what_can_be_written() {
-        for (line, part) in [
-            ("reaper", "Usage"),
-            ("reaper trance", "trace"),
-            ("reaper trace --agee 5s", "--age"),
-            ("reaper trace --age 5", "\"30s\""),
-            ("reaper trace --age 50ms", "between 100ms and 24h"),
-            ("reaper trace --pid x", "--pid"),
-            ("reaper ls --output xml", "\"human\" and \"json\""),
-            ("reaper config check", "<FILE>"),
-            ("reaper run --ledger-entries 1000", "power of two"),
-            ("reaper run --no-persist --pin-path /a", "--no-persist"),
-            ("reaper unload --pin-path a", "path from the root"),
-            ("reaper reap --yes", "--holder"),
-            ("reaper reap 1 --cause lazy", "never-waited"),
-            ("reaper reap 1 --undo-autoreap", "--holder"),
-        ] {
-            let (code, text) = refusal(line);
-            assert_eq!(code, exit_code::USAGE, "{line}");
-            assert!(text.contains(part), "{line}: {text}");
-        }
-    }
-
-    #[test]
-    fn help_and_version_are_no_errors_and_help_has_examples() {
-        assert_eq!(refusal("reaper --version").0, exit_code::OK);
-        for line in [
-            "reaper --help",
-            "reaper run --help",
-            "reaper trace --help",
-            "reaper ls -h",
-            "reaper unload -h",
-            "reaper reap -h",
-        ] {
-            let (code, text) = refusal(line);
-            assert_eq!(code, exit_code::OK, "{line}");
-            assert!(text.contains("Examples:"), "{text}");
-        }
-    }
-}
+mod tests;

@@ -49,7 +49,8 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     Ok(exit_code::OK)
 }
 
-fn census() -> Result<Vec<ZombieEvent>, Failure> {
+/// Every zombie there is, as far as a census knows.
+pub(super) fn census() -> Result<Vec<ZombieEvent>, Failure> {
     let (mut describer, records) = look()?;
     let mut zombies = Vec::new();
     for record in records {

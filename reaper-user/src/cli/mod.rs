@@ -3,6 +3,8 @@
 pub mod args;
 mod check;
 pub mod config;
+mod explain;
+mod leaks;
 mod log;
 mod ls;
 mod notify;
@@ -53,6 +55,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, output),
         Command::Trace(args) => trace::run(&args, output.unwrap_or_default()),
         Command::Ls(args) => ls::run(&args, output.unwrap_or_default()),
+        Command::Explain(args) => explain::run(&args, output.unwrap_or_default()),
+        Command::Leaks(args) => leaks::run(&args, output),
         Command::Reap(args) => reap::run(&args, output.unwrap_or_default()),
         Command::Check => check::run(output.unwrap_or_default()),
         Command::Config(args) => {

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::OsStr,
     io::{self, IsTerminal as _, Write as _},
     os::unix::ffi::OsStrExt as _,
     thread,
@@ -25,10 +24,9 @@ use crate::{
     policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
     remedy::{Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, apply, take_lock},
-    report::{Event, Outcome, RemedyEvent, Reporter, State, ZombieEvent},
+    report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State, ZombieEvent},
     text::Untrusted,
     watch::{Describer, Numbers, waited, waits},
-    workload::Kind,
     zombie::{Asked, Cause, Died, Waits, Zombie},
 };
 
@@ -198,23 +196,11 @@ fn is_meant(args: &ReapArgs, zombie: &Zombie) -> bool {
     let ReapArgs { pids, holder, workload, cause, .. } = args;
     let named = pids.contains(&zombie.identity.pid);
     let of_holder = *holder == Some(zombie.holder.pid);
-    let of_workload = workload.as_ref().is_some_and(|name| is_of(name, zombie));
+    let of_workload = workload
+        .as_ref()
+        .is_some_and(|name| ShownWorkload::from(&zombie.workload).is_named(&Untrusted::new(name.as_bytes())));
     let causes: &[Cause] = if cause.is_empty() && pids.is_empty() { &[Cause::Adopted] } else { cause };
     (named || of_holder || of_workload) && (causes.is_empty() || causes.contains(&zombie.cause))
-}
-
-/// Whether a workload is meant by this name.
-fn is_of(name: &OsStr, zombie: &Zombie) -> bool {
-    let name = Untrusted::new(name.as_bytes());
-    let workload = &zombie.workload;
-    let is = |text: &Option<Untrusted>| text.as_ref() == Some(&name);
-    let contains = matches!(workload.kind, Kind::Pod | Kind::Container | Kind::Machine);
-    let begins = |id: &Untrusted| !name.as_str().is_empty() && id.as_str().starts_with(name.as_str());
-    is(&workload.id)
-        || is(&workload.pod_uid)
-        || is(&workload.unit)
-        || is(&workload.cgroup)
-        || contains && workload.id.as_ref().is_some_and(begins)
 }
 
 /// Watches the holders' wait calls.

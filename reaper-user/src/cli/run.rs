@@ -8,6 +8,7 @@ use super::{
     reload::Reload,
     session::{Service, Session},
     start_log,
+    writer::Form,
 };
 use crate::{
     config::{self, Config, Output},
@@ -54,8 +55,9 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             },
             filter: Filter::default(),
             remedies: config.terms(),
+            sites: config.origin.sites.get() as usize,
         },
-        output: config.output,
+        form: Form { output: config.output, stacks: false },
         duration: None,
         service: Some(Service {
             notifier,

@@ -11,9 +11,14 @@ use tokio::{
     time::Interval,
 };
 
-use super::{Failure, notify::Notifier, reload::Reload, writer, written};
+use super::{
+    Failure,
+    notify::Notifier,
+    reload::Reload,
+    writer::{self, Form},
+    written,
+};
 use crate::{
-    config::Output,
     control::{Control, ControlError},
     exit_code,
     kernel::KernelError,
@@ -28,7 +33,7 @@ const GRACE: Duration = Duration::from_millis(700);
 /// How a session is run.
 pub(super) struct Session {
     pub(super) settings: Settings,
-    pub(super) output: Output,
+    pub(super) form: Form,
     /// End after this long.
     pub(super) duration: Option<Duration>,
     /// Where it is one: a service answers `reaper ls` while it runs, and is of no use when nobody can read its output
@@ -53,7 +58,7 @@ impl Session {
     }
 
     async fn watch(self) -> Result<(), Failure> {
-        let Self { settings, output, duration, mut service } = self;
+        let Self { settings, form, duration, mut service } = self;
         let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
         let (mut interrupt, mut terminate, hangup) = (
             signal(SignalKind::interrupt()).map_err(unavailable)?,
@@ -71,7 +76,7 @@ impl Session {
         let (failed, writer_left) = oneshot::channel();
         let (hung_up, reader_left) = oneshot::channel();
         writer::watch_reader(hung_up).map_err(unavailable)?;
-        let writer = writer::start(output, outgoing, is_service, failed).map_err(unavailable)?;
+        let writer = writer::start(form, outgoing, is_service, failed).map_err(unavailable)?;
         let server = control.map(|control| tokio::spawn(control.serve(query.clone())));
         let (mut unread, mut told) = (None, Instant::now());
         let stop = async {

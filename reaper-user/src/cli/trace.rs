@@ -1,6 +1,6 @@
 //! `reaper trace`: watch in the foreground.
 
-use super::{Failure, args::TraceArgs, pid_max, session::Session, start_log};
+use super::{Failure, args::TraceArgs, pid_max, session::Session, start_log, writer::Form};
 use crate::{
     config::{Config, LogLevel, Output},
     exit_code,
@@ -27,8 +27,9 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             filter: Filter::from(&args.filter),
             // It only watches.
             remedies: config.terms(),
+            sites: config.origin.sites.get() as usize,
         },
-        output,
+        form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),
         service: None,
     }

@@ -26,17 +26,26 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Log lines about one trouble are not closer together than this.
 const LOG_APART: Duration = Duration::from_secs(60);
 
+/// What is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub(super) output: Output,
+    /// For people: the stack below each zombie.
+    pub(super) stacks: bool,
+}
+
 /// Writes events as they come, until there will be no more. `failed` is told when it cannot go on; where it is
 /// `stubborn`, that is only when nobody can ever read what is written.
 pub(super) fn start(
-    output: Output,
+    Form { output, stacks }: Form,
     mut outgoing: Outgoing,
     stubborn: bool,
     failed: oneshot::Sender<io::Error>,
 ) -> io::Result<thread::JoinHandle<Outgoing>> {
     let page = Page::of_stdout();
     let stdout = Patient::new(io::stdout(), stubborn.then(|| outgoing.backlog()));
-    let mut reporter = Reporter::new(stdout, output, page);
+    let reporter = Reporter::new(stdout, output, page);
+    let mut reporter = if stacks { reporter.with_stacks() } else { reporter };
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
         if let Err(error) = write(&mut reporter, &mut outgoing) {
             // Nobody waits for it where the session is ending already.

@@ -25,7 +25,7 @@ pub use self::{
     overrides::Overrides,
     remedy::{Grace, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
-    value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, Slots, ValueError},
+    value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, SiteCount, Slots, ValueError},
 };
 use crate::policy::{Rule, Terms};
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// What is taken from processes while they live.
     pub capture: Capture,
+    /// Where zombies come from.
+    pub origin: Origin,
     /// The daemon's own log.
     pub log: Log,
     /// What holds for all remedies.
@@ -77,6 +79,14 @@ pub struct Capture {
     pub cmdline: Cmdlines,
 }
 
+/// Where zombies come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Origin {
+    /// How many leak sites are kept.
+    pub sites: SiteCount,
+}
+
 /// The daemon's own log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -95,6 +105,7 @@ impl Default for Config {
             pin_path: PinPath::default(),
             ledger: Ledger::default(),
             capture: Capture::default(),
+            origin: Origin::default(),
             log: Log::default(),
             remedy: Remedies::default(),
             rules: Vec::new(),
@@ -135,6 +146,7 @@ impl Config {
             pin_path,
             ledger: Ledger { entries, overflow },
             capture: Capture { cmdline },
+            origin: Origin { sites },
             log: Log { level },
             remedy: Remedies { dry_run, paused, per_minute, per_holder, grace },
             rules,
@@ -149,6 +161,7 @@ impl Config {
             ("ledger.entries", *entries != other.ledger.entries),
             ("ledger.overflow", *overflow != other.ledger.overflow),
             ("capture.cmdline", *cmdline != other.capture.cmdline),
+            ("origin.sites", *sites != other.origin.sites),
             ("log.level", *level != other.log.level),
             ("remedy.dry_run", *dry_run != other.remedy.dry_run),
             ("remedy.paused", *paused != other.remedy.paused),
@@ -180,6 +193,7 @@ impl Config {
             ledger_entries,
             ledger_overflow,
             capture_cmdline,
+            origin_sites,
             log_level,
             dry_run,
             pause_remedies,
@@ -198,6 +212,7 @@ impl Config {
                 overflow: ledger_overflow.unwrap_or(self.ledger.overflow),
             },
             capture: Capture { cmdline: capture_cmdline.unwrap_or(self.capture.cmdline) },
+            origin: Origin { sites: origin_sites.unwrap_or(self.origin.sites) },
             log: Log { level: log_level.unwrap_or(self.log.level) },
             remedy: Remedies {
                 dry_run: self.remedy.dry_run || *dry_run,

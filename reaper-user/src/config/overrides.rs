@@ -1,6 +1,8 @@
 //! The configuration as flags.
 
-use super::{Age, CacheEntries, Cmdlines, Grace, LogLevel, Overflow, PerHolder, PerMinute, PinPath, Slots};
+use super::{
+    Age, CacheEntries, Cmdlines, Grace, LogLevel, Overflow, PerHolder, PerMinute, PinPath, SiteCount, Slots,
+};
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
 /// command.
@@ -32,6 +34,9 @@ pub struct Overrides {
     /// Whose command lines to take at exec [file: capture.cmdline; default: probation]
     #[arg(long, value_name = "WHOSE")]
     pub capture_cmdline: Option<Cmdlines>,
+    /// Keep this many leak sites; those that were seen least recently give way [file: origin.sites; default: 4096]
+    #[arg(long, value_name = "COUNT")]
+    pub origin_sites: Option<SiteCount>,
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

@@ -33,6 +33,7 @@ fn the_printed_default_names_every_key() {
         "entries",
         "overflow",
         "cmdline",
+        "sites",
         "level",
         "dry_run",
         "paused",
@@ -113,6 +114,7 @@ fn values_out_of_range_say_the_range() {
         ("pin_path = 'bpf/reaper'", "pin_path: \"bpf/reaper\" is not a path from the root"),
         ("pin_path = '/sys/../etc'", "is not a path from the root: write one without `..`"),
         ("pin_path = '/'", "\"/sys/fs/bpf/reaper\""),
+        ("origin.sites = 15", "\"15\" is out of range: write a whole number between 16 and 65536"),
         ("log.level = 'loud'", "\"trace\""),
         ("capture.cmdline = true", "expected a string or a whole number"),
         ("age = 1.5", "expected a string or a whole number"),
@@ -171,7 +173,7 @@ fn pins_are_where_the_file_or_the_flag_says_unless_there_shall_be_none() {
 #[test]
 fn the_keys_that_differ_are_named() {
     let all = "age = '1s'\noutput = 'json'\ncgroup_cache = 64\npersist = false\npin_path = '/a'\n\
-               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\nlog.level = 'warn'\n\
+               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\norigin.sites = 16\nlog.level = 'warn'\n\
                remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 1, grace = '1s' }\n\
                rule = [{ steps = [{ remedy = 'report', after = '1m' }] }]";
     let keys = parse(all).unwrap().differences(&Config::default());
@@ -186,6 +188,7 @@ fn the_keys_that_differ_are_named() {
             "ledger.entries",
             "ledger.overflow",
             "capture.cmdline",
+            "origin.sites",
             "log.level",
             "remedy.dry_run",
             "remedy.paused",

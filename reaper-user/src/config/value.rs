@@ -200,6 +200,32 @@ impl FromStr for CacheEntries {
     }
 }
 
+/// How many leak sites are kept: 16 to 65,536.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteCount(u32);
+
+impl SiteCount {
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for SiteCount {
+    fn default() -> Self {
+        Self(4_096)
+    }
+}
+
+impl FromStr for SiteCount {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        count(text, 16, 65_536).map(Self)
+    }
+}
+
 /// The folder under which maps and links are pinned: a path from the root, in a bpf file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinPath(PathBuf);
@@ -349,4 +375,4 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries PinPath Output Cmdlines LogLevel PerMinute PerHolder Grace);
+deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines LogLevel PerMinute PerHolder Grace);

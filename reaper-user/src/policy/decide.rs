@@ -62,7 +62,9 @@ impl Progress {
         self.done |= 1 << step.min(7);
     }
 
-    const fn has_passed(self, rule: usize, step: usize) -> bool {
+    /// Whether the step is behind it.
+    #[must_use]
+    pub const fn has_passed(self, rule: usize, step: usize) -> bool {
         matches!(self.rule, Some(own) if own == rule) && self.done & (1 << step) != 0
     }
 }

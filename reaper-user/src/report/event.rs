@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
+    explanation::{ExplanationEvent, OutlookEvent},
     json,
     listing::Source,
     loss::Loss,
+    origin::ShownOrigin,
     remedied::{BreakerEvent, RemedyEvent},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::{
     identity::{BootTime, Identity},
@@ -36,6 +39,14 @@ pub enum Event {
     Remedy(Box<RemedyEvent>),
     /// A circuit breaker has opened.
     Breaker(Box<BreakerEvent>),
+    /// What follows are leak sites.
+    Leaks(Box<LeaksEvent>),
+    /// A leak site.
+    LeakSite(Box<SiteEvent>),
+    /// What a pid is.
+    Explanation(Box<ExplanationEvent>),
+    /// What the rules say about a zombie.
+    Outlook(Box<OutlookEvent>),
 }
 
 /// A zombie.
@@ -73,6 +84,8 @@ pub struct ZombieEvent {
     pub evidence: ShownEvidence,
     /// Whose it is.
     pub workload: ShownWorkload,
+    /// Where it comes from; `None` where nothing that could tell is switched on.
+    pub origin: Option<ShownOrigin>,
     /// True where it died before the daemon started.
     pub predates: bool,
     /// True where it may have been told of before, by an earlier daemon; or where no hook had recorded it and a census
@@ -271,6 +284,7 @@ impl ZombieEvent {
             cause,
             evidence,
             workload,
+            origin,
             predates,
             recovered,
         } = zombie;
@@ -291,6 +305,7 @@ impl ZombieEvent {
             cause: *cause,
             evidence: evidence.into(),
             workload: workload.into(),
+            origin: origin.as_ref().map(|origin| ShownOrigin::new(origin, comm)),
             predates: *predates,
             recovered: *recovered,
         }
@@ -320,6 +335,7 @@ impl Event {
             cause,
             evidence: _,
             workload,
+            origin: _,
             predates,
             recovered: _,
         } = zombie;
@@ -422,6 +438,24 @@ impl From<Waits> for ShownWaits {
             asked_for,
             complete: asked != Asked::Unclear,
         }
+    }
+}
+
+impl ShownWorkload {
+    /// Whether it is meant by this name: a container's id or its beginning, a pod's UID, a unit's name, or a cgroup's path.
+    #[must_use]
+    pub fn is_named(&self, name: &Untrusted) -> bool {
+        let Self { kind, id, runtime: _, pod_uid, unit, cgroup } = self;
+        let is = |text: &Option<Untrusted>| text.as_ref() == Some(name);
+        let contains = matches!(kind, Kind::Pod | Kind::Container | Kind::Machine);
+        let begins = |id: &Untrusted| !name.as_str().is_empty() && id.as_str().starts_with(name.as_str());
+        is(id) || is(pod_uid) || is(unit) || is(cgroup) || contains && id.as_ref().is_some_and(begins)
+    }
+
+    /// What a table calls it.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        super::human::workload(self)
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
 
 /// The holder's wait calls. In the hook a pid and a process group look alike: "pid 4711" may be the group 4711.
 /// io_uring's waitid is not seen.
-fn waits(waits: &ShownWaits) -> String {
+pub(super) fn waits(waits: &ShownWaits) -> String {
     let ShownWaits { watched_seconds, any, one, last_ago_seconds, last_number, asked_for, .. } = *waits;
     let last = last_ago_seconds.map(|ago| format!(", last {} ago", shown(ago.0))).unwrap_or_default();
     if let Some(number) = asked_for {

@@ -5,11 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    event::{Event, Process, ZombieEvent},
+    event::{Event, Process, Seconds, ZombieEvent},
+    explanation::{ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
+    listing::Source,
     remedied::{BreakerEvent, Outcome, RemedyEvent, State},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::{
     identity::{BootTime, Identity},
+    origin::{self, Leak, Moment, Origin, Sites},
     policy::{Opened, Refusal, Scope, Trip},
     remedy::Remedy,
     text::Untrusted,
@@ -91,6 +95,7 @@ pub(crate) fn never_waited() -> Zombie {
             unit: Some("cri-containerd-3f2a.scope".into()),
             cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         },
+        origin: None,
         predates: false,
         recovered: false,
     }
@@ -183,6 +188,11 @@ pub(super) fn forked_by_another() -> Zombie {
     }
 }
 
+/// Its origin is known.
+pub(crate) fn forked_at(origin: Origin) -> Zombie {
+    Zombie { origin: Some(origin), ..adopted() }
+}
+
 /// Every text is as bad as a container can make it.
 pub(super) fn hostile() -> Zombie {
     let bad = || Untrusted::new("\x1b[2J\u{202e}\n".as_bytes());
@@ -191,6 +201,7 @@ pub(super) fn hostile() -> Zombie {
     Zombie {
         comm: bad(),
         cmdline: Some(long.clone()),
+        origin: Some(origin::fixture::hostile()),
         holder: party(4_194_303),
         forker: Some(Forker { party: party(4_194_302), relation: Relation::Gone }),
         cause: Cause::HeldByTracer,
@@ -220,6 +231,10 @@ pub(super) fn all() -> Vec<Zombie> {
         suspended(),
         forked_by_another(),
         hostile(),
+        forked_at(origin::fixture::exact(42)),
+        forked_at(origin::fixture::approximate()),
+        forked_at(origin::fixture::lineage_only()),
+        forked_at(origin::fixture::predating()),
     ]
 }
 
@@ -251,6 +266,100 @@ pub(super) fn remedies() -> Vec<Event> {
     events.push(ended);
     events.extend(Remedy::ALL.map(|remedy| event(remedy, Outcome::Planned)));
     events.into_iter().map(|event| Event::Remedy(Box::new(event))).collect()
+}
+
+/// Sites of five kinds, counted during ten minutes.
+pub(crate) fn counted() -> (Sites, Moment) {
+    let at = |seconds: u64| Moment {
+        boot: NOW.plus(Duration::from_secs(seconds)),
+        wall: time() + Duration::from_secs(seconds),
+    };
+    let mut sites = Sites::new(8, at(0));
+    let workload = never_waited().workload;
+    let origins = [
+        (origin::fixture::hostile(), 1),
+        (origin::fixture::predating(), 2),
+        (origin::fixture::lineage_only(), 3),
+        (origin::fixture::approximate(), 40),
+        (origin::fixture::exact(42), 500),
+    ];
+    let mut zombie = 0;
+    for (origin, count) in &origins {
+        for number in 0..*count {
+            zombie += 1;
+            let leak = Leak { zombie, comm: &"chrome".into(), origin, workload: &workload };
+            sites.add(leak, at(count + number / 5 * 5));
+        }
+    }
+    for zombie in 0..100 {
+        sites.remove(zombie);
+    }
+    sites.set_unrecognised(3);
+    (sites, at(1_000))
+}
+
+/// The same as events: an exact one, an approximate one, one without a stack, one that predates, one that is as bad as can be.
+pub(crate) fn sites() -> Vec<SiteEvent> {
+    let (sites, now) = counted();
+    LeaksEvent::list(&sites, None, now).1
+}
+
+/// A rule has passed one step, and another one was refused.
+pub(super) fn outlook() -> OutlookEvent {
+    let step = |remedy, after: u64, standing, refusal: Option<&Refusal>| OutlookStep {
+        remedy,
+        after_seconds: Seconds(Duration::from_secs(after)),
+        standing,
+        reason: refusal.map(|refusal| refusal.as_str().into()),
+        message: refusal.map(|refusal| refusal.to_string().as_str().into()),
+    };
+    OutlookEvent {
+        time: time(),
+        pid: 4712,
+        start_time: BootTime(999_000_000_123),
+        reported: true,
+        acts: true,
+        dry_run: false,
+        paused: false,
+        rule: Some("orphans".into()),
+        steps: vec![
+            step(Remedy::Nudge, 60, StepStanding::Passed, None),
+            step(Remedy::Reap, 90, StepStanding::Refused, Some(&Refusal::WaitSeen)),
+            step(Remedy::TerminateHolder, 600, StepStanding::Ahead, None),
+        ],
+        under_way: false,
+        again_seconds: Some(Seconds(Duration::from_secs(30))),
+    }
+}
+
+/// Every kind of thing that a pid can be, and what the rules say.
+pub(super) fn explanations() -> Vec<Event> {
+    let head = |what| ExplanationEvent {
+        time: time(),
+        pid: 4712,
+        what,
+        source: Source::Daemon,
+        zombies: 1,
+        message: "pid 4712 is a zombie".into(),
+    };
+    let mut events: Vec<_> = [What::Zombie, What::Holder, What::Process, What::None]
+        .map(|what| Event::Explanation(Box::new(head(what))))
+        .into();
+    let none = OutlookEvent { rule: None, steps: Vec::new(), again_seconds: None, ..outlook() };
+    events.extend([outlook(), none].map(|outlook| Event::Outlook(Box::new(outlook))));
+    events
+}
+
+/// A list of leak sites with its head; with a span and without.
+pub(super) fn leaks() -> Vec<Event> {
+    let (sites, now) = counted();
+    let mut events = Vec::new();
+    for since in [None, Some(Duration::from_secs(60)), Some(Duration::from_secs(100 * 86_400))] {
+        let (head, sites) = LeaksEvent::list(&sites, since, now);
+        events.push(Event::Leaks(Box::new(head)));
+        events.extend(sites.into_iter().map(|site| Event::LeakSite(Box::new(site))));
+    }
+    events
 }
 
 /// A breaker of each kind.

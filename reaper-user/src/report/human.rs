@@ -9,8 +9,9 @@ use super::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
         ZombieEvent,
     },
-    evidence,
+    evidence, explain, leaks,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
+    reporter::Page,
     span::shown,
 };
 use crate::{
@@ -34,11 +35,17 @@ pub(super) struct Human {
     columns: Columns,
     width: usize,
     colour: bool,
+    stacks: bool,
 }
 
 impl Human {
     pub(super) fn new(width: usize, colour: bool) -> Self {
-        Self { columns: Columns::for_width(width), width, colour }
+        Self { columns: Columns::for_width(width), width, colour, stacks: false }
+    }
+
+    /// With the stack below each zombie.
+    pub(super) fn with_stacks(self) -> Self {
+        Self { stacks: true, ..self }
     }
 
     /// The heads of the columns.
@@ -54,8 +61,16 @@ impl Human {
             Event::Lost(lost) => self.lost(lost),
             Event::Remedy(remedy) => self.remedy(remedy),
             Event::Breaker(breaker) => self.breaker(breaker),
+            Event::Leaks(head) => leaks::table(head, &[], &self.page()).lines().map(str::to_owned).collect(),
+            Event::LeakSite(site) => leaks::whole(site, &self.page()).lines().map(str::to_owned).collect(),
+            Event::Explanation(head) => vec![head.message.to_string()],
+            Event::Outlook(outlook) => vec![explain::outlook(outlook)],
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
+    }
+
+    const fn page(&self) -> Page {
+        Page { width: Some(self.width), colour: self.colour }
     }
 
     fn zombie(&self, zombie: &ZombieEvent) -> Vec<String> {
@@ -67,6 +82,9 @@ impl Human {
         let said = evidence::sentences(zombie).join("; ");
         if !said.is_empty() {
             lines.extend(wrap("  ", &said, 2, self.width).iter().map(|line| self.painted(EVIDENCE, line)));
+        }
+        if let Some(origin) = zombie.origin.as_ref().filter(|_| self.stacks) {
+            lines.extend(origin.lines(&zombie.comm, self.width));
         }
         lines
     }
@@ -196,7 +214,8 @@ fn forker(forker: Option<&ForkerProcess>, width: usize) -> String {
     }
 }
 
-fn workload(workload: &ShownWorkload) -> String {
+/// The name of a workload, as a person would say it.
+pub(super) fn workload(workload: &ShownWorkload) -> String {
     let named = |name: &Option<Untrusted>| name.as_ref().map(|name| name.as_str().to_owned());
     let name = match workload.kind {
         Kind::Pod | Kind::Container => {
@@ -227,7 +246,7 @@ fn short(id: &str) -> String {
     }
 }
 
-fn exit(exit: ExitStatus) -> String {
+pub(super) fn exit(exit: ExitStatus) -> String {
     match exit {
         ExitStatus::Code(code) => code.to_string(),
         ExitStatus::Signal { number, .. } => {

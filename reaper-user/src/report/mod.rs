@@ -4,18 +4,25 @@
 //! describes it. Everything a container could have written is [`Untrusted`](crate::text::Untrusted), so no sink
 //! receives a byte that acts on it.
 
+mod advice;
 mod columns;
 mod event;
 mod evidence;
+mod explain;
+mod explanation;
+pub mod export;
 mod filter;
 mod human;
 mod json;
+mod leaks;
 mod listing;
 mod loss;
+mod origin;
 mod outbox;
 mod remedied;
 mod reporter;
 mod signals;
+mod site;
 mod span;
 
 pub use self::{
@@ -23,13 +30,16 @@ pub use self::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ProcessId, ReleasedEvent, Seconds,
         ShownEvidence, ShownWaits, ShownWorkload, ZombieEvent,
     },
+    explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, table},
     loss::{Counted, Loss},
+    origin::{ShownFrame, ShownLink, ShownOrigin, ShownStack},
     outbox::{Backlog, Outbox, Outgoing},
     remedied::{BreakerEvent, Outcome, RemediedZombie, RemedyEvent, State},
     reporter::{Page, Reporter},
+    site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
 };
 

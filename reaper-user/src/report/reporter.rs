@@ -7,9 +7,12 @@ use jiff::Timestamp;
 
 use super::{
     event::{Event, ZombieEvent},
+    explain,
+    explanation::{Explained, ExplanationEvent},
     human::Human,
-    json,
+    json, leaks,
     listing::{Source, table},
+    site::{LeaksEvent, SiteEvent},
 };
 use crate::config::Output;
 
@@ -77,6 +80,15 @@ impl<W: Write> Reporter<W> {
         self
     }
 
+    /// With the stack below each zombie; JSON has it always.
+    #[must_use]
+    pub fn with_stacks(mut self) -> Self {
+        if let Form::Human { human, .. } = &mut self.form {
+            *human = human.clone().with_stacks();
+        }
+        self
+    }
+
     /// Writes to `sink`. JSON takes no notice of the page.
     pub fn new(sink: W, output: Output, page: Page) -> Self {
         let form = match output {
@@ -126,6 +138,44 @@ impl<W: Write> Reporter<W> {
             Form::Json => {
                 self.report(&Event::listing(source, zombies.len(), time))?;
                 zombies.iter().try_for_each(|zombie| self.report(&Event::Zombie(Box::new(zombie.clone()))))
+            }
+        }
+    }
+
+    /// Writes leak sites: for people a table, or with `whole` each of them in full; in JSON an event each, after one that says what
+    /// was counted.
+    pub fn leaks(&mut self, head: &LeaksEvent, sites: &[SiteEvent], whole: bool) -> io::Result<()> {
+        match &self.form {
+            Form::Human { .. } => {
+                let text = if whole {
+                    sites.iter().map(|site| leaks::whole(site, &self.page)).collect::<Vec<_>>().join("\n")
+                } else {
+                    leaks::table(head, sites, &self.page)
+                };
+                self.write(&text)
+            }
+            Form::Json => {
+                self.report(&Event::Leaks(Box::new(head.clone())))?;
+                sites.iter().try_for_each(|site| self.report(&Event::LeakSite(Box::new(site.clone()))))
+            }
+        }
+    }
+
+    /// Writes what is known of a pid: for people a page; in JSON an event each, after one that says what it is.
+    pub fn explanation(&mut self, head: &ExplanationEvent, explained: &Explained) -> io::Result<()> {
+        match &self.form {
+            Form::Human { .. } => {
+                let text = explain::page(head, explained, &self.page);
+                self.write(&text)
+            }
+            Form::Json => {
+                let Explained { zombies, sites, outlook, breakers } = explained.clone();
+                let zombies = zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie)));
+                let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
+                let outlook = outlook.into_iter().map(|outlook| Event::Outlook(Box::new(outlook)));
+                let breakers = breakers.into_iter().map(|breaker| Event::Breaker(Box::new(breaker)));
+                self.report(&Event::Explanation(Box::new(head.clone())))?;
+                zombies.chain(sites).chain(outlook).chain(breakers).try_for_each(|event| self.report(&event))
             }
         }
     }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Event, Loss, Source, fixture, json::to_line, parse};
 use crate::{
+    origin,
     workload::{Kind, Runtime},
     zombie::{Cause, Relation, Sigchld, Zombie},
 };
@@ -78,6 +79,8 @@ fn events() -> Vec<Event> {
     events.extend(Loss::ALL.map(|loss| Event::lost(loss, 1, u64::MAX, fixture::time())));
     events.extend(fixture::remedies());
     events.extend(fixture::breakers());
+    events.extend(fixture::leaks());
+    events.extend(fixture::explanations());
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
 }
@@ -95,6 +98,8 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
     let validator = validator();
     for event in [
         fixture::event(&fixture::traced()),
+        fixture::event(&fixture::forked_at(origin::fixture::exact(42))),
+        fixture::event(&fixture::forked_at(origin::fixture::lineage_only())),
         fixture::released(&fixture::traced()),
         fixture::reaped(&fixture::traced(), 1),
         Event::lost(Loss::DeathLost, 1, 1, fixture::time()),
@@ -102,6 +107,11 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::remedies().remove(0),
         fixture::remedies().remove(1),
         fixture::breakers().remove(0),
+        fixture::leaks().remove(0),
+        fixture::leaks().remove(1),
+        fixture::leaks().remove(7),
+        fixture::explanations().remove(0),
+        fixture::explanations().remove(4),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {
@@ -198,6 +208,21 @@ fn a_zombie_as_json() {
             r#""relation":"holder"},"cause":"never-waited","evidence":{"#,
         )),
         "{line}"
+    );
+}
+
+#[test]
+fn an_origin_as_json() {
+    let origin = &value(&fixture::event(&fixture::forked_at(origin::fixture::exact(42))))["origin"];
+    assert_eq!((&origin["quality"], &origin["stack_of"]), (&"exact".into(), &1.into()));
+    let stack = &origin["stack"];
+    let place = usize::try_from(stack["place"].as_u64().unwrap()).unwrap();
+    assert_eq!(
+        stack["frames"][place],
+        json!({
+            "function": "open_browser", "file": "/srv/crawl.py", "line": 42, "module": null, "offset": null,
+            "build_id": null, "kind": "python",
+        })
     );
 }
 

@@ -56,6 +56,7 @@ impl Watch {
             self.announce(id, &zombie, now);
         }
         self.remedies.add(id, zombie.holder.pid, now);
+        self.count_leak(id, &zombie, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
@@ -106,6 +107,7 @@ impl Watch {
     /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest.
     pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>) {
         let ours = self.remedies.remove(id);
+        self.sites.remove(id);
         if let Some(zombie) = self.standing.remove(id) {
             // What it does when it is told to says nothing of what it does by itself.
             if !ours {

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use reaper_ebpf::{Record, flag, id, state};
 
-use super::holders::{Holder, Holders, Numbers};
+use super::{
+    holders::{Holder, Holders, Numbers},
+    leaks::lineage,
+};
 use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
@@ -86,6 +89,7 @@ impl Describer {
         {
             workload = self.workloads.from_proc(&text, false);
         }
+        let origin = Some(lineage(record, forker.as_ref()));
         Zombie {
             identity,
             ns_pid,
@@ -98,6 +102,7 @@ impl Describer {
             cause,
             evidence,
             workload,
+            origin,
             // A moment is up to a tick too late.
             predates: record.flags & flag::PREDATES_EXIT != 0
                 && moment.at <= self.started.plus(self.clock.tick()),

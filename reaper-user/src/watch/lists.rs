@@ -3,16 +3,13 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 
-use super::Describer;
+use super::{Describer, explain::Reply};
 use crate::{
     identity::BootTime,
     observe::Answer,
     report::{BreakerEvent, ZombieEvent},
 };
-
-type Reply = oneshot::Sender<Listing>;
 
 /// What stands now.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,10 +20,13 @@ pub struct Listing {
     pub breakers: Vec<BreakerEvent>,
 }
 
+/// Who has asked, and what was found by now.
+type Open = (Reply, Vec<(u64, ZombieEvent)>);
+
 /// Those that are not complete, by number.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    open: HashMap<u64, (Reply, Vec<ZombieEvent>)>,
+    open: HashMap<u64, Open>,
     count: u64,
 }
 
@@ -48,7 +48,7 @@ impl Lists {
         self.open.clear();
     }
 
-    /// Adds what was seen, and hands the list over with the `last` of it.
+    /// Adds what was seen, and returns the list with the `last` of it.
     pub(super) fn take(
         &mut self,
         number: u64,
@@ -56,20 +56,17 @@ impl Lists {
         last: bool,
         now: BootTime,
         describer: &mut Describer,
-        breakers: impl FnOnce() -> Vec<BreakerEvent>,
-    ) {
-        let Some((_, zombies)) = self.open.get_mut(&number) else { return };
+    ) -> Option<Open> {
+        let (_, zombies) = self.open.get_mut(&number)?;
         let time = Timestamp::now();
         for answer in answers {
             if let Answer::Zombie { id, scene, .. } = answer
                 && let Some(record) = describer.kernel.record(id)
             {
-                zombies.push(ZombieEvent::new(&describer.describe(&record, &scene, now), now, time));
+                let zombie = describer.describe(&record, &scene, now);
+                zombies.push((id, ZombieEvent::new(&zombie, now, time)));
             }
         }
-        if last && let Some((reply, zombies)) = self.open.remove(&number) {
-            // Nobody waits for the answer any more: nothing to do.
-            let _left = reply.send(Listing { zombies, breakers: breakers() });
-        }
+        if last { self.open.remove(&number) } else { None }
     }
 }

@@ -5,7 +5,9 @@ mod alarm;
 mod books;
 mod continuity;
 mod describe;
+mod explain;
 mod holders;
+mod leaks;
 mod lists;
 mod losses;
 mod remedies;
@@ -24,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::lists::Listing;
 use self::{
-    alarm::Alarm, books::Books, continuity::self_check, lists::Lists, losses::Losses, remedies::Remedies,
-    standing::Standings,
+    alarm::Alarm, books::Books, continuity::self_check, explain::Reply, leaks::moment, lists::Lists,
+    losses::Losses, remedies::Remedies, standing::Standings,
 };
 pub(crate) use self::{
     describe::Describer,
@@ -35,11 +37,12 @@ pub(crate) use self::{
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
-    ledger::{Aging, Due},
-    observe::{Answers, Observer, Purpose},
+    ledger::Aging,
+    observe::{Answers, Observer},
+    origin::Sites,
     policy::Terms,
     proc::Proc,
-    report::{Event, Filter, Loss, Outbox},
+    report::{Event, Filter, LeaksEvent, Loss, Outbox},
     text::Untrusted,
     workload::{CgroupId, Cgroups, Hierarchy, Limits, Made, RuntimeStates, Workloads},
     zombie::Reap,
@@ -69,6 +72,8 @@ pub struct Settings {
     pub filter: Filter,
     /// What is done about them.
     pub remedies: Terms,
+    /// How many leak sites are kept.
+    pub sites: usize,
 }
 
 /// Why watching could not begin or go on.
@@ -93,6 +98,10 @@ pub enum WatchError {
 pub enum Query {
     /// Every zombie that stands now, of any age.
     Zombies(oneshot::Sender<Listing>),
+    /// All that is known of a pid: the zombie that it is, or those that it holds, with their leak sites.
+    Explain(u32, oneshot::Sender<Vec<Event>>),
+    /// The leak sites that leaked within a span, or all of them: a [`LeaksEvent`](crate::report::LeaksEvent), then one each.
+    Leaks(Option<Duration>, oneshot::Sender<Vec<Event>>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
     /// Report zombies from this age on, and do this about them.
@@ -104,6 +113,7 @@ pub struct Watch {
     describer: Describer,
     aging: Aging,
     standing: Standings,
+    sites: Sites,
     losses: Losses,
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
@@ -130,7 +140,7 @@ pub struct Watch {
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
     pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies } = settings;
+        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies, sites } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
@@ -173,6 +183,7 @@ impl Watch {
             describer: Describer::new(kernel, clock, workloads, proc),
             aging: Aging::new(age),
             standing: Standings::default(),
+            sites: Sites::new(sites, moment(boot_now())),
             losses,
             books,
             untold: VecDeque::new(),
@@ -303,17 +314,13 @@ impl Watch {
 
     fn answer(&mut self, query: Query) -> Result<(), WatchError> {
         match query {
-            Query::Zombies(reply) => {
-                // All of them anew: holders die and are replaced while a zombie stands.
-                let mut records = Vec::new();
-                self.describer.kernel.each_dead(|record| records.push(record))?;
-                records.extend(self.standing.ids().filter_map(|id| self.describer.kernel.record(id)));
-                self.describer.look_up_v1()?;
-                let requests = records.iter().map(|record| self.request(Due::Report, record)).collect();
-                let number = self.lists.open(reply);
-                if self.observer.ask(Purpose::List(number), requests).is_err() {
-                    self.lists.refuse(number);
-                }
+            Query::Zombies(reply) => self.look_for(Reply::Listing(reply))?,
+            Query::Explain(pid, reply) => self.look_for(Reply::About(pid, reply))?,
+            Query::Leaks(since, reply) => {
+                let (head, sites) = LeaksEvent::list(&self.sites, since, moment(boot_now()));
+                let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
+                // Nobody waits for the answer any more: nothing to do.
+                let _left = reply.send(std::iter::once(Event::Leaks(Box::new(head))).chain(sites).collect());
             }
             Query::Losses(reply) => {
                 self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());

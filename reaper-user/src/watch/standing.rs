@@ -48,6 +48,11 @@ impl Standings {
         self.by_id.keys().copied()
     }
 
+    /// Whether it was reported and stands.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// Their holders' pids, as they were reported.
     pub(super) fn holders(&self) -> impl Iterator<Item = (u64, u32)> {
         self.by_id.iter().map(|(id, standing)| (*id, standing.zombie.holder.pid))

@@ -148,8 +148,10 @@ impl Watch {
                 }
             }
             Purpose::List(number) => {
-                let breakers = || self.remedies.open_breakers(now);
-                self.lists.take(number, answers, last, now, &mut self.describer, breakers);
+                let list = self.lists.take(number, answers, last, now, &mut self.describer);
+                if let Some((reply, zombies)) = list {
+                    self.hand_over(reply, zombies, now);
+                }
                 return Ok(());
             }
             Purpose::Remedy => return self.consider(answers, last, now),
@@ -229,6 +231,7 @@ impl Watch {
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }
+        self.count_leak(id, &zombie, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
     }
 }

@@ -29,6 +29,8 @@ mod ls;
 #[cfg(test)]
 mod no_scan;
 #[cfg(test)]
+mod origin;
+#[cfg(test)]
 mod overflow;
 #[cfg(test)]
 mod privilege;

@@ -38,6 +38,25 @@ fn a_zombie_where_the_width_is_unknown() {
 }
 
 #[test]
+fn the_stack_is_below_the_zombie_where_it_is_asked_for() {
+    let event = fixture::event(&fixture::forked_at(crate::origin::fixture::exact(42)));
+    let without = lines(80, &event);
+    let with = Human::new(80, false).with_stacks().lines(&event);
+    assert_eq!(with[..without.len()], without);
+    assert_eq!(
+        with[without.len()..],
+        [
+            "  chrome ← chromedriver ← python3 /srv/crawl.py --all ← sh",
+            "  exact Python stack of python3 (4500)",
+            "    Popen._execute_child /usr/lib/python3.11/subprocess.py:1806",
+            "    Popen.__init__ /usr/lib/python3.11/subprocess.py:1024",
+            "  > open_browser /srv/crawl.py:42",
+            "    <module> /srv/crawl.py:90",
+        ]
+    );
+}
+
+#[test]
 fn an_age_that_is_not_exact_shows_it() {
     let [row, _] = lines(80, &fixture::event(&fixture::predating())).try_into().unwrap();
     assert!(row.contains("  4m12s+ 0 "), "{row}");
@@ -74,7 +93,7 @@ fn a_loss_says_what_to_do_in_the_width_there_is() {
 #[test]
 fn nothing_is_wider_than_the_terminal() {
     for width in [43, 60, 80, 100, 120, 200] {
-        let human = Human::new(width, false);
+        let human = Human::new(width, false).with_stacks();
         assert!(human.header().width() <= width);
         for zombie in fixture::all() {
             for event in [fixture::event(&zombie), fixture::released(&zombie)] {
@@ -89,7 +108,7 @@ fn nothing_is_wider_than_the_terminal() {
 #[test]
 fn a_hostile_name_reaches_no_terminal() {
     for colour in [false, true] {
-        let human = Human::new(200, colour);
+        let human = Human::new(200, colour).with_stacks();
         for event in [fixture::event(&fixture::hostile()), fixture::released(&fixture::hostile())] {
             for line in human.lines(&event) {
                 let bare = anstream::adapter::strip_str(&line).to_string();

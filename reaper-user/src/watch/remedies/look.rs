@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{AT_ONCE, Plan, SAID, SOON, deeds::Underway};
+use super::{AT_ONCE, Looked, Plan, SAID, SOON, deeds::Underway};
 use crate::{
     identity::{BootTime, Identity},
     observe::{Answer, Purpose, Request, Scene},
@@ -121,10 +121,14 @@ impl Watch {
             waited: waited(zombie.evidence.waits, half),
             reap_times: watched.map(|watched| watched.reap_times(now)),
         };
-        let Some(Plan { progress, holder: of, watch, .. }) = self.remedies.plans.get_mut(&id) else { return };
+        let (rule, _) = self.remedies.policy.rule(case, zombie.died.age(now));
+        let Some(Plan { progress, holder: of, watch, looked, .. }) = self.remedies.plans.get_mut(&id) else {
+            return;
+        };
         *of = zombie.holder.pid;
         let decision = self.remedies.policy.decide(case, *progress, now);
         *watch = decision.watch;
+        *looked = Looked { rule, refusals: decision.refusals.clone() };
         tracing::debug!(%zombie.identity, ?decision, "looked at for a remedy");
         let holder = holder.identity;
         self.remedies.found.push(Found { id, zombie, holder, decision });

@@ -3,6 +3,7 @@
 
 mod deeds;
 mod look;
+mod outlook;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -17,7 +18,7 @@ use self::{deeds::Underway, look::Found};
 use super::WatchError;
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Policy, Progress, Terms},
+    policy::{Act, Policy, Progress, Refusal, Terms},
     proc::Proc,
     remedy::{Deed, Guard, Hand, Remedy},
     report::BreakerEvent,
@@ -36,7 +37,7 @@ const SOON: Duration = Duration::from_secs(1);
 const SAID: usize = 16_384;
 
 /// When a zombie is looked at next, and what it has behind it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     /// Its holder's pid, when it was last looked at.
     holder: u32,
@@ -45,6 +46,15 @@ struct Plan {
     progress: Progress,
     /// Its holder's wait calls are needed to decide.
     watch: bool,
+    looked: Looked,
+}
+
+/// What was found when it was last looked at.
+#[derive(Clone, Debug, Default)]
+struct Looked {
+    /// The rule that decides.
+    rule: Option<usize>,
+    refusals: Vec<(Act, Refusal)>,
 }
 
 /// What has been said of a holder: by which rule, of which remedy.
@@ -136,7 +146,7 @@ impl Remedies {
     pub(super) fn add(&mut self, id: u64, holder: u32, now: BootTime) {
         if self.policy.acts() && !self.plans.contains_key(&id) {
             let (progress, watch) = (Progress::default(), self.policy.reaps());
-            self.plans.insert(id, Plan { holder, next: None, progress, watch });
+            self.plans.insert(id, Plan { holder, next: None, progress, watch, looked: Looked::default() });
             self.schedule(id, now);
         }
     }

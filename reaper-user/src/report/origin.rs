@@ -1,0 +1,360 @@
+//! Where a zombie comes from, as JSON has it and in words.
+
+use serde::{Deserialize, Serialize};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::columns::{cut, wrap};
+use crate::{
+    identity::BootTime,
+    origin::{Frame, FrameKind, Language, Link, Origin, Print, Quality, SiteId, Stack},
+    text::Untrusted,
+};
+
+/// Where a zombie comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownOrigin {
+    /// How good it is.
+    pub quality: Quality,
+    /// The leak site that it counts at.
+    pub site: SiteId,
+    /// The forker, then that one's forker, and so on.
+    pub chain: Vec<ShownLink>,
+    /// Where the nearest process of the chain that has a stack was when it forked.
+    pub stack: Option<ShownStack>,
+    /// Which process of the chain that is, as an index.
+    pub stack_of: Option<usize>,
+}
+
+/// A process that forked another of the chain, or the zombie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownLink {
+    /// Its pid in the initial pid namespace.
+    pub pid: u32,
+    /// When it was forked, nanoseconds since boot.
+    pub start_time: BootTime,
+    /// Its name: a living one's now, a dead one's when it died.
+    pub comm: Untrusted,
+    /// Its command line, likewise.
+    pub cmdline: Option<Untrusted>,
+    /// Whether it lives.
+    pub alive: bool,
+}
+
+/// A stack at a fork.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownStack {
+    /// What it is a stack of.
+    pub language: Language,
+    /// True where there were more frames.
+    pub cut: bool,
+    /// The frame to look at first, as an index: the innermost that is not of the language's own library.
+    pub place: Option<usize>,
+    /// The innermost first.
+    pub frames: Vec<ShownFrame>,
+}
+
+/// A function on a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownFrame {
+    /// Its name.
+    pub function: Option<Untrusted>,
+    /// The source file.
+    pub file: Option<Untrusted>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// The mapped file its code is in.
+    pub module: Option<Untrusted>,
+    /// Where in that file, in bytes.
+    pub offset: Option<u64>,
+    /// That file's build id.
+    pub build_id: Option<Untrusted>,
+    /// What it is.
+    pub kind: FrameKind,
+}
+
+impl ShownOrigin {
+    /// The origin of a zombie with this name.
+    #[must_use]
+    pub fn new(origin: &Origin, zombie: &Untrusted) -> Self {
+        let Origin { quality, chain, stack, stack_of } = origin;
+        Self {
+            quality: *quality,
+            site: Print::of(origin, zombie).id(),
+            chain: chain.iter().map(ShownLink::from).collect(),
+            stack: stack.as_ref().map(ShownStack::from),
+            stack_of: *stack_of,
+        }
+    }
+
+    /// What forked what, from the zombie upwards: `chrome ← chromedriver ← python3 crawl.py`. Only who has the stack is shown
+    /// with its arguments.
+    pub(super) fn chain_text(&self, zombie: &Untrusted) -> String {
+        let mut text = zombie.to_string();
+        for (place, link) in self.chain.iter().enumerate() {
+            text.push_str(" ← ");
+            text.push_str(&if self.stack_of == Some(place) { link.command() } else { link.comm.to_string() });
+        }
+        text
+    }
+
+    /// How good it is, as a sentence.
+    pub(super) fn quality_text(&self) -> String {
+        let whose = |stack: &ShownStack| match self.stack_of.and_then(|of| self.chain.get(of)) {
+            Some(link) => {
+                let gone = if link.alive { "" } else { ", gone" };
+                format!("{} stack of {} ({}{gone})", language(stack.language), link.comm, link.pid)
+            }
+            None => format!("{} stack", language(stack.language)),
+        };
+        let word = self.quality.as_str();
+        match (self.quality, &self.stack) {
+            (Quality::Exact, Some(stack)) => format!("{word} {}", whose(stack)),
+            (Quality::Approximate, Some(stack)) => {
+                format!("{word} {}: something of it was guessed or may be missing", whose(stack))
+            }
+            (_, Some(stack)) => format!("{word}, {}", whose(stack)),
+            (Quality::Predates, None) => format!("{word}: it was forked before anything was recorded"),
+            (_, None) => format!("{word}: no stack was taken of any process of the chain"),
+        }
+    }
+
+    /// The lines below a zombie's: what forked what, how good that is, and the stack, the innermost frame first.
+    pub(super) fn lines(&self, zombie: &Untrusted, width: usize) -> Vec<String> {
+        let mut lines = wrap("  ", &self.chain_text(zombie), 4, width);
+        lines.extend(wrap("  ", &self.quality_text(), 4, width));
+        lines.extend(self.stack.iter().flat_map(|stack| stack.lines(width)));
+        lines
+    }
+}
+
+impl ShownStack {
+    /// A line for each frame, the one to look at first with a mark.
+    pub(super) fn lines(&self, width: usize) -> Vec<String> {
+        let frames = self.frames.iter().enumerate();
+        let mut lines: Vec<_> = frames
+            .map(|(number, frame)| {
+                let mark = if self.place == Some(number) { '>' } else { ' ' };
+                cut(&format!("  {mark} {}", frame.text()), width)
+            })
+            .collect();
+        if self.cut {
+            lines.push("    …".to_owned());
+        }
+        lines
+    }
+
+    /// The frame to look at first.
+    pub(super) fn place(&self) -> Option<&ShownFrame> {
+        self.frames.get(self.place?)
+    }
+}
+
+impl ShownFrame {
+    /// `function file:line`, and `module+0x1f` where its code has no name.
+    pub(super) fn text(&self) -> String {
+        self.with(|path| path)
+    }
+
+    /// The same with the last names of paths only.
+    pub(super) fn short(&self) -> String {
+        self.with(|path| path.rsplit('/').next().unwrap_or(path))
+    }
+
+    /// The same in so many places on a terminal. What is cut is the function's name: the line says more.
+    pub(super) fn within(&self, width: usize) -> String {
+        let whole = self.short();
+        let (Some(function), Some(_)) = (&self.function, &self.file) else { return cut(&whole, width) };
+        let (name, room) =
+            (function.as_str(), width.saturating_sub(whole.width() - function.as_str().width()));
+        match whole.strip_prefix(name) {
+            Some(line) if whole.width() > width && room > 1 => cut(name, room) + line,
+            Some(line) if whole.width() > width => cut(line.trim_start(), width),
+            _ => whole,
+        }
+    }
+
+    /// What its code is called.
+    pub(super) fn name(&self) -> Untrusted {
+        match &self.function {
+            Some(function) => function.clone(),
+            None => Untrusted::from_escaped(&self.code(|path| path)),
+        }
+    }
+
+    fn with(&self, path: impl Fn(&str) -> &str + Copy) -> String {
+        let name = match &self.function {
+            Some(function) => function.to_string(),
+            None => self.code(path),
+        };
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => format!("{name} {}:{line}", path(file.as_str())),
+            (Some(file), None) => format!("{name} {}", path(file.as_str())),
+            (None, _) => match (&self.function, &self.module) {
+                (Some(_), Some(module)) => format!("{name} ({})", path(module.as_str())),
+                _ => name,
+            },
+        }
+    }
+
+    fn code(&self, path: impl Fn(&str) -> &str) -> String {
+        match (&self.module, self.offset) {
+            (Some(module), Some(offset)) => format!("{}+{offset:#x}", path(module.as_str())),
+            (Some(module), None) => path(module.as_str()).to_owned(),
+            (None, Some(offset)) => format!("?+{offset:#x}"),
+            (None, None) => "?".to_owned(),
+        }
+    }
+}
+
+impl ShownLink {
+    /// Its name and its arguments, where they are known: `python3 /srv/crawl.py`.
+    fn command(&self) -> String {
+        /// What is longer says nothing more.
+        const WIDEST: usize = 60;
+        let arguments = self.cmdline.as_ref().and_then(|line| line.as_str().split_once(' '));
+        let text = match arguments {
+            Some((_, arguments)) => format!("{} {arguments}", self.comm),
+            None => self.comm.to_string(),
+        };
+        cut(&text, WIDEST)
+    }
+}
+
+const fn language(language: Language) -> &'static str {
+    match language {
+        Language::Python => "Python",
+        Language::Native => "native",
+        Language::Mixed => "Python and native",
+    }
+}
+
+impl From<&Link> for ShownLink {
+    fn from(link: &Link) -> Self {
+        let Link { process, comm, cmdline, alive } = link;
+        Self {
+            pid: process.pid,
+            start_time: process.start,
+            comm: comm.clone(),
+            cmdline: cmdline.clone(),
+            alive: *alive,
+        }
+    }
+}
+
+impl From<&Stack> for ShownStack {
+    fn from(stack: &Stack) -> Self {
+        let Stack { frames, language, cut } = stack;
+        let place = stack.place();
+        Self { language: *language, cut: *cut, place, frames: frames.iter().map(ShownFrame::from).collect() }
+    }
+}
+
+impl From<&Frame> for ShownFrame {
+    fn from(frame: &Frame) -> Self {
+        let Frame { function, file, line, module, offset, build_id, kind } = frame;
+        Self {
+            function: function.clone(),
+            file: file.clone(),
+            line: *line,
+            module: module.clone(),
+            offset: *offset,
+            build_id: build_id.as_deref().map(Untrusted::from),
+            kind: *kind,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::fixture;
+
+    fn lines(origin: &Origin, width: usize) -> Vec<String> {
+        let zombie = "chrome".into();
+        ShownOrigin::new(origin, &zombie).lines(&zombie, width)
+    }
+
+    #[test]
+    fn a_stack_is_shown_below_who_forked_whom_and_how_good_it_is() {
+        assert_eq!(
+            lines(&fixture::exact(42), 80),
+            [
+                "  chrome ← chromedriver ← python3 /srv/crawl.py --all ← sh",
+                "  exact Python stack of python3 (4500)",
+                "    Popen._execute_child /usr/lib/python3.11/subprocess.py:1806",
+                "    Popen.__init__ /usr/lib/python3.11/subprocess.py:1024",
+                "  > open_browser /srv/crawl.py:42",
+                "    <module> /srv/crawl.py:90",
+            ]
+        );
+        assert_eq!(
+            lines(&fixture::approximate(), 100),
+            [
+                "  chrome ← leak",
+                "  approximate native stack of leak (4700): something of it was guessed or may be missing",
+                "    __libc_fork (/usr/lib/x86_64-linux-gnu/libc.so.6)",
+                "  > leak_here /src/leak.c:12",
+                "    /opt/leak+0x1300",
+                "    …",
+            ]
+        );
+    }
+
+    #[test]
+    fn where_there_is_no_stack_it_is_said_why() {
+        let said = |origin: &Origin| lines(origin, 100).join("\n");
+        assert_eq!(
+            said(&fixture::lineage_only()),
+            "  chrome ← chromedriver ← python3 ← sh\n  lineage-only: no stack was taken of any process of the chain"
+        );
+        assert_eq!(
+            said(&fixture::predating()),
+            "  chrome\n  predates: it was forked before anything was recorded"
+        );
+    }
+
+    #[test]
+    fn a_short_frame_has_no_folders() {
+        let short = |origin: &Origin| {
+            ShownOrigin::new(origin, &"x".into())
+                .stack
+                .unwrap()
+                .frames
+                .iter()
+                .map(ShownFrame::short)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            short(&fixture::approximate()),
+            ["__libc_fork (libc.so.6)", "leak_here leak.c:12", "leak+0x1300"]
+        );
+        assert_eq!(short(&fixture::exact(42))[2], "open_browser crawl.py:42");
+    }
+
+    #[test]
+    fn where_there_is_little_room_the_line_is_kept() {
+        let [_, _, frame, _] =
+            ShownOrigin::new(&fixture::exact(42), &"x".into()).stack.unwrap().frames.try_into().unwrap();
+        let within = |width| frame.within(width);
+        assert_eq!(
+            [25, 24, 14, 13, 5].map(within),
+            [
+                "open_browser crawl.py:42",
+                "open_browser crawl.py:42",
+                "o… crawl.py:42",
+                "crawl.py:42",
+                "craw…"
+            ]
+        );
+    }
+
+    #[test]
+    fn hostile_names_stay_in_their_lines() {
+        for width in [43, 80, 200] {
+            for line in lines(&fixture::hostile(), width) {
+                assert!(line.width() <= width, "{width}: {line}");
+                assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{line:?}");
+            }
+        }
+    }
+}

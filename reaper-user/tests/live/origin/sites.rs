@@ -1,0 +1,118 @@
+//! Leak sites: counts, bounds, and other tools that read them.
+
+use std::{
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Leaker, leaks, reported, run};
+use crate::support::{Daemon, machine, program, run_briefly};
+
+#[test]
+fn zombies_count_at_their_site_until_they_are_released() {
+    let _machine = machine();
+    let (daemon, leaker) = reported(&[], &["lines", "10", "30"]);
+    let (_, sites) = leaks(leaker.pid());
+    let sum = |key: &str| sites.iter().map(|site| site[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("standing"), sum("total")), (40, 40), "{sites:#?}");
+    for site in &sites {
+        assert_eq!(site["windows"][1]["leaked"], site["total"], "{site:#}");
+    }
+    let pid = leaker.pid();
+    drop(leaker);
+    until_none_stands(pid);
+    let (_, sites) = leaks(pid);
+    assert_eq!(sites.iter().map(|site| site["total"].as_u64().unwrap()).sum::<u64>(), 40);
+    daemon.end();
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
+    let _machine = machine();
+    let (daemon, leaker) = reported(&["--origin-sites", "16"], &["kinds", "100"]);
+    let (head, sites) = leaks(leaker.pid());
+    let number = |key: &str| head[key].as_u64().unwrap();
+    assert_eq!(number("capacity"), 16);
+    assert!(number("sites") <= 16, "{head:#}");
+    assert!(number("forgotten_sites") >= 100 - 16, "{head:#}");
+    let kept: u64 = sites.iter().map(|site| site["total"].as_u64().unwrap()).sum();
+    assert!(kept + number("forgotten_zombies") >= 100, "{head:#} {kept}");
+    let text = String::from_utf8(run(&["leaks"]).stdout).unwrap();
+    assert!(text.contains("gave way to others: only 16 are kept"), "{text}");
+    daemon.end();
+}
+
+#[test]
+fn other_tools_read_what_is_written_for_them() {
+    let _machine = machine();
+    let (daemon, leaker) = reported(&[], &["lines", "20", "30"]);
+    let directory = tempfile::tempdir().unwrap();
+    let (profile, page) = (directory.path().join("leaks.pb.gz"), directory.path().join("leaks.html"));
+    run(&["leaks", "--pprof", profile.to_str().unwrap()]);
+    let mut pprof = Command::new(program("go"));
+    let output = run_briefly(pprof.args(["tool", "pprof", "-raw"]).arg(&profile));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("zombies_standing/count zombies_total/count[dflt]"),
+        "{output:?}"
+    );
+    let folded = String::from_utf8(run(&["leaks", "--folded"]).stdout).unwrap();
+    let python: u64 = folded
+        .lines()
+        .filter(|line| line.contains(";python3;"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum();
+    assert!(python >= 50, "{folded}");
+    run(&["leaks", "--html", page.to_str().unwrap()]);
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("python3") && page.ends_with("</html>\n"), "{page}");
+    drop(leaker);
+    daemon.end();
+}
+
+#[test]
+fn without_a_daemon_nothing_is_counted_and_that_is_said() {
+    let _machine = machine();
+    let output = run_briefly(Command::new(crate::support::reaper()).arg("leaks"));
+    crate::support::assert_refused(&output, 69, &["no daemon listens", "reaper run"]);
+}
+
+#[test]
+fn the_stack_is_below_each_zombie_where_it_is_asked_for() {
+    let _machine = machine();
+    let arguments = ["trace", "--stacks", "--age", "200ms", "--duration", "6s"];
+    let tracing = thread::spawn(move || run(&arguments));
+    // Until it ends: some of them are dead before it watches, some after.
+    let began = Instant::now();
+    let mut leakers = Vec::new();
+    while began.elapsed() < Duration::from_secs(3) {
+        leakers.push(Leaker::start(&["lines", "1", "1"]));
+    }
+    let text = String::from_utf8(tracing.join().unwrap().stdout).unwrap();
+    assert!(text.contains("  python3 ← python3"), "{text}");
+    let words = ["exact", "approximate", "lineage-only", "predates"];
+    assert!(words.iter().any(|word| text.contains(&format!("\n  {word}"))), "{text}");
+}
+
+fn until_none_stands(forker: u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (_, sites) = leaks(forker);
+        if sites.iter().all(|site| site["standing"] == 0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{sites:#?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_is_not_reported_yet_does_not_count() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1h"]);
+    let leaker = Leaker::start(&["lines", "5", "5"]);
+    let (head, sites) = leaks(leaker.pid());
+    assert!(sites.is_empty(), "{head:#} {sites:#?}");
+    daemon.end();
+}
