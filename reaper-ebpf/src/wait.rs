@@ -83,7 +83,7 @@ fn kind() -> (bool, bool) {
     // SAFETY: the helpers take and return what the verifier knows the type of.
     let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const c_void;
     let call: u32 = read(registers, member::REGS_CALL);
-    let first = read::<u64>(registers, member::REGS_ARGUMENT) as u32;
+    let first = (read::<u64>(registers, member::REGS_ARGUMENT) & 0xffff_ffff) as u32;
     if call == wait4 {
         // 0 is its own group, a negative number another one.
         let pid = first.cast_signed() > 0;
