@@ -19,7 +19,7 @@ mod writer;
 use std::{io, io::Write as _, process::ExitCode};
 
 use self::args::{Command, CommandLine};
-use crate::{config::LogLevel, exit_code, remedy::inject};
+use crate::{config::LogLevel, exit_code, origin::symbols::child, remedy::inject};
 
 /// Why a command ended badly: an exit code and one line that says what to do.
 #[derive(Debug)]
@@ -45,6 +45,10 @@ pub fn main() -> ExitCode {
     // Not a command: how reaper starts the process that makes a holder wait. It is to be small, and reads no arguments.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == inject::ARGUMENT) {
         return inject::main();
+    }
+    // Nor this: how reaper starts the process that reads the files of others.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == child::ARGUMENT) {
+        return child::main();
     }
     let line = match CommandLine::from_process() {
         Ok(line) => line,

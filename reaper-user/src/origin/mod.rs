@@ -1,9 +1,11 @@
 //! Where a zombie comes from: the processes that forked one another down to it, and the stack of the nearest of them
 //! whose stack was taken at its fork. Says how good that is; a wrong line is worse than none.
 
+pub mod native;
 mod place;
 mod print;
 mod sites;
+pub mod symbols;
 mod tally;
 
 use serde::{Deserialize, Serialize};

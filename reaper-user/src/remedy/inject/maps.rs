@@ -59,6 +59,12 @@ impl Mapping {
         self.path == "[stack]"
     }
 
+    /// `[vdso]` and its like.
+    #[must_use]
+    pub fn is_special(&self) -> bool {
+        self.path.as_encoded_bytes().first() == Some(&b'[')
+    }
+
     /// A C library by its name: it has all that is looked for, and it is small.
     #[must_use]
     pub fn is_libc(&self) -> bool {

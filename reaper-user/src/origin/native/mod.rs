@@ -1,0 +1,14 @@
+//! Native stacks: from what a forker's registers and stack were at its fork to frames with names.
+//!
+//! What is read here is the kernel's text about the forker. The files that its code is in are opened here and read elsewhere,
+//! by [`super::symbols`].
+
+mod files;
+mod perf_map;
+mod registers;
+mod stacks;
+
+pub use self::{
+    registers::{PT_REGS, Registers},
+    stacks::{Missing, NativeFrame, NativeStack, NativeStacks},
+};

@@ -1,0 +1,119 @@
+//! The unwind tables of a file.
+
+use framehop::{ExplicitModuleSectionInfo, Module};
+use gimli::{BaseAddresses, DebugFrame, EhFrame, EhFrameHdr, LittleEndian, Pointer, UnwindSection as _};
+
+use super::elf::{Elf, Section};
+
+/// Where the tables of a file are.
+#[derive(Debug)]
+pub(super) enum Tables {
+    /// Sorted by address.
+    Sorted { index: Section, frames: Section },
+    /// One after another.
+    Unsorted(Section),
+    /// As debuggers have them.
+    Debug(Section),
+    /// There are none.
+    None,
+}
+
+impl Tables {
+    /// Of a file. Where `frame_pointers` are kept, as Go's compiler keeps them, what debuggers have is left alone: it is
+    /// compressed and large.
+    pub(super) fn of(elf: &Elf, frame_pointers: bool) -> Self {
+        if let Some(tables) = sorted(elf) {
+            return tables;
+        }
+        let filled = |name| elf.section(name).filter(|section| !section.bytes.is_empty());
+        if let Some(section) = filled(".eh_frame") {
+            return Self::Unsorted(section);
+        }
+        match filled(".debug_frame") {
+            Some(section) if !frame_pointers => Self::Debug(section),
+            _ => Self::None,
+        }
+    }
+
+    /// Whether there are any.
+    pub(super) const fn exist(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// Whether they say how to leave the function at an address.
+    pub(super) fn cover(&self, address: u64) -> bool {
+        match self {
+            Self::Sorted { index, frames } => {
+                let bases = bases(Some(index), frames);
+                let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok();
+                let covers = header.as_ref().and_then(|header| header.table()).and_then(|table| {
+                    let entry = table.lookup(address, &bases).ok()?;
+                    let offset = table.pointer_to_offset(entry).ok()?;
+                    let frames = eh_frame(frames);
+                    let entry = frames.fde_from_offset(&bases, offset, EhFrame::cie_from_offset).ok()?;
+                    Some(entry.contains(address))
+                });
+                covers.unwrap_or(false)
+            }
+            Self::Unsorted(frames) => {
+                let bases = bases(None, frames);
+                eh_frame(frames).fde_for_address(&bases, address, EhFrame::cie_from_offset).is_ok()
+            }
+            Self::Debug(frames) => {
+                let mut frames = DebugFrame::new(frames.bytes, LittleEndian);
+                frames.set_address_size(8);
+                frames
+                    .fde_for_address(&BaseAddresses::default(), address, DebugFrame::cie_from_offset)
+                    .is_ok()
+            }
+            Self::None => false,
+        }
+    }
+
+    /// As the unwinder wants them.
+    pub(super) fn module(&self, elf: &Elf, start: u64, end: u64, bias: u64) -> Module<&'static [u8]> {
+        let range = |section: &Section| section.address..section.address + section.bytes.len() as u64;
+        let mut module = ExplicitModuleSectionInfo { base_svma: 0, ..ExplicitModuleSectionInfo::default() };
+        // What text-relative and data-relative pointers are relative to.
+        module.text_svma = elf.section(".text").as_ref().map(range);
+        module.got_svma = elf.section(".got").as_ref().map(range);
+        match self {
+            Self::Sorted { index, frames } => {
+                module.eh_frame_hdr_svma = Some(range(index));
+                module.eh_frame_hdr = Some(index.bytes);
+                module.eh_frame_svma = Some(range(frames));
+                module.eh_frame = Some(frames.bytes);
+            }
+            Self::Unsorted(frames) => {
+                module.eh_frame_svma = Some(range(frames));
+                module.eh_frame = Some(frames.bytes);
+            }
+            Self::Debug(frames) => module.debug_frame = Some(frames.bytes),
+            Self::None => {}
+        }
+        Module::new(String::new(), start..end, bias, module)
+    }
+}
+
+/// The segment that a program finds its own tables by needs no sections.
+fn sorted(elf: &Elf) -> Option<Tables> {
+    let index = elf.eh_frame_hdr()?;
+    let bases = bases(Some(&index), &Section::default());
+    let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok()?;
+    // Without a table in it the entries have to be gone through one by one.
+    header.table()?;
+    let Pointer::Direct(address) = header.eh_frame_ptr() else { return None };
+    let frames = Section { address, bytes: elf.bytes_at(address)? };
+    Some(Tables::Sorted { index, frames })
+}
+
+fn bases(index: Option<&Section>, frames: &Section) -> BaseAddresses {
+    let bases = BaseAddresses::default().set_eh_frame(frames.address);
+    index.map_or_else(|| bases.clone(), |index| bases.clone().set_eh_frame_hdr(index.address))
+}
+
+fn eh_frame(frames: &Section) -> EhFrame<gimli::EndianSlice<'static, LittleEndian>> {
+    let mut section = EhFrame::new(frames.bytes, LittleEndian);
+    section.set_address_size(8);
+    section
+}
