@@ -147,6 +147,8 @@ pub(crate) const NEEDS: &[Need] = &[
         groups: &[Live],
         kind: Kind::File { path: "/usr/include/stdlib.h", package: "libc6-dev" },
     },
+    on_path("musl-gcc", "musl-tools", "builds C programs with another C library", &[Live]),
+    on_path("nm", "binutils", "says where functions are, independently of reaper", &[Live]),
     on_path("gdb", "gdb", "is measured beside reaper's own way into a process", &[Bench]),
     on_path("strace", "strace", "shows what the daemon opens", &[Live]),
     on_path(
