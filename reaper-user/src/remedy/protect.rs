@@ -51,7 +51,10 @@ impl fmt::Display for Protected {
                 "a container's first process descends from it, and it is outside of that container",
             ),
             Self::Executable(path) => write!(f, "it runs {path}"),
-            Self::Unclear => f.write_str("/proc does not say enough of it to know that it may be touched"),
+            Self::Unclear => f.write_str(
+                "/proc does not say enough of it to know that it may be touched: reading its executable takes what tracing it \
+                 takes (CAP_SYS_PTRACE; where AppArmor confines reaper, `ptrace (read, trace)` of the holder's profile too)",
+            ),
         }
     }
 }

@@ -15,9 +15,10 @@ use super::{
     maps::Maps,
     order::{Answer, Order},
     outcome::{
-        Outcome, another_architecture, broken_before, gone, kernel, no_instruction, not_permitted,
-        refused_place, strict, tracer, unreadable_filters,
+        Outcome, another_architecture, broken_before, gone, kernel, no_instruction, refused_place, strict,
+        tracer, unreadable_filters,
     },
+    permission,
     place::{MainStack, Place as FramePlace},
     ptrace,
     puppet::{Broken, Puppet, Stands},
@@ -358,7 +359,9 @@ impl Attempt<'_> {
             Errno::PERM if tracer(self.directory).is_some_and(|tracer| tracer != 0) => {
                 Outcome::Refused("traced", "a debugger is attached to it".to_owned())
             }
-            Errno::PERM | Errno::ACCESS => Outcome::Refused("not-permitted", not_permitted(self.directory)),
+            Errno::PERM | Errno::ACCESS => {
+                Outcome::Refused("not-permitted", permission::reason(self.directory))
+            }
             error => kernel("tracing it", error),
         }
     }

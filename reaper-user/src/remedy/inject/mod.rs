@@ -17,6 +17,7 @@ pub mod layout;
 pub mod maps;
 pub mod order;
 pub mod outcome;
+pub mod permission;
 pub mod place;
 mod process;
 pub mod ptrace;

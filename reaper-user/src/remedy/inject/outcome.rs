@@ -72,22 +72,3 @@ pub(super) fn tracer(directory: &Path) -> Option<u32> {
     let status = fs::read_to_string(directory.join("status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()
 }
-
-/// Who has said no: a policy of the machine's, of the holder's profile, or the kernel for want of a capability.
-pub(super) fn not_permitted(directory: &Path) -> String {
-    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    if scope.trim() == "3" {
-        return "kernel.yama.ptrace_scope is 3: nobody may trace; set it to 2 or less and restart the machine".to_owned();
-    }
-    let profile = fs::read_to_string(directory.join("attr/current")).unwrap_or_default();
-    let profile = profile.trim_end_matches(['\0', '\n']);
-    if !profile.is_empty() && !profile.starts_with("unconfined") {
-        return format!(
-            "the security module does not let it be traced (its profile: {}): allow `ptrace (tracedby)` by reaper's own \
-             profile there, and `ptrace (trace)` of it in reaper's",
-            crate::text::Untrusted::from(profile)
-        );
-    }
-    "it may not be traced: CAP_SYS_PTRACE over its user namespace is missing, or a security module says no"
-        .to_owned()
-}

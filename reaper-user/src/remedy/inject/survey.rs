@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
+    arch,
     code::Cache,
     order::{Child, Method, Order, Process, Task},
-    outcome,
+    permission,
     threads::{Place, Seccomp, Thread},
 };
 use crate::{
@@ -69,12 +70,16 @@ pub(super) fn order(
     options: &Options,
     cache: &mut Cache,
 ) -> Result<Order, Refusal> {
+    if !arch::IS_KNOWN {
+        return Err(refused("arch-unknown", "holders are made to wait on x86_64 only"));
+    }
     let identity = holder.identity();
     let directory = proc.of(identity.pid);
     let seen = holder.see()?;
     if seen.tracer.is_some() {
         return Err(refused("traced", "a debugger is attached to it"));
     }
+    permission::ask(&directory).map_err(|why| refused("not-permitted", why))?;
     let status = fs::read_to_string(directory.join("status"))
         .map_err(|error| refused("unreadable", error.to_string()))?;
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -91,7 +96,7 @@ pub(super) fn order(
     }
     let code = cache
         .find(proc, identity.pid)
-        .map_err(|_| refused("not-permitted", outcome::not_permitted(&directory)))?;
+        .map_err(|_| refused("not-permitted", permission::reason(&directory)))?;
     if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
         return Err(refused("no-instruction", "its code has no instruction that could be used"));
     }

@@ -5,3 +5,8 @@
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub use self::x86_64::*;
+
+#[cfg(not(target_arch = "x86_64"))]
+mod elsewhere;
+#[cfg(not(target_arch = "x86_64"))]
+pub use self::elsewhere::*;
