@@ -132,6 +132,13 @@ pub(crate) fn is_the_distributions() -> bool {
     active_sysroot().is_ok_and(|sysroot| sysroot == Path::new(DISTRIBUTION))
 }
 
+/// The folder of a compiler's own standard library, which is called by its target's name.
+pub(crate) fn own_libraries(compiler: &Compiler) -> anyhow::Result<PathBuf> {
+    let libraries = command::output(Command::new(&compiler.rustc).args(["--print", "target-libdir"]))?;
+    let folder = Path::new(&libraries).parent();
+    Ok(folder.with_context(|| format!("{libraries} is in no folder"))?.to_path_buf())
+}
+
 fn major(version: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }

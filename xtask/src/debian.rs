@@ -36,15 +36,20 @@ impl Apt {
     ///
     /// `mirror`: the archive's address, where it is not to be that of this system's own sources.
     pub(crate) fn of_suite(directory: &Path, mirror: Option<&str>, suite: &str) -> Result<Self> {
-        for sub in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(directory.join(sub))?;
-        }
         let mirror = match mirror {
             Some(mirror) => mirror.to_owned(),
             None => system_mirror()?,
         };
+        Self::of_source(directory, "amd64", &format!("{mirror} {suite} main"))
+    }
+
+    /// The same with a source of Debian's, as `address suite component`, for an architecture that need not be this one.
+    pub(crate) fn of_source(directory: &Path, architecture: &str, source: &str) -> Result<Self> {
+        for sub in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(directory.join(sub))?;
+        }
         // `target=Packages`: no translations, no contents, no AppStream data.
-        let source = format!("deb [arch=amd64 signed-by={KEYRING} target=Packages] {mirror} {suite} main\n");
+        let source = format!("deb [arch={architecture} signed-by={KEYRING} target=Packages] {source}\n");
         let sources = directory.join("sources.list");
         fs::write(&sources, source)?;
         let mut apt = Self::of_this_system();
@@ -54,8 +59,8 @@ impl Apt {
             ("Dir::State", directory.join("state").into()),
             ("Dir::State::status", "/dev/null".into()),
             ("Dir::Cache", directory.join("cache").into()),
-            ("APT::Architecture", "amd64".into()),
-            ("APT::Architectures", "amd64".into()),
+            ("APT::Architecture", architecture.into()),
+            ("APT::Architectures", architecture.into()),
             // An old suite's Release file may have expired; what it lists is checked by signature and sums.
             ("Acquire::Check-Valid-Until", "false".into()),
         ]);

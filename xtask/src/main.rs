@@ -9,6 +9,7 @@
 )]
 #![forbid(unsafe_code)]
 
+mod aarch64;
 mod bench;
 mod build_ebpf;
 mod command;

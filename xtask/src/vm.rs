@@ -5,7 +5,8 @@ mod cpio;
 mod guest;
 mod kernel;
 mod matrix;
-mod qemu;
+mod policy;
+mod program;
 mod report;
 mod verdict;
 
@@ -18,27 +19,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use self::{
     boot::{Accelerator, Booted, Machine},
     guest::{Cgroup, Guest, Orders},
     kernel::{Cache, Kernel, Wanted},
     matrix::Boot,
+    program::Found,
     report::Row,
     verdict::Verdict,
 };
 pub(crate) use self::{
     kernel::are_all_there as has_kernels,
-    qemu::{Qemu, fetch as fetch_qemu},
+    program::{APPARMOR_PARSER, Program, QEMU},
 };
 use crate::{command, workspace::Workspace};
 
 /// How many machines run at a time. Emulating one keeps one real processor busy.
 const AT_ONCE: usize = 2;
 
-/// Seconds a test program may take where nothing else is said.
-const TIMEOUT: u64 = 180;
+/// Seconds a test program may take where nothing else is said: some 70 on a quiet machine.
+const TIMEOUT: u64 = 300;
 
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
@@ -72,7 +74,7 @@ pub(crate) struct Args {
     /// How qemu runs the guest.
     #[arg(long, value_enum, default_value_t)]
     accel: Accelerator,
-    /// Seconds a test program may take. [default: 180]
+    /// Seconds a test program may take. [default: 300]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Fetch the kernels again, for newer ones.
@@ -116,8 +118,7 @@ pub(crate) fn boot_all(
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("the kernels and the guest's programs are x86_64: this task runs on x86_64 Linux only");
     }
-    let qemu = Qemu::find(workspace)?
-        .with_context(|| format!("{} is missing: `cargo xtask setup vm`", qemu::PROGRAM))?;
+    let qemu = QEMU.get(workspace)?;
     let cache = Cache::open(workspace, args.mirror.clone())?;
     let boots = matrix::of(args);
     let kernels = fetch(&cache, &boots, args.refresh)?;
@@ -173,7 +174,7 @@ fn fetch(cache: &Cache, boots: &[Boot], refresh: bool) -> anyhow::Result<Vec<Ker
 /// What all boots share.
 struct Rig<'a> {
     args: &'a Args,
-    qemu: Qemu,
+    qemu: Found,
     guest: Guest,
     logs: PathBuf,
     total: usize,

@@ -10,13 +10,13 @@ use anyhow::{Context as _, bail};
 
 pub(crate) use self::needs::{Group, program};
 use self::needs::{Kind, NEEDS, Need};
-use crate::{command, compiler::Llvm, root, vm, workspace::Workspace};
+use crate::{aarch64, command, compiler::Llvm, root, vm, workspace::Workspace};
 
 /// Installs what build and tests need and is not there yet, saying what and why before.
 ///
 /// `cargo build` and `cargo xtask run` need stable Rust and a C linker and nothing of this. Packages come from apt and
 /// mounts are made as root (through `sudo -n` where you are not root); bpf-linker and cargo-deny go into target/tools,
-/// kernels into target/vm.
+/// kernels into target/vm, and there too what cannot be installed without removing something.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to prepare for; everything where nothing is named.
@@ -69,12 +69,13 @@ fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow
             Kind::Component { .. } if need.packages().is_empty() => add_component(need, need.name)?,
             Kind::Mount { kind, at } => mount(kind, at)?,
             Kind::Kernels => vm::fetch_kernels(workspace)?,
+            Kind::Aarch64 => aarch64::fetch(workspace)?,
             Kind::Component { .. }
             | Kind::Program { .. }
             | Kind::File { .. }
             | Kind::Compiler { .. }
             | Kind::Llvm { .. }
-            | Kind::Qemu { .. } => {}
+            | Kind::Unpacked { .. } => {}
         }
     }
     // Installing may not be enough: a package of that name may hold another version.

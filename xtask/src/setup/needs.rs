@@ -11,6 +11,7 @@ use clap::ValueEnum;
 
 use self::Group::{Bench, Kernels, Lint, Live, Object, Vm};
 use crate::{
+    aarch64,
     compiler::{self, Compiler, Llvm},
     debian, vm,
     workspace::Workspace,
@@ -74,10 +75,13 @@ pub(crate) enum Kind {
     Component { program: &'static str, package: &'static str },
     /// A file system of this kind at this place.
     Mount { kind: &'static str, at: &'static str },
-    /// qemu: the package installed, or unpacked into target/vm where it cannot be installed beside what is there.
-    Qemu { package: &'static str },
+    /// A program whose package is unpacked into target/vm, where that is neither installed nor fits in beside what is, or
+    /// where installing it does more than bring the program.
+    Unpacked { program: &'static vm::Program, package: &'static str, installs: bool },
     /// The images of all kernels that are tested on.
     Kernels,
+    /// The standard library for aarch64, of the compiler that builds the BPF object or of the active toolchain.
+    Aarch64,
 }
 
 /// In the order of installation: what builds something comes before what it builds.
@@ -120,6 +124,12 @@ pub(crate) const NEEDS: &[Need] = &[
         },
     },
     Need {
+        name: "standard library for aarch64",
+        why: "checks that the code compiles for it",
+        groups: &[Lint],
+        kind: Kind::Aarch64,
+    },
+    Need {
         name: "cargo-deny",
         why: "checks licences, duplicate crates and where crates come from",
         groups: &[Lint],
@@ -157,6 +167,10 @@ pub(crate) const NEEDS: &[Need] = &[
         "says what is loaded and attached, independently of reaper",
         &[Live, Bench],
     ),
+    on_path("unshare", "util-linux", "starts programs in namespaces of their own", &[Live]),
+    on_path("setpriv", "util-linux", "starts reaper with fewer privileges", &[Live]),
+    on_path("flock", "util-linux", "takes a lock that reaper wants", &[Live]),
+    on_path("mount", "mount", "mounts file systems of the tests' own", &[Live]),
     on_path("ps", "procps", "says who is a zombie, independently of reaper", &[Live, Bench]),
     Need {
         name: "bpf file system",
@@ -186,12 +200,19 @@ pub(crate) const NEEDS: &[Need] = &[
         name: "qemu-system-x86_64",
         why: "boots other kernels",
         groups: &[Vm],
-        kind: Kind::Qemu { package: "qemu-system-x86" },
+        kind: Kind::Unpacked { program: &vm::QEMU, package: "qemu-system-x86", installs: true },
+    },
+    Need {
+        name: "apparmor_parser",
+        why: "compiles the profiles that holders are confined by",
+        groups: &[Vm],
+        // Installed, the package would have its profiles confine programs from the next boot on.
+        kind: Kind::Unpacked { program: &vm::APPARMOR_PARSER, package: "apparmor", installs: false },
     },
     Need {
         name: "keys of Debian's archive",
-        why: "say that a fetched kernel is Debian's",
-        groups: &[Vm, Kernels],
+        why: "say that a fetched kernel or library is Debian's",
+        groups: &[Lint, Vm, Kernels],
         kind: Kind::File { path: debian::KEYRING, package: "debian-archive-keyring" },
     },
     Need {
@@ -227,8 +248,9 @@ impl Need {
                 compiler::active_sysroot()?.join("bin").join(program).is_file()
             }
             Kind::Mount { kind, at } => is_mounted(kind, at)?,
-            Kind::Qemu { .. } => vm::Qemu::find(workspace)?.is_some(),
+            Kind::Unpacked { program, .. } => program.find(workspace)?.is_some(),
             Kind::Kernels => vm::has_kernels(workspace),
+            Kind::Aarch64 => aarch64::is_there(workspace),
         })
     }
 
@@ -238,12 +260,16 @@ impl Need {
             Kind::Program { package, .. }
             | Kind::File { package, .. }
             | Kind::Llvm { package }
-            | Kind::Qemu { package } => std::slice::from_ref(package),
+            | Kind::Unpacked { package, .. } => std::slice::from_ref(package),
             Kind::Component { package, .. } if compiler::is_the_distributions() => {
                 std::slice::from_ref(package)
             }
             Kind::Compiler { packages, .. } => packages,
-            Kind::Tool { .. } | Kind::Component { .. } | Kind::Mount { .. } | Kind::Kernels => &[],
+            Kind::Tool { .. }
+            | Kind::Component { .. }
+            | Kind::Mount { .. }
+            | Kind::Kernels
+            | Kind::Aarch64 => &[],
         }
     }
 
@@ -253,6 +279,8 @@ impl Need {
             Kind::Tool { version, .. } => format!("{version} from crates.io, into target/tools"),
             Kind::Mount { kind, at } => format!("mount -t {kind} {kind} {at}"),
             Kind::Kernels => "Debian's archive, into target/vm".to_owned(),
+            Kind::Aarch64 => "Debian's archive, into target/aarch64, or a target of rustup's".to_owned(),
+            Kind::Unpacked { package, installs: false, .. } => format!("Debian: {package}, into target/vm"),
             _ if self.packages().is_empty() => "a component of the toolchain".to_owned(),
             _ => format!("Debian: {}", self.packages().join(" ")),
         }

@@ -8,12 +8,7 @@ use std::{
 use anyhow::{anyhow, bail};
 
 use super::needs::{self, Kind, Need};
-use crate::{
-    command,
-    debian::{Apt, Plan},
-    root, vm,
-    workspace::Workspace,
-};
+use crate::{command, debian::Apt, root, vm, workspace::Workspace};
 
 /// Those of our packages that bring a service, and its unit's name.
 const SERVICES: &[&str] = &["prometheus-node-exporter", "prometheus-process-exporter"];
@@ -61,17 +56,19 @@ pub(crate) fn install(workspace: &Workspace, missing: &[&Need]) -> anyhow::Resul
     if !has_apt {
         return without_apt(&packaged);
     }
-    // Apart and last: where there is no room for qemu, the others are to be there all the same.
-    let (qemu, others): (Vec<&Need>, Vec<&Need>) =
-        packaged.into_iter().partition(|need| matches!(need.kind, Kind::Qemu { .. }));
+    // Apart and last: where there is no room for one of them, the others are to be there all the same.
+    let (apart, others): (Vec<&Need>, Vec<&Need>) =
+        packaged.into_iter().partition(|need| matches!(need.kind, Kind::Unpacked { .. }));
     let mut packages: Vec<&str> = others.iter().flat_map(|need| need.packages()).copied().collect();
     packages.sort_unstable();
     packages.dedup();
     if !packages.is_empty() {
         apt_install(&packages)?;
     }
-    for package in qemu.iter().flat_map(|need| need.packages()) {
-        install_or_unpack(workspace, package)?;
+    for need in apart {
+        if let Kind::Unpacked { program, package, installs } = need.kind {
+            install_or_unpack(workspace, program, package, installs)?;
+        }
     }
     Ok(())
 }
@@ -97,17 +94,25 @@ fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     disable(&services)
 }
 
-/// A package of another release, from backports say, may keep qemu out. It is somebody's: it stays as it is.
-fn install_or_unpack(workspace: &Workspace, package: &str) -> anyhow::Result<()> {
-    let Plan { installs, removes } = Apt::of_this_system().plan(package)?;
-    if removes.is_empty() {
+/// A package of another release, from backports say, may keep one out. It is somebody's: it stays as it is.
+fn install_or_unpack(
+    workspace: &Workspace,
+    program: &vm::Program,
+    package: &str,
+    installs: bool,
+) -> anyhow::Result<()> {
+    let plan = Apt::of_this_system().plan(package)?;
+    if !installs {
+        println!("setup: {package} is not installed, only unpacked into target/vm");
+    } else if plan.removes.is_empty() {
         return apt_install(&[package]);
+    } else {
+        println!(
+            "setup: installing {package} would remove {}; so it is not installed, only unpacked into target/vm",
+            plan.removes.join(", ")
+        );
     }
-    println!(
-        "setup: installing {package} would remove {}; so it is not installed, only unpacked into target/vm",
-        removes.join(", ")
-    );
-    vm::fetch_qemu(workspace, &installs)
+    program.fetch(workspace, &plan.installs)
 }
 
 /// A package enables its unit even where starting it was forbidden: it would run after the next boot.

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::bail;
 
 use super::Session;
-use crate::{build_ebpf, command};
+use crate::{aarch64, build_ebpf, command};
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;
@@ -25,6 +25,8 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     check("clippy", command::run_until(&mut clippy, session.deadline));
     check("clippy of the BPF programs", build_ebpf::lint(workspace, session.deadline));
+
+    check("the code for aarch64", aarch64::check(workspace, session.deadline));
 
     let mut deny = Command::new(workspace.tool("cargo-deny"));
     // Not the advisories: those need the network and change without us.

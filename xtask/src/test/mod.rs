@@ -20,7 +20,7 @@ use crate::{command, setup, workspace::Workspace};
 
 /// Runs the tests; CI runs exactly this.
 ///
-/// Tiers: lint (formatting, clippy, licences, the object against its source), unit, live (as root, on this kernel), vm
+/// Tiers: lint (formatting, clippy, aarch64, licences, the object against its source), unit, live (as root, on this kernel), vm
 /// (on other kernels). What is missing is set up first, on nobody's budget. A tier that fails or runs out of time fails
 /// the whole, after the later tiers have run.
 #[derive(clap::Args)]

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::cpio::Archive;
+use super::{cpio::Archive, policy};
 use crate::{command, workspace::Workspace};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -62,6 +62,8 @@ pub(crate) struct Guest {
     /// Found by `PATH`: the daemon, the examples.
     programs: Vec<(String, Vec<u8>)>,
     tests: Vec<(String, Vec<u8>)>,
+    /// AppArmor's, for the kernel.
+    policy: Vec<u8>,
 }
 
 impl Guest {
@@ -96,12 +98,12 @@ impl Guest {
         } else {
             given.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?
         };
-        Ok(Self { init: built(INIT)?, programs, tests })
+        Ok(Self { init: built(INIT)?, programs, tests, policy: policy::compile(workspace)? })
     }
 
     /// The initramfs for one boot.
     pub(crate) fn initramfs(&self, orders: &Orders<'_>) -> Result<Vec<u8>> {
-        let Self { init, programs, tests } = self;
+        let Self { init, programs, tests, policy } = self;
         let mut archive = Archive::new();
         for path in DIRECTORIES {
             archive.directory(path)?;
@@ -116,6 +118,7 @@ impl Guest {
         for (name, program) in tests {
             archive.executable(&format!("vm/{name}"), program)?;
         }
+        archive.file("vm/apparmor", policy)?;
         archive.file("vm/boot", self.orders(orders).as_bytes())?;
         archive.finish()
     }
@@ -252,7 +255,8 @@ mod tests {
 
     #[test]
     fn orders_are_separated_so_that_any_argument_survives() {
-        let guest = Guest { init: vec![], programs: vec![], tests: vec![("vm".to_owned(), vec![])] };
+        let guest =
+            Guest { init: vec![], programs: vec![], tests: vec![("vm".to_owned(), vec![])], policy: vec![] };
         let args = ["a b\nc".to_owned()];
         let orders = Orders {
             cgroup: Cgroup::Both,
