@@ -8,13 +8,17 @@
 //! - `leak CODE`: a child in a process group of its own that exits with CODE. Answers `leaked PID CODE`.
 //! - `waits ROUNDS`: a wait call of every shape, ROUNDS times, that takes no leaked child away. Answers `waited CALLS`.
 //! - `reap PID`: waits for a leaked child. Answers `reaped PID CODE`.
+//! - `rest CALL MILLISECONDS`: rests in `nanosleep`, in `poll`, or in `read` of standard input, which has no timeout. Goes on where
+//!   it is interrupted, unless by SIGUSR1. Answers `rested RETURNED ELAPSED INTERRUPTIONS LEFT`, times in microseconds: LEFT is
+//!   what the kernel says is left of a nanosleep.
 //!
 //! It ends when its standard input does.
-#![expect(unsafe_code, reason = "fork and the shapes of wait have no safe wrappers")]
+#![expect(unsafe_code, reason = "fork, the shapes of wait and raw calls have no safe wrappers")]
 
 use std::{
     io::{self, BufRead as _, Write as _},
     ptr,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -33,6 +37,7 @@ fn main() -> Result<()> {
             Some(&"leak") => format!("leaked {} {}", leak(number(1)?)?, number(1)?),
             Some(&"waits") => format!("waited {}", waits(number(1)?)?),
             Some(&"reap") => format!("reaped {} {}", number(1)?, wait(number(1)?, 0)?),
+            Some(&"rest") => rest(words.get(1).copied().unwrap_or_default(), number(2)?)?,
             _ => bail!("{line}: not a command"),
         };
         writeln!(io::stdout(), "{answer}")?;
@@ -194,6 +199,60 @@ fn wait_id(kind: libc::idtype_t, id: i32, options: i32) -> Result<()> {
             .with_context(|| format!("waitid({kind}, {id}, {options:#x})"));
     }
     Ok(())
+}
+
+/// Whether SIGUSR1 has come.
+static ENOUGH: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn enough(_signal: i32) {
+    ENOUGH.store(true, Ordering::Relaxed);
+}
+
+/// The calls are raw: what the kernel says is what is answered.
+fn rest(call: &str, milliseconds: i32) -> Result<String> {
+    ENOUGH.store(false, Ordering::Relaxed);
+    // SAFETY: an all-zero action is valid; the handler only stores to an atomic.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = enough as *const () as usize;
+        libc::sigaction(libc::SIGUSR1, &raw const action, ptr::null_mut());
+    }
+    let asked = Duration::from_millis(milliseconds.try_into()?);
+    let began = Instant::now();
+    let mut left = libc::timespec { tv_sec: asked.as_secs().try_into()?, tv_nsec: 0 };
+    left.tv_nsec = asked.subsec_nanos().into();
+    let mut interruptions = 0_u32;
+    let returned = loop {
+        let returned = match call {
+            // SAFETY: reads and writes one timespec, which may be the same.
+            "nanosleep" => unsafe { libc::syscall(libc::SYS_nanosleep, &raw const left, &raw mut left) },
+            "poll" => {
+                // Not less than what is left.
+                let left = asked.saturating_sub(began.elapsed()).as_micros().div_ceil(1_000);
+                let left = i32::try_from(left)?;
+                let none: *mut libc::pollfd = ptr::null_mut();
+                // SAFETY: no descriptor is asked about.
+                unsafe { libc::syscall(libc::SYS_poll, none, 0, left) }
+            }
+            "read" => {
+                let mut bytes = [0_u8; 64];
+                // SAFETY: writes as many bytes as there are.
+                unsafe { libc::syscall(libc::SYS_read, 0, bytes.as_mut_ptr(), bytes.len()) }
+            }
+            _ => bail!("{call}: not a call to rest in"),
+        };
+        if returned >= 0 {
+            break returned;
+        }
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or_default();
+        interruptions += u32::from(error == libc::EINTR);
+        if error != libc::EINTR || ENOUGH.load(Ordering::Relaxed) {
+            break libc::c_long::from(-error);
+        }
+    };
+    let elapsed = began.elapsed().as_micros();
+    let left = left.tv_sec * 1_000_000 + left.tv_nsec / 1_000;
+    Ok(format!("rested {returned} {elapsed} {interruptions} {left}"))
 }
 
 fn own_group(pid: i32) {

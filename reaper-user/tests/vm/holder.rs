@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Lines, Write as _},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -17,6 +18,46 @@ pub(crate) struct Leak {
     pub(crate) code: u32,
 }
 
+/// What a holder rests in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Nanosleep,
+    Poll,
+    Read,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 3] = [Self::Nanosleep, Self::Poll, Self::Read];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nanosleep => "nanosleep",
+            Self::Poll => "poll",
+            Self::Read => "read",
+        }
+    }
+
+    const fn number(self) -> libc::c_long {
+        match self {
+            Self::Nanosleep => libc::SYS_nanosleep,
+            Self::Poll => libc::SYS_poll,
+            Self::Read => libc::SYS_read,
+        }
+    }
+}
+
+/// How a holder's rest went, by what it saw itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rested {
+    /// What the call returned: a negated error number, or what it has read.
+    pub(crate) returned: i64,
+    pub(crate) elapsed: Duration,
+    /// How often the call ended with EINTR.
+    pub(crate) interruptions: i64,
+    /// What the kernel said was left of a nanosleep at its last interruption; all of it where there was none.
+    pub(crate) left: Duration,
+}
+
 /// A running holder. With it end its leaks.
 pub(crate) struct Holder {
     child: Child,
@@ -26,7 +67,12 @@ pub(crate) struct Holder {
 
 impl Holder {
     pub(crate) fn start() -> Self {
-        let mut child = Command::new("holder")
+        Self::start_as(Path::new("holder"))
+    }
+
+    /// By the program at this place, which is a copy of it.
+    pub(crate) fn start_as(program: &Path) -> Self {
+        let mut child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -68,6 +114,68 @@ impl Holder {
     pub(crate) fn reap(&mut self, Leak { pid, code }: Leak) {
         self.send(&format!("reap {pid}"));
         assert_eq!(self.answer("reaped "), format!("{pid} {code}"));
+    }
+
+    /// Lets it rest in a call until it has waited so long, or is told to end; and waits until it does.
+    pub(crate) fn rest(&mut self, call: Call, long: Duration) {
+        self.send(&format!("rest {} {}", call.as_str(), long.as_millis()));
+        self.wait_until_in(call);
+    }
+
+    /// Waits until it rests in this call.
+    pub(crate) fn wait_until_in(&self, call: Call) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_in(call) {
+            assert!(Instant::now() < deadline, "{} is not in {call:?}: {}", self.pid(), self.status());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether it rests in this call, as /proc says.
+    pub(crate) fn is_in(&self, call: Call) -> bool {
+        let text = fs::read_to_string(format!("/proc/{}/syscall", self.pid())).unwrap_or_default();
+        let number = text.split(' ').next().and_then(|number| number.parse().ok());
+        // A call with a timeout of its own goes on as another one when it was interrupted.
+        number == Some(call.number()) || call != Call::Read && number == Some(libc::SYS_restart_syscall)
+    }
+
+    /// Ends its rest, where that has not ended by itself, and returns how it went.
+    pub(crate) fn wake(&mut self, call: Call) -> Rested {
+        match call {
+            Call::Read => self.send(""),
+            Call::Nanosleep | Call::Poll => {
+                let pid = i32::try_from(self.pid()).expect("a pid");
+                #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
+                // SAFETY: no memory is involved, and the child has not been waited for.
+                let sent = unsafe { libc::kill(pid, libc::SIGUSR1) };
+                assert_eq!(sent, 0);
+            }
+        }
+        self.rested()
+    }
+
+    /// Waits until its rest ends by itself.
+    pub(crate) fn rested(&mut self) -> Rested {
+        let answer = self.answer("rested ");
+        let numbers: Vec<i64> = answer.split(' ').map(|number| number.parse().expect("a number")).collect();
+        let [returned, elapsed, interruptions, left] = numbers[..] else { panic!("{answer}") };
+        let time = |micros: i64| Duration::from_micros(micros.try_into().expect("no time is negative"));
+        Rested { returned, elapsed: time(elapsed), interruptions, left: time(left) }
+    }
+
+    /// What the kernel says of it, for messages.
+    pub(crate) fn status(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default()
+    }
+
+    /// How many of these leaks are its zombies, as /proc says.
+    pub(crate) fn standing(&self, leaks: &[Leak]) -> usize {
+        let own = format!("Z {}", self.pid());
+        let stands = |Leak { pid, .. }: &&Leak| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(&format!("{own} ")))
+        };
+        leaks.iter().filter(stands).count()
     }
 
     /// Waits until a leak is dead; which process that is by /proc.

@@ -10,6 +10,7 @@
     reason = "clippy.toml's exceptions reach test functions but not what they call"
 )]
 
+mod apparmor;
 mod daemon;
 mod early;
 mod fentry;
@@ -18,14 +19,27 @@ mod hotplug;
 mod kinds;
 mod leak;
 mod pid_reuse;
+#[expect(dead_code, reason = "not all that the live tests use of it is used here")]
+#[path = "../live/support/random.rs"]
+mod random;
+mod reap;
 mod release;
 mod suspend;
 mod waits;
+mod yama;
 
 use std::{path::Path, time::Duration};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// What is waited for longer than this does not come. Emulated machines are slow.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Nanoseconds on the boot clock.
+fn boot_now() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    u64::try_from(now.tv_sec).expect("after boot") * 1_000_000_000 + u64::try_from(now.tv_nsec).expect("ns")
+}
 
 /// Only the VM has what the init is told at boot.
 fn require_vm() {

@@ -11,10 +11,9 @@ use aya::{
     programs::{ProgramInfo, loaded_programs},
     sys::Stats,
 };
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-use crate::{daemon::Daemon, fentry::Empty, holder::Holder, require_vm};
+use crate::{boot_now, daemon::Daemon, fentry::Empty, holder::Holder, require_vm};
 
 const FUNCTION: &str = "release_task";
 
@@ -64,11 +63,6 @@ fn checked() -> String {
     let (detail, standing) = (row["detail"].as_str().expect("text"), &row["standing"]);
     assert_eq!(*standing, if detail.starts_with("none") { "reduced" } else { "ok" }, "{row}");
     detail.to_owned()
-}
-
-fn boot_now() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    u64::try_from(now.tv_sec).expect("after boot") * 1_000_000_000 + u64::try_from(now.tv_nsec).expect("ns")
 }
 
 fn released(daemon: &Daemon, pid: u32) -> Option<&Value> {
