@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{self, Read as _, Write as _},
     process::{Command, ExitStatus, Output, Stdio},
     sync::mpsc,
     thread,
@@ -37,6 +38,33 @@ pub(crate) fn output_until(
     let text = String::from_utf8(output.stdout)
         .with_context(|| format!("`{}` wrote something that is not UTF-8", line(command)))?;
     Ok(text.trim().to_owned())
+}
+
+/// Like [`run_until`], and returns its standard output, which is shown too, also where the command fails.
+pub(crate) fn run_and_read_until(
+    command: &mut Command,
+    deadline: impl Into<Option<Instant>>,
+) -> (String, anyhow::Result<()>) {
+    let (mut theirs, ours) = match io::pipe() {
+        Ok(pipe) => pipe,
+        Err(error) => return (String::new(), Err(error).context("could not make a pipe")),
+    };
+    let reader = thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(length @ 1..) = theirs.read(&mut chunk) {
+            let chunk = chunk.get(..length).unwrap_or_default();
+            text.extend_from_slice(chunk);
+            // Who does not look is told at the end all the same.
+            let mut stdout = io::stdout().lock();
+            let _closed = stdout.write_all(chunk).and_then(|()| stdout.flush());
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let result = finish(command.stdout(ours), deadline.into()).map(drop);
+    // The command keeps its copy of the pipe's end, and with it the reader.
+    command.stdout(Stdio::inherit());
+    (reader.join().unwrap_or_default(), result)
 }
 
 fn finish(command: &mut Command, deadline: Option<Instant>) -> anyhow::Result<Output> {

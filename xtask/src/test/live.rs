@@ -38,7 +38,7 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
         tests.args(["--config", &runner(&root::command("env")?, &variables)?]);
     }
     tests.args(["--", "--test-threads=1"]).args(session.args);
-    command::run_until(&mut tests, session.deadline)
+    session.run_tests(&mut tests)
 }
 
 /// The test programs in a folder, but the one that is for virtual machines: its kernel may crash. Cargo has a

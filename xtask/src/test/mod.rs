@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every tier in order, each with a fixed time budget. [`tier`] is the table; a tier is a
 //! function that runs commands until its deadline.
 
+mod failures;
 mod lint;
 mod live;
 mod tier;
@@ -10,12 +11,13 @@ mod vm;
 use std::{
     fmt::Write as _,
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::bail;
 
-use self::tier::Tier;
+use self::{failures::Failures, tier::Tier};
 use crate::{command, setup, workspace::Workspace};
 
 /// Runs the tests; CI runs exactly this.
@@ -51,12 +53,29 @@ struct Session<'a> {
     deadline: Instant,
     /// The object the lint tier built, where it is not the committed one: a tier that loads one takes this.
     rebuilt: Option<PathBuf>,
+    /// What failed in the tier's test programs.
+    failures: String,
+}
+
+impl Session<'_> {
+    /// Runs test programs. What failed in them is in the error by name, and is shown again at the end.
+    fn run_tests(&mut self, tests: &mut Command) -> anyhow::Result<()> {
+        let (output, result) = command::run_and_read_until(tests, self.deadline);
+        let Err(error) = result else { return Ok(()) };
+        let failures = Failures::read(&output);
+        self.failures.push_str(failures.text());
+        Err(match failures.names() {
+            Some(names) => error.context(names),
+            None => error,
+        })
+    }
 }
 
 struct Outcome {
     tier: Tier,
     took: Duration,
     error: Option<anyhow::Error>,
+    failures: String,
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
@@ -72,17 +91,25 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         let budget = tier.budget(args.full);
         println!("test: {} ({}), at most {}", tier.name(), tier.about(), command::human(budget));
         let started = Instant::now();
+        let deadline = started + budget;
+        let failures = String::new();
         let mut session =
-            Session { workspace, full: args.full, args: &args.args, deadline: started + budget, rebuilt };
+            Session { workspace, full: args.full, args: &args.args, deadline, rebuilt, failures };
         let error = tier.run(&mut session).err();
+        let failures = session.failures;
         rebuilt = session.rebuilt;
-        let outcome = Outcome { tier, took: started.elapsed(), error };
+        let outcome = Outcome { tier, took: started.elapsed(), error, failures };
         println!("{outcome}");
         let failed = outcome.error.is_some();
         outcomes.push(outcome);
         if failed && args.fail_fast {
             break;
         }
+    }
+    // Where it happened it has scrolled away.
+    for outcome in outcomes.iter().filter(|outcome| outcome.error.is_some()) {
+        println!("{outcome}");
+        print!("{}", outcome.failures);
     }
     let summary = summary(&outcomes);
     if outcomes.iter().any(|outcome| outcome.error.is_some()) {
@@ -94,7 +121,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tier, took, error } = self;
+        let Self { tier, took, error, failures: _ } = self;
         write!(f, "test: {:<5} {:<6} {:>6}", tier.name(), word(error.as_ref()), command::human(*took))?;
         if let Some(error) = error {
             write!(f, "  {error:#}")?;
@@ -110,7 +137,7 @@ fn word(error: Option<&anyhow::Error>) -> &'static str {
 /// `lint ok, unit FAILED, live ok, vm ok; 17m02s in all`
 fn summary(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
-    for Outcome { tier, took: _, error } in outcomes {
+    for Outcome { tier, error, .. } in outcomes {
         let _infallible = write!(text, "{} {}, ", tier.name(), word(error.as_ref()));
     }
     let all = outcomes.iter().map(|outcome| outcome.took).sum();
@@ -123,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_summary_names_every_tier_that_ran() {
-        let outcome = |tier, error| Outcome { tier, took: Duration::from_secs(30), error };
+        let outcome =
+            |tier, error| Outcome { tier, took: Duration::from_secs(30), error, failures: String::new() };
         let outcomes = [outcome(Tier::Lint, None), outcome(Tier::Unit, Some(anyhow::anyhow!("no")))];
         assert_eq!(summary(&outcomes), "lint ok, unit FAILED; 1m00s in all");
         assert_eq!(outcomes[1].to_string(), "test: unit  FAILED    30s  no");

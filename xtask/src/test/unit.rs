@@ -1,7 +1,6 @@
 //! The unit tier: fake trees and synthetic ledgers, on any machine, as anybody.
 
 use super::Session;
-use crate::command;
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     for targets in [["--lib", "--bins"].as_slice(), &["--doc"]] {
@@ -11,7 +10,7 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
             .args(targets)
             .arg("--")
             .args(session.args);
-        command::run_until(&mut cargo, session.deadline)?;
+        session.run_tests(&mut cargo)?;
     }
     Ok(())
 }
