@@ -15,6 +15,7 @@ use std::{
     fs,
     panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -130,22 +131,28 @@ pub(crate) fn boot_all(
 
     let total = boots.len();
     let rig = &Rig { args, qemu, guest, logs, total, deadline };
-    let numbered: Vec<(usize, (&Boot, &Kernel))> = (1..).zip(boots.iter().zip(&kernels)).collect();
-    let mut rows = Vec::new();
-    for together in numbered.chunks(AT_ONCE) {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            break;
+    let boots = Mutex::new((1..).zip(boots.iter().zip(&kernels)));
+    // Apart, so that the lock is free again while a machine runs.
+    let next = || boots.lock().unwrap_or_else(PoisonError::into_inner).next();
+    // Whichever machine is free takes the next boot.
+    let work = || {
+        let mut rows = Vec::new();
+        while deadline.is_none_or(|deadline| Instant::now() < deadline)
+            && let Some((number, (boot, kernel))) = next()
+        {
+            rows.push((number, rig.row(number, boot, kernel)));
         }
-        thread::scope(|scope| {
-            let running: Vec<_> = together
-                .iter()
-                .map(|&(number, (boot, kernel))| scope.spawn(move || rig.row(number, boot, kernel)))
-                .collect();
-            rows.extend(
-                running.into_iter().map(|row| row.join().unwrap_or_else(|panic| resume_unwind(panic))),
-            );
-        });
-    }
+        rows
+    };
+    let mut rows: Vec<(usize, Row)> = thread::scope(|scope| {
+        let machines: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        machines
+            .into_iter()
+            .flat_map(|machine| machine.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    rows.sort_by_key(|(number, _)| *number);
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     print!("{}", report::tables(&rows, &rig.logs));
 
     let bad = rows.iter().filter(|row| !row.verdict.passed()).count();

