@@ -13,6 +13,7 @@ use crate::{
     kernel::Task,
     ledger::{self, Entry},
     maps::{DYING, LOST, count},
+    origin::lineage,
 };
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -48,6 +49,7 @@ fn mark<K: Keys>(task: Task) {
         return;
     }
     fill(entry, task);
+    lineage::leave(entry, task, id, start);
     entry.publish::<K>(key(state::DEAD, id));
 }
 

@@ -10,6 +10,7 @@ use crate::{
     kernel::Task,
     ledger,
     maps::{FORKERS, count},
+    origin::lineage,
 };
 
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -38,12 +39,16 @@ fn enter<K: Keys>(ctx: &BtfTracePointContext) {
     // is who got it.
     let parent = birth::parent(entry, child, start);
     let caller = Task(ctx.arg(0));
+    let forker = caller.tgid();
     let mut flags = 0;
-    if caller.tgid() != parent {
-        let forker = Forker { tgid: caller.tgid(), zero: 0, start: caller.leader().start() };
+    if forker != parent {
+        let forker = Forker { tgid: forker, zero: 0, start: caller.leader().start() };
         // Where there is no room for it, the forker is not known; that it is another is.
         let _full: Result<(), i32> = FORKERS.insert(id, forker, 0);
         flags = flag::FORKER;
+    }
+    if forker != parent || caller.pid() != forker {
+        lineage::mark(reaper_ebpf::id(forker, caller.leader().start()));
     }
     birth::rest(entry, child, flags);
 }

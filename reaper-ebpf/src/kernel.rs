@@ -122,6 +122,19 @@ impl Task {
         (read(namespace, member::PID_NS_INUM), init.addr() == self.0.addr())
     }
 
+    /// Whether anybody is on this thread's own list of children, zombies included.
+    #[inline(always)]
+    pub(crate) fn has_children(self) -> bool {
+        let first: *const c_void = read(self.0, member::TASK_CHILDREN);
+        first.addr() != self.0.wrapping_byte_offset(isize::from(member::TASK_CHILDREN)).addr()
+    }
+
+    /// Its name.
+    #[inline(always)]
+    pub(crate) fn comm(self) -> [u64; 2] {
+        [read(self.0, member::TASK_COMM), read(self.0, member::TASK_COMM_REST)]
+    }
+
     /// Where its command line lies in its own memory: start and length.
     #[inline(always)]
     pub(crate) fn arguments(self) -> (u64, u64) {

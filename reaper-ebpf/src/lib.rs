@@ -27,7 +27,7 @@
 pub mod member;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;
@@ -90,6 +90,9 @@ pub mod flag {
     pub const RECOVERED: u32 = 1 << 7;
     /// Set by userspace: its report has been written out.
     pub const TOLD: u32 = 1 << 8;
+    /// It may have descendants that do not show in the kernel's lists of its children: one of its other threads forked, or
+    /// one that it forked with CLONE_PARENT, or one that died and left descendants of its own.
+    pub const FOREBEAR: u32 = 1 << 9;
 }
 
 const START_BITS: u32 = 40;
@@ -335,6 +338,27 @@ pub struct Cmdline {
     pub bytes: [u8; CMDLINE_BYTES],
 }
 
+/// Dead processes with descendants that are kept.
+pub const ANCESTORS_KEPT: u32 = 4_096;
+
+/// What is left of a process that died while it had descendants.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ancestor {
+    /// Start of its leader, ns since boot.
+    pub start: u64,
+    /// Start of its forker, ns since boot. 0 where its fork was not seen.
+    pub forker_start: u64,
+    /// Its forker. 0 where its fork was not seen.
+    pub forker_tgid: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// Its name when it died, ended by a zero byte.
+    pub comm: [u64; 2],
+    /// Its command line when it died. Empty where the kernel tells of a death only when the memory is gone (before 6.16).
+    pub cmdline: Cmdline,
+}
+
 /// Places in the array that tells the census what to do.
 pub mod seed {
     /// Only processes that started before this moment (boot clock, ns) are entered: whatever is younger has the fork
@@ -381,8 +405,12 @@ pub mod counter {
     pub const REAP_LOST: u32 = 8;
     /// A wait call of a holder on probation whose number found no room: what it asked for is not known.
     pub const AWAITED_LOST: u32 = 9;
+    /// Processes that left something behind for their descendants.
+    pub const ANCESTOR_IN: u32 = 10;
+    /// One that should have, and found no room.
+    pub const ANCESTOR_LOST: u32 = 11;
     /// How many there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 12;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
@@ -391,6 +419,7 @@ const _: () = assert!(size_of::<Forker>() == 16);
 const _: () = assert!(size_of::<WaitProfile>() == 48);
 const _: () = assert!(size_of::<Awaited>() == 16);
 const _: () = assert!(size_of::<Cmdline>() == 264);
+const _: () = assert!(size_of::<Ancestor>() == 304);
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,7 @@ mod kernel;
 mod ledger;
 mod maps;
 mod notice;
+mod origin;
 mod reap;
 mod signal;
 mod wait;

@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use reaper_ebpf::{Awaited, Cmdline, Forker, Slot, WaitProfile, counter, meta, seed};
+use reaper_ebpf::{
+    ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter, meta, seed,
+};
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
 #[map]
@@ -43,6 +45,15 @@ pub(crate) static CMDLINES: LruHashMap<u64, Cmdline> = LruHashMap::with_max_entr
 /// Where a command line is put together: it is larger than the stack.
 #[map]
 pub(crate) static CMDLINE_SCRATCH: PerCpuArray<Cmdline> = PerCpuArray::with_max_entries(1, 0);
+
+/// Dead processes that have descendants, by identity bits. Userspace takes out those whose last descendant is gone. Not
+/// least recently used: nothing may be forgotten in silence.
+#[map]
+pub(crate) static ANCESTORS: HashMap<u64, Ancestor> = HashMap::with_max_entries(ANCESTORS_KEPT, 0);
+
+/// Where one is put together: it is larger than the stack.
+#[map]
+pub(crate) static ANCESTOR_SCRATCH: PerCpuArray<Ancestor> = PerCpuArray::with_max_entries(1, 0);
 
 /// Where a tracepoint's argument is laid down to be tested as a number. See `wait`.
 #[map]

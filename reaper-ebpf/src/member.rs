@@ -52,6 +52,12 @@ members! {
     TASK_NSPROXY
     /// `task_struct.mm`
     TASK_MM
+    /// `task_struct.children.next`, which is where `children` itself begins
+    TASK_CHILDREN
+    /// `task_struct.comm`, its first half
+    TASK_COMM
+    /// `task_struct.comm`, its second half
+    TASK_COMM_REST
     /// `signal_struct.live`
     SIGNAL_LIVE
     /// `signal_struct.flags`

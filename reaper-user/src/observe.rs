@@ -46,6 +46,8 @@ pub enum Request {
         zombie: Identity,
         /// Who forked it, where that was seen.
         forker: Option<Identity>,
+        /// Its forker and those above, as far as they may still be there.
+        ancestors: Arc<[Identity]>,
     },
     /// Everything, and whether its holder may be touched.
     Remedy {
@@ -131,6 +133,8 @@ pub struct Scene {
     pub holder: Neighbour,
     /// Its forker, where that was seen and is another process than the holder.
     pub forker: Option<Neighbour>,
+    /// Those of its forker, its forker's forker and so on that were asked for and are there.
+    pub ancestors: Vec<Neighbour>,
     /// The process that traces it.
     pub tracer: Option<Neighbour>,
 }
@@ -253,7 +257,7 @@ fn observe(
 /// Looks at what stands around one zombie, outside of any batch.
 #[must_use]
 pub fn scene(proc: &Proc, zombie: Identity) -> Option<Scene> {
-    let request = Request::Report { id: 0, zombie, forker: None };
+    let request = Request::Report { id: 0, zombie, forker: None, ancestors: Arc::default() };
     match look_at(proc, &[request]).pop() {
         Some(Answer::Zombie { scene, .. }) => Some(*scene),
         _ => None,
@@ -283,7 +287,7 @@ mod tests {
 
     fn request() -> Vec<Request> {
         let zombie = Identity { pid: ZOMBIE, start: BootTime(123_450_000_000) };
-        vec![Request::Report { id: 1, zombie, forker: None }]
+        vec![Request::Report { id: 1, zombie, forker: None, ancestors: Arc::default() }]
     }
 
     fn answer(answers: &mut UnboundedReceiver<Answers>) -> Answer {

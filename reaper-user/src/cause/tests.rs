@@ -41,6 +41,7 @@ fn scene(holder: (u32, u64), holder_state: char) -> Scene {
         zombie: seen(CHILD, holder.0, 'Z'),
         holder: Neighbour { pid: holder.0, seen: Some((seen(holder, 1, holder_state), None)) },
         forker: None,
+        ancestors: Vec::new(),
         tracer: None,
     }
 }

@@ -66,6 +66,8 @@ pub(super) enum Expect {
     U64,
     /// A pointer.
     Pointer,
+    /// Sixteen characters.
+    Name,
 }
 
 impl Expect {
@@ -74,6 +76,7 @@ impl Expect {
             Self::U32 => "four bytes",
             Self::U64 => "eight bytes",
             Self::Pointer => "a pointer",
+            Self::Name => "sixteen characters",
         }
     }
 }
@@ -187,6 +190,7 @@ impl<'a> Btf<'a> {
         let fits = match expect {
             Expect::Pointer => header.kind == KIND_PTR,
             Expect::U64 => header.kind == KIND_INT && size == 8,
+            Expect::Name => header.kind == KIND_ARRAY && size == 16,
             Expect::U32 => {
                 size == 4 && matches!(header.kind, KIND_INT | KIND_ENUM | KIND_STRUCT | KIND_ENUM64)
             }
@@ -269,6 +273,11 @@ impl<'a> Btf<'a> {
         match header.kind {
             KIND_PTR => Some(8),
             KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => Some(header.size_or_type),
+            KIND_ARRAY => {
+                let (element, number) =
+                    (u32_at(self.bytes, header.rest)?, u32_at(self.bytes, header.rest + 8)?);
+                self.size(element)?.checked_mul(number)
+            }
             _ => None,
         }
     }

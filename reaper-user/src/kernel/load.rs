@@ -7,7 +7,7 @@ use aya::{EbpfLoader, maps::Map};
 use reaper_ebpf::{counter, flag, meta};
 
 use super::{
-    Cmdlines, Kernel, KernelError, OBJECT, Options, attach,
+    Cmdlines, Kernel, KernelError, OBJECT, Options, ancestors, attach,
     attach::Always,
     boot_now,
     btf::Btf,
@@ -121,6 +121,7 @@ impl Kernel {
             table,
             overflow: map(&mut ebpf, "OVERFLOW")?,
             forkers: map(&mut ebpf, "FORKERS")?,
+            ancestors: ancestors::Ancestors::new(&mut ebpf)?,
             watched: map(&mut ebpf, "WATCHED")?,
             awaited: map(&mut ebpf, "AWAITED")?,
             cmdlines: map(&mut ebpf, "CMDLINES")?,

@@ -1,6 +1,7 @@
 //! The kernel side seen from userspace, and the only module that knows aya: loads and attaches the object, reads
 //! the ledger, runs the census.
 
+mod ancestors;
 mod attach;
 mod btf;
 mod census;
@@ -27,8 +28,8 @@ use reaper_ebpf::{
     Awaited, CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, state,
 };
 
-use self::{attach::Always, load::Pinned, table::Table};
 pub use self::{
+    ancestors::{Forebear, id_of},
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
     notices::{LogLines, Notices},
@@ -36,6 +37,7 @@ pub use self::{
     release::ReleaseHook,
     requirements::{Requirement, Standing, demand, requirements},
 };
+use self::{attach::Always, load::Pinned, table::Table};
 
 use crate::identity::BootTime;
 
@@ -91,6 +93,7 @@ pub struct Kernel {
     table: Table,
     overflow: HashMap<MapData, u64, [u64; WORDS]>,
     forkers: HashMap<MapData, u64, [u64; 2]>,
+    ancestors: ancestors::Ancestors,
     watched: HashMap<MapData, u32, [u64; 6]>,
     awaited: HashMap<MapData, u64, [u64; 2]>,
     cmdlines: HashMap<MapData, u64, [u64; 33]>,

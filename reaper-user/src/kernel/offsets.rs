@@ -30,7 +30,7 @@ pub(super) type Offset = (i16, u32);
 /// Resolves every offset, from the tracepoints' arguments on. `v1_pids` says that the pids controller is on a v1
 /// hierarchy; without, its members are left out.
 pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfError> {
-    use Expect::{Pointer, U32, U64};
+    use Expect::{Name, Pointer, U32, U64};
     let mut offsets = Vec::new();
     let mut get = |member: i16, root: u32, path: &str, expect: Expect| {
         let (offset, target) = btf.member(root, path, expect)?;
@@ -54,6 +54,9 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
     get(member::SIGNAL_LIVE, signal, "live", U32)?;
     get(member::SIGNAL_FLAGS, signal, "flags", U32)?;
     get(member::SIGNAL_GROUP_EXIT_CODE, signal, "group_exit_code", U32)?;
+
+    get(member::TASK_CHILDREN, task, "children.next", Pointer)?;
+    get(member::TASK_COMM, task, "comm", Name)?;
 
     let mm = get(member::TASK_MM, task, "mm", Pointer)?;
     get(member::MM_ARG_START, mm, "arg_start", U64)?;
@@ -80,6 +83,8 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
 
     let pid = btf.argument("sched_process_wait", 0)?;
     get(member::PID_NUMBER, pid, "numbers[0].nr", U32)?;
+    let (comm, _) = btf.member(task, "comm", Name)?;
+    offsets.push((member::TASK_COMM_REST, comm + 8));
     // Without it the kprobe is refused, which is not needed.
     offsets.extend(REGS_ARGUMENT.map(|offset| (member::REGS_ARGUMENT, offset)));
     offsets.extend(REGS_CALL.map(|offset| (member::REGS_CALL, offset)));

@@ -38,6 +38,8 @@ const MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The maps of a set, all of the object's but its constants.
 pub(super) const MAPS: &[&str] = &[
+    "ANCESTORS",
+    "ANCESTOR_SCRATCH",
     "ARGUMENT_SCRATCH",
     "AWAITED",
     "AYA_LOGS",

@@ -48,12 +48,14 @@ impl<'a> Around<'a> {
                 let holder = holder.or_else(|| self.zombie(zombie).ok().map(|seen| seen.parent));
                 Answer::Probation { id, holder: holder.and_then(|pid| self.state(pid)) }
             }
-            Request::Report { id, zombie, forker } => match self.scene(zombie, forker) {
-                Ok(scene) => Answer::Zombie { id, scene: Box::new(scene), sight: None },
-                Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },
-                Err(NoScene::NotNow) => Answer::NotAZombie { id, absent: false },
-            },
-            Request::Remedy { id, zombie, forker, ref inits } => match self.scene(zombie, forker) {
+            Request::Report { id, zombie, forker, ref ancestors } => {
+                match self.scene(zombie, forker, ancestors) {
+                    Ok(scene) => Answer::Zombie { id, scene: Box::new(scene), sight: None },
+                    Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },
+                    Err(NoScene::NotNow) => Answer::NotAZombie { id, absent: false },
+                }
+            }
+            Request::Remedy { id, zombie, forker, ref inits } => match self.scene(zombie, forker, &[]) {
                 Ok(scene) => {
                     let sight = self.sight(scene.holder.pid, inits);
                     Answer::Zombie { id, scene: Box::new(scene), sight }
@@ -86,20 +88,28 @@ impl<'a> Around<'a> {
         sight
     }
 
-    fn scene(&mut self, zombie: Identity, forker: Option<Identity>) -> Result<Scene, NoScene> {
+    fn scene(
+        &mut self,
+        zombie: Identity,
+        forker: Option<Identity>,
+        ancestors: &[Identity],
+    ) -> Result<Scene, NoScene> {
         let zombie = self.zombie(zombie)?;
         let holder = self.neighbour(zombie.parent)?;
         let tracer = zombie.tracer.map(|tracer| self.tracer(tracer)).transpose()?;
         let forker = match forker.filter(|forker| forker.pid != zombie.parent) {
-            Some(forker) => {
-                let mut neighbour = self.neighbour(forker.pid)?;
-                // The pid may be somebody else's by now.
-                neighbour.seen = neighbour.seen.filter(|(seen, _)| seen.start_ticks == ticks(forker.start));
-                Some(neighbour)
-            }
+            Some(forker) => Some(self.same(forker)?),
             None => None,
         };
-        Ok(Scene { zombie, holder, forker, tracer })
+        let ancestors = ancestors.iter().map(|ancestor| self.same(*ancestor)).collect::<Result<_, _>>()?;
+        Ok(Scene { zombie, holder, forker, ancestors, tracer })
+    }
+
+    /// A process that has this pid and this start: the pid may be somebody else's by now.
+    fn same(&mut self, process: Identity) -> Result<Neighbour, NoScene> {
+        let mut neighbour = self.neighbour(process.pid)?;
+        neighbour.seen = neighbour.seen.filter(|(seen, _)| seen.start_ticks == ticks(process.start));
+        Ok(neighbour)
     }
 
     fn zombie(&mut self, identity: Identity) -> Result<Seen, NoScene> {

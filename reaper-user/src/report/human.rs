@@ -83,8 +83,12 @@ impl Human {
         if !said.is_empty() {
             lines.extend(wrap("  ", &said, 2, self.width).iter().map(|line| self.painted(EVIDENCE, line)));
         }
-        if let Some(origin) = zombie.origin.as_ref().filter(|_| self.stacks) {
-            lines.extend(origin.lines(&zombie.comm, self.width));
+        if let Some(origin) = &zombie.origin {
+            if self.stacks {
+                lines.extend(origin.lines(&zombie.comm, self.width));
+            } else if !origin.chain.is_empty() {
+                lines.extend(origin.chain_lines(&zombie.comm, self.width));
+            }
         }
         lines
     }

@@ -23,6 +23,8 @@ pub enum Loss {
     CgroupLost,
     /// The census found a process, or the death of one, that no hook had recorded.
     HookMissed,
+    /// A dead process with descendants found no room.
+    AncestorLost,
     /// The kernel did not run a program.
     ProgramSkipped,
     /// An entry had no process any more: the kernel's free was not recorded.
@@ -50,7 +52,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -59,6 +61,7 @@ impl Loss {
         Self::AwaitedLost,
         Self::CgroupLost,
         Self::HookMissed,
+        Self::AncestorLost,
         Self::ProgramSkipped,
         Self::FreeMissed,
         Self::SweepLate,
@@ -79,6 +82,7 @@ impl Loss {
             Self::AwaitedLost => Counted::Kernel(counter::AWAITED_LOST),
             Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
             Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
+            Self::AncestorLost => Counted::Kernel(counter::ANCESTOR_LOST),
             Self::ProgramSkipped => Counted::Programs,
             Self::FreeMissed
             | Self::SweepLate
@@ -126,6 +130,7 @@ impl Loss {
             Self::AwaitedLost => "awaited-lost",
             Self::CgroupLost => "cgroup-lost",
             Self::HookMissed => "hook-missed",
+            Self::AncestorLost => "ancestor-lost",
             Self::ProgramSkipped => "program-skipped",
             Self::FreeMissed => "free-missed",
             Self::SweepLate => "sweep-late",
@@ -171,6 +176,10 @@ impl Loss {
             Self::HookMissed => {
                 "a census found processes or deaths that no hook had recorded: their zombies are reported now, \
                  without what only the hook could see; nothing to do"
+            }
+            Self::AncestorLost => {
+                "processes died while they had descendants, and there was no room to keep their names: chains of forkers end \
+                 at them; nothing to do unless it goes on, then find out what forks and dies so much"
             }
             Self::ProgramSkipped => {
                 "the kernel skipped BPF programs because they were interrupted by themselves: a census puts the \

@@ -118,9 +118,14 @@ impl ShownOrigin {
         }
     }
 
+    /// [`Self::chain_text`], below a zombie's row.
+    pub(super) fn chain_lines(&self, zombie: &Untrusted, width: usize) -> Vec<String> {
+        wrap("  ", &self.chain_text(zombie), 4, width)
+    }
+
     /// The lines below a zombie's: what forked what, how good that is, and the stack, the innermost frame first.
     pub(super) fn lines(&self, zombie: &Untrusted, width: usize) -> Vec<String> {
-        let mut lines = wrap("  ", &self.chain_text(zombie), 4, width);
+        let mut lines = self.chain_lines(zombie, width);
         lines.extend(wrap("  ", &self.quality_text(), 4, width));
         lines.extend(self.stack.iter().flat_map(|stack| stack.lines(width)));
         lines

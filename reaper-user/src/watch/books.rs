@@ -46,10 +46,11 @@ impl Books {
         self.suspects.as_ref().map_or(pass, |(then, _)| pass.min(*then))
     }
 
-    /// Makes a pass where one is due: what the ledger lacks is entered, what it has too much is suspected.
-    pub(super) fn compare(&mut self, kernel: &mut Kernel, now: BootTime) -> Result<(), KernelError> {
+    /// Makes a pass where one is due, and says whether it was: what the ledger lacks is entered, what it has too much is
+    /// suspected.
+    pub(super) fn compare(&mut self, kernel: &mut Kernel, now: BootTime) -> Result<bool, KernelError> {
         if now < self.last.plus(if self.wanted { APART_AT_LEAST } else { APART }) {
-            return Ok(());
+            return Ok(false);
         }
         (self.last, self.wanted) = (now, false);
         // First the entries, then the processes: whoever is in the one and not in the other was there and is gone.
@@ -71,7 +72,7 @@ impl Books {
         if !gone.is_empty() {
             self.suspects = Some((now.plus(IN_FLIGHT), gone));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The entries whose process is long gone.

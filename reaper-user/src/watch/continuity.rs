@@ -76,7 +76,10 @@ impl Watch {
         let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
         // Before the books: a death whose hook was skipped is found by a census only.
         losses.set(Loss::ProgramSkipped, kernel.skipped());
-        books.compare(kernel, now)?;
+        if books.compare(kernel, now)? || kernel.ancestors_are_crowded()? {
+            let left = kernel.prune_ancestors()?;
+            tracing::debug!(left, "dead ancestors");
+        }
         if !self.unpinned && !kernel.pins_are_there() {
             self.unpinned = true;
             tracing::warn!(

@@ -4,10 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use reaper_ebpf::{Record, flag, id, state};
 
-use super::{
-    holders::{Holder, Holders, Numbers},
-    leaks::lineage,
-};
+use super::holders::{Holder, Holders, Numbers};
 use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
@@ -49,7 +46,7 @@ impl Describer {
 
     /// Everything that is known about a zombie.
     pub(crate) fn describe(&mut self, record: &Record, scene: &Scene, now: BootTime) -> Zombie {
-        let Scene { zombie: seen, holder, forker, tracer: _ } = scene;
+        let Scene { zombie: seen, holder, forker, ancestors: _, tracer: _ } = scene;
         let identity = Identity::of(record);
         let holder_seen = holder.seen.as_ref().map(|(seen, _)| seen);
         let recorded = self.holder(record, holder.pid, holder_seen);
@@ -64,7 +61,7 @@ impl Describer {
         let (cause, evidence) = cause::judge(record, scene, &facts);
         let start = recorded.map(|holder| BootTime(holder.start));
         let holder_party = cause::party(holder.pid, holder.seen.as_ref(), start);
-        let forker = self.forker(record).map(|identity| match forker {
+        let forker = self.kernel.forker_of(record).map(|identity| match forker {
             None => Forker { party: holder_party.clone(), relation: Relation::Holder },
             Some(forker) => Forker {
                 party: cause::party(forker.pid, forker.seen.as_ref(), Some(identity.start)),
@@ -89,7 +86,6 @@ impl Describer {
         {
             workload = self.workloads.from_proc(&text, false);
         }
-        let origin = Some(lineage(record, forker.as_ref()));
         Zombie {
             identity,
             ns_pid,
@@ -102,7 +98,7 @@ impl Describer {
             cause,
             evidence,
             workload,
-            origin,
+            origin: Some(self.origin(record, scene)),
             // A moment is up to a tick too late.
             predates: record.flags & flag::PREDATES_EXIT != 0
                 && moment.at <= self.started.plus(self.clock.tick()),
@@ -150,15 +146,5 @@ impl Describer {
             let found = self.kernel.process(pid, same);
             found.inspect_err(|error| tracing::warn!(%error, "looking for a holder's entry")).ok().flatten()
         })
-    }
-
-    /// Who called fork, where that was seen.
-    pub(super) fn forker(&self, record: &Record) -> Option<Identity> {
-        let parent = cause::parent_at_fork(record)?;
-        if record.flags & flag::FORKER == 0 {
-            return Some(parent);
-        }
-        let forker = self.kernel.forker(record.id())?;
-        Some(Identity { pid: forker.tgid, start: BootTime(forker.start) })
     }
 }

@@ -1,13 +1,12 @@
 //! Leak sites: each zombie that is reported counts at one, until it is released.
 
 use jiff::Timestamp;
-use reaper_ebpf::{Record, flag};
 
 use super::Watch;
 use crate::{
-    identity::{BootTime, Identity},
-    origin::{Leak, Link, Moment, Origin, Quality},
-    zombie::{Forker, Relation, Zombie},
+    identity::BootTime,
+    origin::{Leak, Moment},
+    zombie::Zombie,
 };
 
 impl Watch {
@@ -23,21 +22,4 @@ impl Watch {
 /// A moment of the boot clock that is now, on both clocks.
 pub(super) fn moment(now: BootTime) -> Moment {
     Moment { boot: now, wall: Timestamp::now() }
-}
-
-/// What the ledger alone knows of where a zombie comes from: its forker.
-pub(super) fn lineage(record: &Record, forker: Option<&Forker>) -> Origin {
-    let unseen = record.flags & flag::PREDATES_FORK != 0;
-    let link = |Forker { party, relation }: &Forker| Link {
-        process: Identity { pid: party.pid, start: party.start.unwrap_or_default() },
-        comm: party.comm.clone().unwrap_or_else(|| "?".into()),
-        cmdline: party.cmdline.clone(),
-        alive: *relation != Relation::Gone,
-    };
-    Origin {
-        quality: if unseen { Quality::Predates } else { Quality::LineageOnly },
-        chain: forker.map(link).into_iter().collect(),
-        stack: None,
-        stack_of: None,
-    }
 }

@@ -8,6 +8,7 @@ mod describe;
 mod explain;
 mod holders;
 mod leaks;
+mod lineage;
 mod lists;
 mod losses;
 mod remedies;

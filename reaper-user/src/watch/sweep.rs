@@ -134,7 +134,10 @@ impl Watch {
                     .map(|holder| holder.tgid());
                 Request::Probation { id, zombie, holder }
             }
-            Due::Report => Request::Report { id, zombie, forker: self.describer.forker(record) },
+            Due::Report => {
+                let forker = self.describer.kernel.forker_of(record);
+                Request::Report { id, zombie, forker, ancestors: self.describer.ancestors(record) }
+            }
         }
     }
 

@@ -41,12 +41,12 @@ fn a_zombie_where_the_width_is_unknown() {
 fn the_stack_is_below_the_zombie_where_it_is_asked_for() {
     let event = fixture::event(&fixture::forked_at(crate::origin::fixture::exact(42)));
     let without = lines(80, &event);
+    assert_eq!(without.last().unwrap(), "  chrome ← chromedriver ← python3 /srv/crawl.py --all ← sh");
     let with = Human::new(80, false).with_stacks().lines(&event);
     assert_eq!(with[..without.len()], without);
     assert_eq!(
         with[without.len()..],
         [
-            "  chrome ← chromedriver ← python3 /srv/crawl.py --all ← sh",
             "  exact Python stack of python3 (4500)",
             "    Popen._execute_child /usr/lib/python3.11/subprocess.py:1806",
             "    Popen.__init__ /usr/lib/python3.11/subprocess.py:1024",

@@ -44,7 +44,7 @@ impl Watch {
                 .map(|record| Request::Remedy {
                     id: record.id(),
                     zombie: Identity::of(record),
-                    forker: describer.forker(record),
+                    forker: describer.kernel.forker_of(record),
                     inits: inits.clone(),
                 })
                 .collect();

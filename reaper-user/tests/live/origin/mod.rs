@@ -2,6 +2,7 @@
 //! the programs themselves say that they did.
 
 mod explain;
+mod lineage;
 mod sites;
 
 use std::{

@@ -1,0 +1,3 @@
+//! Where processes come from.
+
+pub(crate) mod lineage;

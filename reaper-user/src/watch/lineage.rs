@@ -1,0 +1,139 @@
+//! Who forked whom, from a zombie upwards.
+
+use std::sync::Arc;
+
+use reaper_ebpf::{Record, flag};
+
+use super::Describer;
+use crate::{
+    identity::Identity,
+    kernel::{Forebear, id_of},
+    observe::{Neighbour, Scene},
+    origin::{LINKS, Link, Origin, Quality},
+    proc::ticks,
+};
+
+/// A process of a chain: in the ledger, or dead and gone with what it has left behind; or neither, and the chain ends there.
+struct Step {
+    process: Identity,
+    recorded: bool,
+    left: Option<Forebear>,
+}
+
+impl Describer {
+    /// Those of its forkers, and of theirs, that /proc may show.
+    pub(super) fn ancestors(&self, record: &Record) -> Arc<[Identity]> {
+        let steps = self.steps(record).into_iter();
+        steps.filter(|step| step.recorded).map(|step| step.process).collect()
+    }
+
+    /// Where it comes from.
+    pub(super) fn origin(&self, record: &Record, scene: &Scene) -> Origin {
+        let chain: Vec<_> = self.steps(record).into_iter().map(|step| link(step, scene)).collect();
+        let unseen = record.flags & (flag::PREDATES_FORK | flag::FORK_UNSEEN) != 0;
+        let quality = if unseen { Quality::Predates } else { Quality::LineageOnly };
+        Origin { quality, chain, stack: None, stack_of: None }
+    }
+
+    /// Its forker first. Ends with the first one whose own fork was not seen.
+    fn steps(&self, record: &Record) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut next = self.kernel.forker_of(record);
+        while let Some(process) = next.filter(|process| process.pid != 0 && steps.len() < LINKS) {
+            let recorded = self.kernel.record(id_of(process));
+            let left = self.kernel.ancestor(id_of(process));
+            next = match (&recorded, &left) {
+                (Some(record), _) => self.kernel.forker_of(record),
+                (None, Some(left)) => left.forker,
+                (None, None) => None,
+            };
+            steps.push(Step { process, recorded: recorded.is_some(), left });
+        }
+        steps
+    }
+}
+
+fn link(Step { process, recorded: _, left }: Step, scene: &Scene) -> Link {
+    let is_it = |neighbour: &&Neighbour| {
+        neighbour.pid == process.pid
+            && neighbour.seen.as_ref().is_some_and(|(seen, _)| seen.start_ticks == ticks(process.start))
+    };
+    let found = scene.ancestors.iter().find(is_it).and_then(|neighbour| neighbour.seen.as_ref());
+    match (found, left) {
+        (Some((seen, cmdline)), left) => Link {
+            process,
+            comm: seen.comm.clone(),
+            // One that is dead and still there has none any more.
+            cmdline: cmdline.clone().or_else(|| left.and_then(|left| left.cmdline)),
+            alive: !seen.has_ended(),
+        },
+        (None, Some(left)) => Link { process, comm: left.comm, cmdline: left.cmdline, alive: false },
+        (None, None) => Link { process, comm: "?".into(), cmdline: None, alive: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{identity::BootTime, proc::Seen};
+
+    const FORKER: Identity = Identity { pid: 42, start: BootTime(123_450_000_000) };
+
+    fn scene(start: BootTime, state: char) -> Scene {
+        let seen = Seen {
+            tgid: 42,
+            comm: "python3".into(),
+            state,
+            parent: 1,
+            start_ticks: ticks(start),
+            tracer: None,
+            ns_pids: vec![42],
+            group: 42,
+            uid: 0,
+            kernel_thread: false,
+            handles_sigchld: false,
+            heeds_sigchld: false,
+            switches: 0,
+            threads: 1,
+        };
+        let neighbour = Neighbour { pid: 42, seen: Some((seen.clone(), Some("python3 crawl.py".into()))) };
+        Scene {
+            zombie: seen,
+            holder: neighbour.clone(),
+            forker: None,
+            ancestors: vec![neighbour],
+            tracer: None,
+        }
+    }
+
+    fn step(left: Option<Forebear>) -> Step {
+        Step { process: FORKER, recorded: true, left }
+    }
+
+    fn left() -> Option<Forebear> {
+        Some(Forebear { forker: None, comm: "left".into(), cmdline: Some("left behind".into()) })
+    }
+
+    fn told(link: &Link) -> (&str, Option<&str>, bool) {
+        (link.comm.as_str(), link.cmdline.as_ref().map(|line| line.as_str()), link.alive)
+    }
+
+    #[test]
+    fn a_living_one_is_shown_as_it_is_now_and_a_dead_one_as_it_was_when_it_died() {
+        let living = scene(FORKER.start, 'S');
+        assert_eq!(told(&link(step(None), &living)), ("python3", Some("python3 crawl.py"), true));
+        assert_eq!(told(&link(step(left()), &scene(BootTime(5), 'S'))), ("left", Some("left behind"), false));
+    }
+
+    #[test]
+    fn a_reused_pid_lends_nobody_its_name() {
+        assert_eq!(told(&link(step(None), &scene(BootTime(5), 'S'))), ("?", None, false));
+    }
+
+    #[test]
+    fn one_that_is_a_zombie_itself_is_not_alive() {
+        let mut scene = scene(FORKER.start, 'Z');
+        scene.ancestors[0].seen.as_mut().unwrap().1 = None;
+        assert_eq!(told(&link(step(left()), &scene)), ("python3", Some("left behind"), false));
+    }
+}
