@@ -35,6 +35,8 @@ pub(super) struct Underway {
     ids: Vec<u64>,
     zombies: Vec<Zombie>,
     phase: Phase,
+    /// Zombies of the same holder that went meanwhile, though it is about others.
+    others: u64,
     /// Its rule has been replaced meanwhile: what comes of it says nothing of the one that has its place.
     outlived: bool,
 }
@@ -57,7 +59,7 @@ impl Underway {
         ids: Vec<u64>,
         zombies: Vec<Zombie>,
     ) -> Self {
-        Self { act, rule, holder, ids, zombies, phase: Phase::Begun, outlived: false }
+        Self { act, rule, holder, ids, zombies, phase: Phase::Begun, others: 0, outlived: false }
     }
 
     pub(super) const fn due(&self) -> Option<BootTime> {
@@ -69,6 +71,11 @@ impl Underway {
 
     pub(super) fn is_about(&self, id: u64) -> bool {
         self.ids.contains(&id)
+    }
+
+    /// A zombie of this holder is gone.
+    pub(super) fn see_gone(&mut self, id: u64, holder: u32) {
+        self.others += u64::from(self.holder.pid == holder && !self.is_about(id));
     }
 
     pub(super) const fn outlive_its_rule(&mut self) {
@@ -195,8 +202,15 @@ impl Watch {
             Some(_) if ends => Outcome::NoEffect,
             // It is for children to come.
             Some(_) if act.remedy == Remedy::Autoreap => Outcome::Applied,
+            // Whoever waits once for each SIGCHLD waits for its eldest child, whichever ones this is about.
+            Some(_) if act.remedy == Remedy::Nudge && underway.others > 0 => Outcome::Applied,
             Some(_) if gone == 0 => Outcome::NoEffect,
             Some(_) => Outcome::Applied,
+        };
+        let others = if act.remedy == Remedy::Nudge && underway.others > 0 {
+            format!(", and {} more of the same holder", underway.others)
+        } else {
+            String::new()
         };
         event.outcome = outcome;
         event.after = Some(State { zombies: before - gone, holder: lives });
@@ -204,7 +218,7 @@ impl Watch {
         event.stood(deed);
         let why = deed.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
         event.message = format!(
-            "{gone} of {before} gone{}{why}",
+            "{gone} of {before} gone{others}{}{why}",
             if ends && lives.is_none() { ", the holder has ended" } else { "" }
         )
         .as_str()

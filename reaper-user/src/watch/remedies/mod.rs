@@ -153,8 +153,13 @@ impl Remedies {
 
     /// A zombie is gone. True where something was being done about it.
     pub(super) fn remove(&mut self, id: u64) -> bool {
-        if let Some(Plan { next: Some(next), .. }) = self.plans.remove(&id) {
-            self.due.remove(&(next, id));
+        if let Some(Plan { next, holder, .. }) = self.plans.remove(&id) {
+            if let Some(next) = next {
+                self.due.remove(&(next, id));
+            }
+            for underway in self.underway.values_mut() {
+                underway.see_gone(id, holder);
+            }
         }
         self.underway.values().any(|underway| underway.is_about(id))
     }

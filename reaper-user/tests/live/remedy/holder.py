@@ -3,6 +3,7 @@
 deaf       nothing
 handler    waits for all of them whenever SIGCHLD comes
 once       waits for one of them whenever SIGCHLD comes
+elder      as once; its first child is the last to die
 vain       handles SIGCHLD and waits for nobody
 dies       handles SIGCHLD by ending
 stubborn   ignores SIGTERM
@@ -26,9 +27,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def leak():
+def leak(after=0):
     child = os.fork()
     if child == 0:
+        time.sleep(after)
         os._exit(7)
     return child
 
@@ -62,12 +64,13 @@ if mode in ("adopt", "peeks", "works", "asks"):
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     zombies = [adopt() for _ in range(number)]
 else:
-    zombies = [leak() for _ in range(number)]
+    zombies = [leak(0.25 if mode == "elder" and index == 0 else 0) for index in range(number)]
 for zombie in zombies:
     os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
 handlers = {
     "handler": everybody,
     "once": lambda *_: os.waitpid(-1, os.WNOHANG),
+    "elder": lambda *_: os.waitpid(-1, os.WNOHANG),
     "vain": lambda *_: None,
     "dies": lambda *_: os._exit(3),
 }
