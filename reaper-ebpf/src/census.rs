@@ -20,7 +20,7 @@ use crate::{
 
 /// `struct bpf_iter__task`
 #[repr(C)]
-struct Iteration {
+pub(crate) struct Iteration {
     meta: *const Meta,
     task: *const c_void,
 }
@@ -33,7 +33,7 @@ struct Meta {
 
 /// The leader of a thread group at this step, if it is one.
 #[inline(always)]
-fn leader(iteration: *mut Iteration) -> Option<Task> {
+pub(crate) fn leader(iteration: *mut Iteration) -> Option<Task> {
     // SAFETY: the verifier knows the context's layout.
     let task = unsafe { (*iteration).task };
     if task.is_null() {
@@ -118,7 +118,7 @@ fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, more
 
 /// Writes a value out, to whoever reads the iterator.
 #[inline(always)]
-fn write<T>(iteration: *mut Iteration, value: *mut T) {
+pub(crate) fn write<T>(iteration: *mut Iteration, value: *mut T) {
     // SAFETY: the value is on the stack and as long as its type; the verifier knows `seq`.
     unsafe {
         bpf_seq_write((*(*iteration).meta).seq.cast(), value.cast(), bytes::<T>());

@@ -12,13 +12,15 @@ use crate::{
     birth,
     kernel::Task,
     ledger::{self, Entry},
-    maps::{DYING, LOST, count},
+    maps::{DYING, EXIT_STAGES, FOLLOWED, LOST, count},
     origin::lineage,
 };
 
 #[btf_tracepoint(function = "sched_process_exit")]
 fn exit(ctx: BtfTracePointContext) {
-    mark::<Swap>(Task(ctx.arg(0)));
+    if mark::<Swap>(Task(ctx.arg(0))) {
+        take_cmdline(&ctx);
+    }
 }
 
 /// Leaves behind for [`crate::signal`] who it is, which that cannot find out by itself on these kernels.
@@ -29,28 +31,42 @@ fn exit_plain(ctx: BtfTracePointContext) {
     if task.live() == 0 {
         let tgid = task.tgid();
         let _full: Result<(), i32> = DYING.insert(tgid, id(tgid, task.leader().start()), 0);
-        mark::<Store>(task);
+        if mark::<Store>(task) {
+            take_cmdline(&ctx);
+        }
     }
 }
 
 #[inline(always)]
-fn mark<K: Keys>(task: Task) {
+fn take_cmdline(ctx: &BtfTracePointContext) {
+    // SAFETY: the stage is a program of this same hook, with this context. Where there is none, nothing happens.
+    unsafe { EXIT_STAGES.tail_call(ctx, 0) };
+}
+
+/// True where its descendants will be asked about it.
+#[inline(always)]
+fn mark<K: Keys>(task: Task) -> bool {
     // The tracepoint's second argument says the same, but old kernels have none. Two last threads can both read
     // zero here: the second finds the entry dead.
     if task.live() != 0 {
-        return;
+        return false;
     }
     let start = task.leader().start();
     let id = id(task.tgid(), start);
     let Some(entry) = ledger::find(id).or_else(|| enter::<K>(task, id, start)) else {
-        return lose(id);
+        lose(id);
+        return false;
     };
     if entry.state() != state::ALIVE {
-        return;
+        return false;
     }
     fill(entry, task);
-    lineage::leave(entry, task, id, start);
+    let left = lineage::leave(entry, task, id, start);
+    if entry.flags() & flag::FOLLOWED != 0 {
+        let _exec_ed: Result<(), i32> = FOLLOWED.remove(task.tgid());
+    }
     entry.publish::<K>(key(state::DEAD, id));
+    left
 }
 
 /// Counts a death that there is no room for; once, though two last threads may come here, and the census.

@@ -2,14 +2,14 @@
 //! Always attached.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use reaper_ebpf::{Forker, counter, flag, id};
+use reaper_ebpf::{Forker, counter, flag, id, interpreter::stage};
 
 use crate::{
     atomic::{Keys, Store, Swap},
     birth,
     kernel::Task,
     ledger,
-    maps::{FORKERS, count},
+    maps::{FOLLOWED, FORK_STAGES, FORKERS, count},
     origin::lineage,
 };
 
@@ -51,4 +51,8 @@ fn enter<K: Keys>(ctx: &BtfTracePointContext) {
         lineage::mark(reaper_ebpf::id(forker, caller.leader().start()));
     }
     birth::rest(entry, child, flags);
+    if FOLLOWED.get_ptr(forker).is_some() {
+        // SAFETY: the stage is a program of this same hook, with this context. Where there is none, nothing happens.
+        unsafe { FORK_STAGES.tail_call(ctx, stage::PYTHON) };
+    }
 }

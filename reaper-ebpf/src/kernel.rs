@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
-use reaper_ebpf::member;
+use reaper_ebpf::{interpreter::Executable, member};
 
 /// Not 0 where the pids controller is on a v1 hierarchy, and then that hierarchy's number.
 #[unsafe(no_mangle)]
@@ -133,6 +133,38 @@ impl Task {
     #[inline(always)]
     pub(crate) fn comm(self) -> [u64; 2] {
         [read(self.0, member::TASK_COMM), read(self.0, member::TASK_COMM_REST)]
+    }
+
+    /// What `pthread_self` returns in it: the C library sets it once, when it makes the thread. Of a child that a fork has
+    /// just made, it is the forking thread's.
+    #[inline(always)]
+    pub(crate) fn thread_pointer(self) -> u64 {
+        read(self.0, member::TASK_THREAD_POINTER)
+    }
+
+    /// Its memory, as a number.
+    #[inline(always)]
+    pub(crate) fn memory(self) -> usize {
+        read::<*const c_void>(self.0, member::TASK_MM).addr()
+    }
+
+    /// Where its program's code begins.
+    #[inline(always)]
+    pub(crate) fn code(self) -> u64 {
+        read(read(self.0, member::TASK_MM), member::MM_START_CODE)
+    }
+
+    /// The file that it executes; all zeros where there is none.
+    #[inline(always)]
+    pub(crate) fn executable(self) -> Executable {
+        let file: *const c_void = read(read(self.0, member::TASK_MM), member::MM_EXE_FILE);
+        let inode: *const c_void = read(file, member::FILE_INODE);
+        Executable {
+            inode: read(inode, member::INODE_NUMBER),
+            device: read(read(inode, member::INODE_SB), member::SB_DEVICE),
+            generation: read(inode, member::INODE_GENERATION),
+            size: read(inode, member::INODE_SIZE),
+        }
     }
 
     /// Where its command line lies in its own memory: start and length.

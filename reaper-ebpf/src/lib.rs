@@ -24,6 +24,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod interpreter;
 pub mod member;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
@@ -93,6 +94,8 @@ pub mod flag {
     /// It may have descendants that do not show in the kernel's lists of its children: one of its other threads forked, or
     /// one that it forked with CLONE_PARENT, or one that died and left descendants of its own.
     pub const FOREBEAR: u32 = 1 << 9;
+    /// It may be in the map of processes whose forks are looked at more closely.
+    pub const FOLLOWED: u32 = 1 << 10;
 }
 
 const START_BITS: u32 = 40;
@@ -409,8 +412,16 @@ pub mod counter {
     pub const ANCESTOR_IN: u32 = 10;
     /// One that should have, and found no room.
     pub const ANCESTOR_LOST: u32 = 11;
+    /// A stack, or an executable that was to be looked at, found no room in the ring buffer.
+    pub const STACK_LOST: u32 = 12;
+    /// A process whose forks were to be looked at more closely, and there was no room for it.
+    pub const FOLLOWED_LOST: u32 = 13;
+    /// A fork by a process of which it was not known yet whether it is an interpreter.
+    pub const FORK_EARLY: u32 = 14;
+    /// A fork by an interpreter whose stack was not there or could not be read.
+    pub const STACK_MISSED: u32 = 15;
     /// How many there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 16;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);

@@ -3,10 +3,12 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use reaper_ebpf::{
-    ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter, meta, seed,
+    ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter,
+    interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
+    meta, seed,
 };
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
@@ -54,6 +56,36 @@ pub(crate) static ANCESTORS: HashMap<u64, Ancestor> = HashMap::with_max_entries(
 /// Where one is put together: it is larger than the stack.
 #[map]
 pub(crate) static ANCESTOR_SCRATCH: PerCpuArray<Ancestor> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processes whose forks are looked at more closely, by tgid.
+#[map]
+pub(crate) static FOLLOWED: HashMap<u32, Followed> = HashMap::with_max_entries(8_192, 0);
+
+/// What is known of executable files. Userspace adds and removes.
+#[map]
+pub(crate) static EXECUTABLES: HashMap<Executable, Verdict> = HashMap::with_max_entries(8_192, 0);
+
+/// What follows the fork program for a process that is followed: the places are `reaper_ebpf::interpreter::stage`. Userspace
+/// puts there what the kernel takes.
+#[map]
+pub(crate) static FORK_STAGES: ProgramArray = ProgramArray::with_max_entries(stage::COUNT, 0);
+
+/// What follows the exit program where a dead process has descendants: takes its command line. Userspace puts it there
+/// where the kernel takes it.
+#[map]
+pub(crate) static EXIT_STAGES: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Stacks at forks, and executables to be looked at.
+#[map]
+pub(crate) static ORIGINS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// When userspace was last woken for the ring buffer above, by `reaper_ebpf::interpreter::wake`.
+#[map]
+pub(crate) static WAKES: Array<u64> = Array::with_max_entries(wake::COUNT, 0);
+
+/// Where a stack is put together: it is larger than the stack.
+#[map]
+pub(crate) static STACK_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// Where a tracepoint's argument is laid down to be tested as a number. See `wait`.
 #[map]

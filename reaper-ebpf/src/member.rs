@@ -68,6 +68,24 @@ members! {
     MM_ARG_START
     /// `mm_struct.arg_end`
     MM_ARG_END
+    /// `mm_struct.start_code`
+    MM_START_CODE
+    /// `mm_struct.exe_file`
+    MM_EXE_FILE
+    /// `file.f_inode`
+    FILE_INODE
+    /// `inode.i_ino`
+    INODE_NUMBER
+    /// `inode.i_generation`
+    INODE_GENERATION
+    /// `inode.i_size`
+    INODE_SIZE
+    /// `inode.i_sb`
+    INODE_SB
+    /// `super_block.s_dev`
+    SB_DEVICE
+    /// `task_struct.thread`: where the thread pointer is saved; never read where it has none
+    TASK_THREAD_POINTER
     /// `nsproxy.pid_ns_for_children`
     NSPROXY_PID_NS
     /// `pid_namespace.ns.inum`

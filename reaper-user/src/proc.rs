@@ -138,6 +138,15 @@ impl Proc {
         Some((u32::try_from(stat.ppid).ok()?, stat.starttime))
     }
 
+    /// When a process started, in clock ticks, and where its program's code begins (1 for those who may not know). Only `stat`
+    /// is read.
+    #[must_use]
+    pub fn code(&self, pid: u32) -> Option<(u64, u64)> {
+        let process = self.open(pid).ok()?;
+        let stat = Stat::from_read(bytes(&process, "stat", STATE_BYTES).ok()?.as_slice()).ok()?;
+        Some((stat.starttime, stat.startcode))
+    }
+
     /// A process's directory.
     #[must_use]
     pub fn of(&self, pid: u32) -> PathBuf {

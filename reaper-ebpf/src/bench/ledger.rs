@@ -53,6 +53,12 @@ impl Entry {
         (self.get(WORD_FLAGS) >> 32) as u32
     }
 
+    /// Sets more of them.
+    #[inline(always)]
+    pub(crate) fn add_flags(self, more: u32) {
+        self.set(WORD_FLAGS, self.get(WORD_FLAGS) | u64::from(more) << 32);
+    }
+
     /// Writes the key, whichever kind is asked for with a plain store: a bucket's lock is what guards an entry here.
     #[inline(always)]
     pub(crate) fn publish<K: Keys>(self, key: u64) -> u64 {

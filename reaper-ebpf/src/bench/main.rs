@@ -34,6 +34,7 @@ mod ledger;
 mod maps;
 #[path = "../notice.rs"]
 mod notice;
+mod origin;
 #[path = "../signal.rs"]
 mod signal;
 

@@ -1,3 +1,6 @@
 //! Where processes come from.
 
+mod exec;
 pub(crate) mod lineage;
+mod python;
+mod ring;

@@ -1,6 +1,7 @@
 //! `reaper check`: what this kernel and these privileges allow, and what the running daemon could not record.
 
 use std::{
+    fs,
     io::{self, Write as _},
     path::Path,
 };
@@ -143,14 +144,35 @@ fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
                 None => Standing::Met(found),
                 Some(reason) => Standing::Reduced(format!("{found}; no command lines: {reason}")),
             };
+            let stacks = stacks(kernel.no_origins());
             let release = release_hook(kernel.see_releases());
-            (vec![requirement(standing, false), release], exit_code::OK)
+            (vec![requirement(standing, false), release, stacks], exit_code::OK)
         }
         Err(error) => {
             let failure = Failure::from(error);
             let privilege = failure.code == exit_code::PERMISSION;
             (vec![requirement(Standing::Missing(failure.message), privilege)], failure.code)
         }
+    }
+}
+
+/// Whether the line that forked a zombie can be told.
+fn stacks(refused: Option<&KernelError>) -> Requirement {
+    const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
+    let scope = fs::read_to_string(YAMA).ok();
+    let standing = match (refused, scope.as_deref().map(str::trim)) {
+        (Some(reason), _) => Standing::Reduced(format!("no lines, chains of forkers only: {reason}")),
+        // <https://docs.kernel.org/admin-guide/LSM/Yama.html>
+        (None, Some("3")) => Standing::Reduced(format!(
+            "no lines, chains of forkers only: {YAMA} is 3, nobody may read another process's memory"
+        )),
+        (None, _) => Standing::Met("of CPython 3.6 to 3.14".to_owned()),
+    };
+    Requirement {
+        name: "stacks at forks",
+        purpose: "the line that forked a zombie",
+        standing,
+        privilege: false,
     }
 }
 

@@ -195,7 +195,10 @@ pub(super) fn iterator<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a
     program(ebpf, name)?.try_into().map_err(|error| KernelError::program(name, error))
 }
 
-fn tracing_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut BtfTracePoint, KernelError> {
+pub(super) fn tracing_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut BtfTracePoint, KernelError> {
     program(ebpf, name)?.try_into().map_err(|error| KernelError::program(name, error))
 }
 

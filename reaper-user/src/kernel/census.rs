@@ -57,6 +57,15 @@ pub(super) fn zombies(ebpf: &mut Ebpf) -> Result<Vec<Record>, KernelError> {
     Ok(bytes.as_chunks::<{ WORDS * 8 }>().0.iter().map(|slot| Record::from_words(words(slot))).collect())
 }
 
+/// All that an iterator writes.
+pub(super) fn read_all(ebpf: &mut Ebpf, name: &'static str) -> Result<Vec<u8>, KernelError> {
+    let mut bytes = Vec::new();
+    open(ebpf, name)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| KernelError::system("taking the census", error))?;
+    Ok(bytes)
+}
+
 /// Samples jiffies and the boot clock over a little more than a tick of the slowest kernel.
 pub(super) fn clock(ebpf: &mut Ebpf) -> Result<Clock, KernelError> {
     const SAMPLES: u32 = 24;
@@ -74,7 +83,7 @@ pub(super) fn clock(ebpf: &mut Ebpf) -> Result<Clock, KernelError> {
         .ok_or_else(|| KernelError::system("reading the kernel's clock", io::Error::other("no sample")))
 }
 
-fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
+pub(super) fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
     std::array::from_fn(|_| words.next().unwrap_or_default())
 }

@@ -11,10 +11,11 @@ use super::{
     attach::Always,
     boot_now,
     btf::Btf,
-    census, demand, map, offsets, patch, pins,
+    census, demand, map, offsets, origins, patch, pins,
     pins::{Set, Store},
     release::Release,
     requirements,
+    stages::Stages,
     table::Table,
     take,
 };
@@ -104,7 +105,9 @@ impl Kernel {
         }
         let mut ebpf = loader.load(object).map_err(KernelError::load)?;
         let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
+        let stages = Stages::load(&mut ebpf, kernel_btf)?;
         let release = Release::load(&mut ebpf, kernel_btf);
+        let no_origins = origins::load(&mut ebpf, kernel_btf).err();
 
         let ledger = take(&mut ebpf, "LEDGER")?;
         let Map::Array(ledger) = ledger else {
@@ -134,6 +137,8 @@ impl Kernel {
             release,
             flavour,
             no_cmdlines,
+            no_origins,
+            stages,
             pinned,
             ebpf,
         })

@@ -10,11 +10,13 @@ mod error;
 mod load;
 mod notices;
 mod offsets;
+mod origins;
 mod patch;
 mod pins;
 mod release;
 mod requirements;
 mod skipped;
+mod stages;
 mod table;
 mod trim;
 
@@ -33,6 +35,7 @@ pub use self::{
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
     notices::{LogLines, Notices},
+    origins::{Origins, Written},
     pins::unload,
     release::ReleaseHook,
     requirements::{Requirement, Standing, demand, requirements},
@@ -107,6 +110,8 @@ pub struct Kernel {
     release: release::Release,
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
+    no_origins: Option<KernelError>,
+    stages: stages::Stages,
     pinned: Option<Pinned>,
 }
 
@@ -372,6 +377,10 @@ where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
     T::try_from(take(ebpf, name)?).map_err(|error| KernelError::map(name, error))
+}
+
+const fn high(word: u64) -> u32 {
+    low(word >> 32)
 }
 
 const fn low(word: u64) -> u32 {

@@ -24,6 +24,10 @@ const REGS_CALL: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
+/// Where a thread's pointer to its own storage is, which is what `pthread_self` returns on x86_64 and not on aarch64:
+/// <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/include/asm/processor.h#L450>
+const THREAD_POINTER: Option<&str> = if cfg!(target_arch = "x86_64") { Some("thread.fsbase") } else { None };
+
 /// A member's number in the object, and its offset.
 pub(super) type Offset = (i16, u32);
 
@@ -61,6 +65,17 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
     let mm = get(member::TASK_MM, task, "mm", Pointer)?;
     get(member::MM_ARG_START, mm, "arg_start", U64)?;
     get(member::MM_ARG_END, mm, "arg_end", U64)?;
+    get(member::MM_START_CODE, mm, "start_code", U64)?;
+    let file = get(member::MM_EXE_FILE, mm, "exe_file", Pointer)?;
+    let inode = get(member::FILE_INODE, file, "f_inode", Pointer)?;
+    get(member::INODE_NUMBER, inode, "i_ino", U64)?;
+    get(member::INODE_GENERATION, inode, "i_generation", U32)?;
+    get(member::INODE_SIZE, inode, "i_size", U64)?;
+    let super_block = get(member::INODE_SB, inode, "i_sb", Pointer)?;
+    get(member::SB_DEVICE, super_block, "s_dev", U32)?;
+    if let Some(path) = THREAD_POINTER {
+        get(member::TASK_THREAD_POINTER, task, path, U64)?;
+    }
 
     let nsproxy = get(member::TASK_NSPROXY, task, "nsproxy", Pointer)?;
     let pid_ns = get(member::NSPROXY_PID_NS, nsproxy, "pid_ns_for_children", Pointer)?;

@@ -1,16 +1,21 @@
 //! Where a zombie comes from: the processes that forked one another down to it, and the stack of the nearest of them
 //! whose stack was taken at its fork. Says how good that is; a wrong line is worse than none.
 
+mod follow;
 pub mod native;
 mod place;
 mod print;
+mod python;
 mod sites;
+mod store;
 pub mod symbols;
 mod tally;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::follow::start as follow;
 pub use self::{
+    follow::Stacks,
     print::{Print, SiteId},
     sites::{Leak, Moment, Site, Sites, Sums},
     tally::Within,

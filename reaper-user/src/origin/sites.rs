@@ -76,8 +76,8 @@ pub struct Sums {
     pub forgotten_zombies: u64,
     /// Zombies by the quality of their origin, in the order of [`Quality`].
     pub qualities: [u64; 4],
-    /// Forks that were seen before their interpreter was recognised; `None` where nobody has counted them.
-    pub unrecognised: Option<u64>,
+    /// Forks that were seen before their interpreter was recognized; `None` where nobody has counted them.
+    pub unrecognized: Option<u64>,
 }
 
 /// All of them.
@@ -133,9 +133,9 @@ impl Sites {
         &self.sums
     }
 
-    /// So many forks were seen before their interpreter was recognised.
-    pub const fn set_unrecognised(&mut self, forks: u64) {
-        self.sums.unrecognised = Some(forks);
+    /// So many forks were seen before their interpreter was recognized.
+    pub const fn set_unrecognized(&mut self, forks: u64) {
+        self.sums.unrecognized = Some(forks);
     }
 
     /// The sites that are kept, in no order.

@@ -294,7 +294,7 @@ pub(crate) fn counted() -> (Sites, Moment) {
     for zombie in 0..100 {
         sites.remove(zombie);
     }
-    sites.set_unrecognised(3);
+    sites.set_unrecognized(3);
     (sites, at(1_000))
 }
 

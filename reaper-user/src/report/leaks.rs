@@ -100,7 +100,7 @@ fn summary(head: &LeaksEvent, sites: &[SiteEvent]) -> String {
 
 /// What the sites do not say: how good origins are, what gave way, and what came too early.
 fn notes(head: &LeaksEvent) -> Vec<String> {
-    let LeaksEvent { capacity, forgotten_sites, forgotten_zombies, qualities, unrecognised_forks, .. } = head;
+    let LeaksEvent { capacity, forgotten_sites, forgotten_zombies, qualities, unrecognized_forks, .. } = head;
     let Qualities { exact, approximate, lineage_only, predates } = qualities;
     let counted = [
         (exact, "exact"),
@@ -117,9 +117,9 @@ fn notes(head: &LeaksEvent) -> Vec<String> {
     if !counted.is_empty() {
         notes.push(format!("origins of zombies: {}", counted.join(", ")));
     }
-    if let Some(forks) = unrecognised_forks {
+    if let Some(forks) = unrecognized_forks {
         notes.push(format!(
-            "{forks} forks were seen before their interpreter was recognised, and have no stack"
+            "{forks} forks were seen before their interpreter was recognized, and have no stack"
         ));
     }
     if *forgotten_sites > 0 {
@@ -266,7 +266,7 @@ mod tests {
         let text = table(&head, &sites, &page(200));
         for part in [
             "origins of zombies: 501 exact, 40 approximate, 3 lineage-only, 2 predates",
-            "3 forks were seen before their interpreter was recognised",
+            "3 forks were seen before their interpreter was recognized",
             "7 sites with 90 zombies gave way to others: only 8 are kept ([origin] sites)",
             "lineage-only: chrome ← chromedriver ← python3 ← sh",
             "predates: chrome",

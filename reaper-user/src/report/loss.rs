@@ -25,6 +25,18 @@ pub enum Loss {
     HookMissed,
     /// A dead process with descendants found no room.
     AncestorLost,
+    /// A process forked before it was known whether it is an interpreter.
+    ForkEarly,
+    /// A stack at a fork found no room.
+    StackLost,
+    /// An interpreter's stack was not there or could not be read.
+    StackMissed,
+    /// A process could not be followed.
+    Unfollowed,
+    /// A stack was not kept.
+    StackDropped,
+    /// An executable file was not looked at.
+    Unrecognized,
     /// The kernel did not run a program.
     ProgramSkipped,
     /// An entry had no process any more: the kernel's free was not recorded.
@@ -52,7 +64,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -62,6 +74,12 @@ impl Loss {
         Self::CgroupLost,
         Self::HookMissed,
         Self::AncestorLost,
+        Self::ForkEarly,
+        Self::StackLost,
+        Self::StackMissed,
+        Self::Unfollowed,
+        Self::StackDropped,
+        Self::Unrecognized,
         Self::ProgramSkipped,
         Self::FreeMissed,
         Self::SweepLate,
@@ -83,8 +101,14 @@ impl Loss {
             Self::CgroupLost => Counted::Kernel(counter::CGROUP_LOST),
             Self::HookMissed => Counted::Kernel(counter::HOOK_MISSED),
             Self::AncestorLost => Counted::Kernel(counter::ANCESTOR_LOST),
+            Self::ForkEarly => Counted::Kernel(counter::FORK_EARLY),
+            Self::StackLost => Counted::Kernel(counter::STACK_LOST),
+            Self::StackMissed => Counted::Kernel(counter::STACK_MISSED),
+            Self::Unfollowed => Counted::Kernel(counter::FOLLOWED_LOST),
             Self::ProgramSkipped => Counted::Programs,
-            Self::FreeMissed
+            Self::StackDropped
+            | Self::Unrecognized
+            | Self::FreeMissed
             | Self::SweepLate
             | Self::ObserverHung
             | Self::HolderUnwatched
@@ -131,6 +155,12 @@ impl Loss {
             Self::CgroupLost => "cgroup-lost",
             Self::HookMissed => "hook-missed",
             Self::AncestorLost => "ancestor-lost",
+            Self::ForkEarly => "fork-early",
+            Self::StackLost => "stack-lost",
+            Self::StackMissed => "stack-missed",
+            Self::Unfollowed => "unfollowed",
+            Self::StackDropped => "stack-dropped",
+            Self::Unrecognized => "unrecognized",
             Self::ProgramSkipped => "program-skipped",
             Self::FreeMissed => "free-missed",
             Self::SweepLate => "sweep-late",
@@ -180,6 +210,30 @@ impl Loss {
             Self::AncestorLost => {
                 "processes died while they had descendants, and there was no room to keep their names: chains of forkers end \
                  at them; nothing to do unless it goes on, then find out what forks and dies so much"
+            }
+            Self::ForkEarly => {
+                "processes forked before it was known whether they are interpreters: what they forked then is reported \
+                 without a line; nothing to do, each file is new only once"
+            }
+            Self::StackLost => {
+                "stacks of interpreters, or executables to be looked at, found no room in the ring buffer: what was forked \
+                 there is reported without a line; if it goes on, give the daemon more CPU"
+            }
+            Self::StackMissed => {
+                "interpreters forked while they had no stack, or none that could be read (in a thread of another language, at \
+                 their start, swapped out): what they forked then is reported without a line; nothing to do"
+            }
+            Self::Unfollowed => {
+                "there were too many interpreters at once: what the newest of them fork is reported without a line; nothing to \
+                 do"
+            }
+            Self::StackDropped => {
+                "too many processes forked by interpreters stood at once, or died since the last look: the newest are reported \
+                 without a line; if it goes on, report zombies at a smaller age"
+            }
+            Self::Unrecognized => {
+                "too many new executable files were run in a short time: interpreters among them are not followed until they \
+                 are run again; nothing to do"
             }
             Self::ProgramSkipped => {
                 "the kernel skipped BPF programs because they were interrupted by themselves: a census puts the \

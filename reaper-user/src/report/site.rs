@@ -39,8 +39,8 @@ pub struct LeaksEvent {
     pub forgotten_zombies: u64,
     /// Zombies by the quality of their origin.
     pub qualities: Qualities,
-    /// Forks that were seen before their interpreter was recognised; `None` where nothing counts them.
-    pub unrecognised_forks: Option<u64>,
+    /// Forks that were seen before their interpreter was recognized; `None` where nothing counts them.
+    pub unrecognized_forks: Option<u64>,
 }
 
 /// Zombies by the quality of their origin.
@@ -133,7 +133,7 @@ impl LeaksEvent {
             forgotten_sites: sums.forgotten_sites,
             forgotten_zombies: sums.forgotten_zombies,
             qualities: Qualities { exact, approximate, lineage_only, predates },
-            unrecognised_forks: sums.unrecognised,
+            unrecognized_forks: sums.unrecognized,
         };
         (head, events)
     }

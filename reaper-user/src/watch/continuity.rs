@@ -71,15 +71,27 @@ impl Watch {
         }
     }
 
+    /// Takes over what others count.
+    pub(super) fn take_over_losses(&mut self) {
+        let Self { describer: Describer { kernel, stacks, .. }, losses, .. } = self;
+        losses.set(Loss::ProgramSkipped, kernel.skipped());
+        if let Some(stacks) = stacks {
+            losses.set(Loss::StackDropped, stacks.lost());
+            losses.set(Loss::Unrecognized, stacks.unrecognized());
+        }
+    }
+
     /// Says what was lost, and puts the ledger right where that is due.
     pub(super) fn reconcile(&mut self, now: BootTime) -> Result<(), WatchError> {
-        let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
         // Before the books: a death whose hook was skipped is found by a census only.
-        losses.set(Loss::ProgramSkipped, kernel.skipped());
-        if books.compare(kernel, now)? || kernel.ancestors_are_crowded()? {
+        self.take_over_losses();
+        let Describer { kernel, .. } = &mut self.describer;
+        if self.books.compare(kernel, now)? || kernel.ancestors_are_crowded()? {
             let left = kernel.prune_ancestors()?;
             tracing::debug!(left, "dead ancestors");
+            self.describer.prune_stacks();
         }
+        let Self { describer: Describer { kernel, .. }, books, losses, outbox, .. } = self;
         if !self.unpinned && !kernel.pins_are_there() {
             self.unpinned = true;
             tracing::warn!(

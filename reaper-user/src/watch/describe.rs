@@ -10,6 +10,7 @@ use crate::{
     identity::{BootTime, Identity},
     kernel::{Clock, Kernel, KernelError, boot_now},
     observe::Scene,
+    origin::Stacks,
     proc::{Proc, Seen, shown_cmdline, ticks},
     workload::Workloads,
     zombie::{Died, ExitStatus, Forker, Relation, Zombie},
@@ -27,6 +28,8 @@ pub(crate) struct Describer {
     /// The v1 cgroups of zombies, by identity bits, where there is a v1 hierarchy: from the latest pass.
     v1_cgroups: HashMap<u64, u64>,
     started: BootTime,
+    /// Stacks at forks, where they are taken.
+    pub(super) stacks: Option<Stacks>,
 }
 
 impl Describer {
@@ -41,7 +44,13 @@ impl Describer {
             dead_inits: HashMap::new(),
             v1_cgroups: HashMap::new(),
             started: boot_now(),
+            stacks: None,
         }
+    }
+
+    /// With the stacks that are taken at forks.
+    pub(super) fn with(self, stacks: Option<Stacks>) -> Self {
+        Self { stacks, ..self }
     }
 
     /// Everything that is known about a zombie.

@@ -27,12 +27,33 @@ impl Describer {
         steps.filter(|step| step.recorded).map(|step| step.process).collect()
     }
 
+    /// Forgets stacks that no chain can lead to any more.
+    pub(super) fn prune_stacks(&self) {
+        if let Some(stacks) = &self.stacks {
+            stacks.prune(|id| self.kernel.record(id).is_some() || self.kernel.ancestor(id).is_some());
+        }
+    }
+
     /// Where it comes from.
     pub(super) fn origin(&self, record: &Record, scene: &Scene) -> Origin {
         let chain: Vec<_> = self.steps(record).into_iter().map(|step| link(step, scene)).collect();
+        // What each of them forked: the zombie, then the one before it.
+        let forked = chain.iter().map(|link| id_of(link.process));
+        let forked = std::iter::once(record.id()).chain(forked).take(chain.len()).enumerate();
+        let stacks = self.stacks.iter();
+        let found = stacks
+            .flat_map(|stacks| forked.clone().filter_map(|(of, child)| Some((of, stacks.get(child)?))))
+            .next();
         let unseen = record.flags & (flag::PREDATES_FORK | flag::FORK_UNSEEN) != 0;
-        let quality = if unseen { Quality::Predates } else { Quality::LineageOnly };
-        Origin { quality, chain, stack: None, stack_of: None }
+        match found {
+            Some((of, (stack, quality))) => {
+                Origin { quality, chain, stack: Some((*stack).clone()), stack_of: Some(of) }
+            }
+            None => {
+                let quality = if unseen { Quality::Predates } else { Quality::LineageOnly };
+                Origin { quality, chain, stack: None, stack_of: None }
+            }
+        }
     }
 
     /// Its forker first. Ends with the first one whose own fork was not seen.

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::{Notice, notice};
+use reaper_ebpf::{Notice, counter, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -40,7 +40,7 @@ use crate::{
     kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::Aging,
     observe::{Answers, Observer},
-    origin::Sites,
+    origin::{self, Sites, Stacks},
     policy::Terms,
     proc::Proc,
     report::{Event, Filter, LeaksEvent, Loss, Outbox},
@@ -167,6 +167,7 @@ impl Watch {
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
         let remedies = Remedies::new(remedies, proc.clone(), crate::lock::directory())?;
+        let stacks = start_following(&mut kernel, &proc);
         Kernel::trim();
         let losses = Losses::since(&kernel)?;
         // What was left behind is compared at once.
@@ -181,7 +182,7 @@ impl Watch {
             "watching"
         );
         Ok(Self {
-            describer: Describer::new(kernel, clock, workloads, proc),
+            describer: Describer::new(kernel, clock, workloads, proc).with(stacks),
             aging: Aging::new(age),
             standing: Standings::default(),
             sites: Sites::new(sites, moment(boot_now())),
@@ -247,10 +248,11 @@ impl Watch {
                     self.take_deed(number, deed, now);
                 }
                 () = log_line(&mut self.log) => {}
+                () = crowded(self.describer.stacks.as_ref()) => self.describer.prune_stacks(),
             }
         }
         let now = self.describer.clock.refresh();
-        self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());
+        self.take_over_losses();
         self.losses.report(&mut self.describer.kernel, now, true, &mut self.outbox)?;
         // What is written out by now need not be told again by the next daemon.
         for _ in 0..30 {
@@ -318,13 +320,17 @@ impl Watch {
             Query::Zombies(reply) => self.look_for(Reply::Listing(reply))?,
             Query::Explain(pid, reply) => self.look_for(Reply::About(pid, reply))?,
             Query::Leaks(since, reply) => {
+                if self.describer.stacks.is_some() {
+                    let early = self.describer.kernel.count(counter::FORK_EARLY)?;
+                    self.sites.set_unrecognized(early);
+                }
                 let (head, sites) = LeaksEvent::list(&self.sites, since, moment(boot_now()));
                 let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(std::iter::once(Event::Leaks(Box::new(head))).chain(sites).collect());
             }
             Query::Losses(reply) => {
-                self.losses.set(Loss::ProgramSkipped, self.describer.kernel.skipped());
+                self.take_over_losses();
                 self.losses.set(Loss::EventDropped, self.outbox.dropped());
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(self.losses.all(&self.describer.kernel)?);
@@ -341,6 +347,25 @@ impl Watch {
             }
         }
         Ok(())
+    }
+}
+
+/// Begins to take the stacks of interpreters at their forks; without it everything else works.
+fn start_following(kernel: &mut Kernel, proc: &Proc) -> Option<Stacks> {
+    if let Some(reason) = kernel.no_origins() {
+        tracing::warn!("the lines that fork zombies cannot be told: {reason}");
+        return None;
+    }
+    let started = kernel.origins().map_err(std::io::Error::other);
+    let started = started.and_then(|(origins, running)| origin::follow(origins, running, proc.clone()));
+    started.inspect_err(|error| tracing::warn!("the lines that fork zombies cannot be told: {error}")).ok()
+}
+
+/// Waits until there is little room left for stacks.
+async fn crowded(stacks: Option<&Stacks>) {
+    match stacks {
+        Some(stacks) => stacks.crowded().await,
+        None => std::future::pending().await,
     }
 }
 

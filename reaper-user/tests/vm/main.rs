@@ -18,6 +18,7 @@ mod holder;
 mod hotplug;
 mod kinds;
 mod leak;
+mod origins;
 mod pid_reuse;
 #[expect(dead_code, reason = "not all that the live tests use of it is used here")]
 #[path = "../live/support/random.rs"]

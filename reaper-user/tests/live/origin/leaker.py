@@ -2,6 +2,7 @@
 
 lines FEW MANY   FEW children at one line and MANY at another one of this file
 kinds NUMBER     so many children, each with another name and forked at another line
+passing NUMBER   the same; what forked one is forgotten before the next one is, and lies at the same place
 """
 
 import inspect
@@ -36,10 +37,15 @@ if child == 0:
 """
 
 
-def kind(number):
+kept = []
+
+
+def kind(number, keep=kept):
     scope = {"os": os, "name": f"kind{number}"}
-    exec(compile("\n" * number + FORK, "kinds.py", "exec"), scope)
-    return scope["child"], number
+    code = compile("\n" * number + FORK, "kinds.py", "exec")
+    keep.append(code)
+    exec(code, scope)
+    return scope["child"], number + 2
 
 
 if sys.argv[1] == "lines":
@@ -51,6 +57,8 @@ if sys.argv[1] == "lines":
             if wanted[place]:
                 wanted[place] -= 1
                 leaked.append(function())
+elif sys.argv[1] == "passing":
+    leaked = [kind(number, []) for number in range(int(sys.argv[2]))]
 else:
     leaked = [kind(number) for number in range(int(sys.argv[2]))]
 for child, _ in leaked:

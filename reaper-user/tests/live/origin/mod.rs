@@ -3,10 +3,12 @@
 
 mod explain;
 mod lineage;
+mod python;
+mod pythons;
 mod sites;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -44,6 +46,15 @@ impl Leaker {
 
     pub(super) fn pid(&self) -> u64 {
         self.child.id().into()
+    }
+
+    /// How many it leaked at each line.
+    pub(super) fn by_line(&self) -> BTreeMap<u64, u64> {
+        let mut lines = BTreeMap::new();
+        for (_, line) in &self.leaked {
+            *lines.entry(*line).or_default() += 1;
+        }
+        lines
     }
 }
 
@@ -87,4 +98,10 @@ pub(super) fn leaks(forker: u64) -> (Value, Vec<Value>) {
     assert_eq!((&head["event"], &head["sites"]), (&"leaks".into(), &events.len().into()), "{head:#}");
     events.retain(|site| site["origin"]["chain"][0]["pid"] == forker);
     (head, events)
+}
+
+/// The line of the frame to look at.
+pub(super) fn line(origin: &Value) -> Option<u64> {
+    let place = usize::try_from(origin["stack"]["place"].as_u64()?).unwrap();
+    origin["stack"]["frames"][place]["line"].as_u64()
 }

@@ -1,13 +1,14 @@
 //! Leak sites: counts, bounds, and other tools that read them.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Leaker, leaks, reported, run};
-use crate::support::{Daemon, machine, program, run_briefly};
+use super::{Leaker, events, leaks, line, reported, run};
+use crate::support::{Daemon, machine, program, rounds, run_briefly};
 
 #[test]
 fn zombies_count_at_their_site_until_they_are_released() {
@@ -28,6 +29,33 @@ fn zombies_count_at_their_site_until_they_are_released() {
 }
 
 #[test]
+fn two_lines_of_one_program_are_two_sites_with_the_right_counts() {
+    let _machine = machine();
+    let (few, many) = rounds((50, 150), (3_000, 7_000));
+    let (daemon, leaker) = reported(&[], &["lines", &few.to_string(), &many.to_string()]);
+    let (head, sites) = leaks(leaker.pid());
+    // The innermost frame of the program is the same; its caller is not.
+    let caller = |site: &serde_json::Value| {
+        let frames = site["origin"]["stack"]["frames"].as_array().unwrap_or_else(|| panic!("{site:#}"));
+        frames[1]["line"].as_u64().unwrap()
+    };
+    let counted: BTreeMap<u64, u64> =
+        sites.iter().map(|site| (caller(site), site["total"].as_u64().unwrap())).collect();
+    assert_eq!(counted, leaker.by_line(), "{head:#}");
+    assert_eq!(sites.len(), 2);
+    for site in &sites {
+        assert_eq!((&site["quality"], &site["standing"]), (&"exact".into(), &site["total"]), "{site:#}");
+        let file = site["origin"]["stack"]["frames"][1]["file"].as_str().unwrap();
+        assert!(file.ends_with("/leaker.py"), "{site:#}");
+        assert!(line(&site["origin"]).is_some(), "{site:#}");
+    }
+    let pid = leaker.pid();
+    drop(leaker);
+    until_none_stands(pid);
+    daemon.end();
+}
+
+#[test]
 fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
     let _machine = machine();
     let (daemon, leaker) = reported(&["--origin-sites", "16"], &["kinds", "100"]);
@@ -40,6 +68,27 @@ fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
     assert!(kept + number("forgotten_zombies") >= 100, "{head:#} {kept}");
     let text = String::from_utf8(run(&["leaks"]).stdout).unwrap();
     assert!(text.contains("gave way to others: only 16 are kept"), "{text}");
+    daemon.end();
+}
+
+/// A wrong line is worse than none.
+#[test]
+fn code_that_is_forgotten_lends_its_line_to_nothing_that_lies_there_later() {
+    let _machine = machine();
+    let (daemon, leaker) = reported(&[], &["passing", "100"]);
+    let wanted: HashMap<u64, u64> = leaker.leaked.iter().copied().collect();
+    let mut explained = 0;
+    for (zombie, line_of) in &wanted {
+        let told = events(&run(&["explain", "--output", "json", &zombie.to_string()]));
+        for event in told.iter().filter(|event| event["event"] == "zombie") {
+            let origin = &event["origin"];
+            if origin["quality"] == "exact" {
+                assert_eq!(line(origin), Some(*line_of), "{origin:#}");
+            }
+            explained += 1;
+        }
+    }
+    assert_eq!(explained, wanted.len());
     daemon.end();
 }
 

@@ -1,0 +1,261 @@
+//! Stacks of interpreters: what the two sides say to each other about them.
+//!
+//! Userspace finds out which executable files are interpreters, and where in a process the interpreter's state is; the kernel
+//! side walks its frames when the process forks. What it writes down are addresses: userspace reads names and lines there
+//! later.
+
+/// A file that is executed, as the kernel tells files apart; the last two members tell a file from another one that had its
+/// inode number before.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Executable {
+    /// Number of its inode.
+    pub inode: u64,
+    /// The file system's device, as the kernel numbers it.
+    pub device: u32,
+    /// The inode's generation; 0 where the file system has none.
+    pub generation: u32,
+    /// The file's size.
+    pub size: u64,
+}
+
+/// What is known of an executable file: [`Verdict::kind`].
+pub mod kind {
+    /// No interpreter that is known, and none is linked to it.
+    pub const OTHER: u32 = 1;
+    /// An interpreter: its state is at a fixed distance from its code.
+    pub const INTERPRETER: u32 = 2;
+    /// The interpreter is in a library that it is linked to: each process is looked at.
+    pub const LINKED: u32 = 3;
+}
+
+/// What is known of an executable file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// One of [`kind`].
+    pub kind: u32,
+    /// As in [`Followed`].
+    pub shape: u32,
+    /// From where its code begins in a process to where the address of the first interpreter is; wraps.
+    pub distance: u64,
+    /// As in [`Followed`].
+    pub layout: Layout,
+}
+
+/// Says that there is no such member.
+pub const NONE: u16 = u16::MAX;
+
+/// How an interpreter of CPython lays out what is read: offsets in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// `PyInterpreterState.next`
+    pub interpreter_next: u16,
+    /// The head of its list of thread states.
+    pub interpreter_threads: u16,
+    /// `PyThreadState.next`; this and the two below are in the first [`THREAD_BYTES`].
+    pub thread_next: u16,
+    /// `PyThreadState.thread_id`
+    pub thread_id: u16,
+    /// Where it has its current frame, or the `_PyCFrame` that has.
+    pub thread_frame: u16,
+    /// `_PyCFrame.current_frame`, or [`NONE`]
+    pub cframe_frame: u16,
+    /// Bytes of a frame that are read, at most [`FRAME_BYTES`].
+    pub frame_bytes: u16,
+    /// The frame that called it; this and the three below are in the first [`Self::frame_bytes`].
+    pub frame_back: u16,
+    /// Its code object.
+    pub frame_code: u16,
+    /// Where it is in the code: `f_lasti`, or a pointer to the instruction.
+    pub frame_at: u16,
+    /// What the frame belongs to, one byte;
+    pub frame_owner: u16,
+    /// from here on it runs no function.
+    pub frame_nobodys: u16,
+    /// `PyCodeObject.co_firstlineno`; this and the two below are in the first [`CODE_BYTES`].
+    pub code_first_line: u16,
+    /// `PyCodeObject.co_filename`; two more pointers are behind it.
+    pub code_file: u16,
+    /// `PyCodeObject.co_linetable`, or `co_lnotab`.
+    pub code_table: u16,
+    /// The size of a `PyBytesObject`; its bytes are [`BYTES_BEHIND`] behind it.
+    pub bytes_size: u16,
+}
+
+/// Bytes of a thread's state that are read.
+pub const THREAD_BYTES: u32 = 192;
+/// The most bytes of a frame that are read.
+pub const FRAME_BYTES: u32 = 128;
+/// Bytes of a code object that are read: no version's is smaller.
+pub const CODE_BYTES: u32 = 144;
+/// From the size of a `PyBytesObject` to its bytes: a hash is between them.
+pub const BYTES_BEHIND: u64 = 16;
+/// Words of a table of lines that are read.
+pub const TABLE_WORDS: u16 = 8;
+
+/// A process whose forks are looked at more closely.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Start of its leader, ns since boot.
+    pub start: u64,
+    /// Identity bits of the process that exec'ed the program: the memory is the same, at the same addresses, in those that were
+    /// forked from it since.
+    pub image: u64,
+    /// The address where the address of the first interpreter is; 0 where it is not known yet whether there is one.
+    pub head: u64,
+    /// How often that process had exec'ed, by the kernel's counter: the low half.
+    pub exec: u32,
+    /// Which interpreter, by userspace's own number.
+    pub shape: u32,
+    /// How it is laid out.
+    pub layout: Layout,
+}
+
+/// Words of a [`Followed`].
+pub const FOLLOWED_WORDS: usize = 8;
+
+/// Frames of a stack that are kept.
+pub const FRAMES: usize = 96;
+/// Threads of a process that are looked through.
+pub const THREADS: u32 = 256;
+
+/// A function on the stack.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// The code object's address.
+    pub code: u64,
+    /// Where in the code, as [`Layout::frame_at`] has it.
+    pub at: u64,
+    /// Its first line; 0 where the code object could not be read.
+    pub first_line: u32,
+    /// A [`Tag`] of the three pointers at [`Layout::code_file`].
+    pub tag: u32,
+    /// A [`Tag`] of its table of lines: its size, and the first [`TABLE_WORDS`] of it, with zeros behind its end. 0 where that
+    /// could not be read, because it was never touched (in a frozen module) or not for long.
+    pub table: u32,
+    /// Always zero: no padding.
+    pub zero: u32,
+}
+
+/// What tells a code object from another one that lies in the same place later. Without the table of lines, what a program
+/// compiles, runs and forgets again and again is one and the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// With one word more.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with(self, word: u64) -> Self {
+        Self((self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// As a number, never 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self) -> u32 {
+        (self.0 >> 32) as u32 | 1
+    }
+}
+
+/// What an entry of the ring buffer is.
+pub mod entry {
+    /// A stack: [`super::Stack`].
+    pub const STACK: u32 = 1;
+    /// A process executes a file that is to be looked at: [`super::Exec`].
+    pub const EXEC: u32 = 2;
+}
+
+/// The head of a stack in the ring buffer; its frames follow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// [`entry::STACK`]
+    pub entry: u32,
+    /// How many frames follow.
+    pub frames: u32,
+    /// Identity bits of the process that was forked.
+    pub child: u64,
+    /// The process that forked it.
+    pub forker: u32,
+    /// 1 where the stack goes on.
+    pub cut: u32,
+    /// Its start, ns since boot.
+    pub forker_start: u64,
+    /// As in [`Followed`].
+    pub image: u64,
+    /// As in [`Followed`].
+    pub exec: u32,
+    /// As in [`Followed`].
+    pub shape: u32,
+}
+
+/// A process that executes a file, in the ring buffer; or one that does already, from the census.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// [`entry::EXEC`]
+    pub entry: u32,
+    /// Its tgid.
+    pub tgid: u32,
+    /// Its start, ns since boot.
+    pub start: u64,
+    /// Where its code begins.
+    pub code: u64,
+    /// How often it has exec'ed, by the kernel's counter: the low half.
+    pub exec: u32,
+    /// Always zero: no padding.
+    pub zero: u32,
+    /// The file.
+    pub executable: Executable,
+}
+
+/// Where a stack is put together.
+#[repr(C)]
+pub struct Scratch {
+    /// What goes into the ring buffer: the head,
+    pub head: Stack,
+    /// and the frames. More than are kept, so that any index of seven bits is inside.
+    pub frames: [Frame; 128],
+    /// What was read last.
+    pub read: [u64; 32],
+}
+
+/// Bytes of the ring buffer.
+pub const RING_BYTES: u32 = 2 << 20;
+
+/// No wake-up for stacks sooner than this after the last, ns, unless the ring buffer is half full.
+pub const STACKS_APART: u64 = 100_000_000;
+/// No wake-up for executables sooner than this after the last, ns.
+pub const EXECS_APART: u64 = 5_000_000;
+
+/// Places in the array of wake-ups.
+pub mod wake {
+    /// The last one for a stack, on the monotonic clock.
+    pub const STACK: u32 = 0;
+    /// The last one for an executable.
+    pub const EXEC: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
+/// What follows the fork program.
+pub mod stage {
+    /// Walks a Python interpreter's frames.
+    pub const PYTHON: u32 = 0;
+    /// How many there are.
+    pub const COUNT: u32 = 1;
+}
+
+const _: () = assert!(size_of::<Executable>() == 24);
+const _: () = assert!(size_of::<Layout>() == 32);
+const _: () = assert!(size_of::<Verdict>() == 48);
+const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
+const _: () = assert!(size_of::<Frame>() == 32);
+const _: () = assert!(size_of::<Stack>() == 48);
+const _: () = assert!(size_of::<Exec>() == 56);
+const _: () = assert!(size_of::<Scratch>() == 48 + 128 * 32 + 256);

@@ -1,0 +1,245 @@
+//! Stacks at forks, and which processes they are taken of.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+
+use aya::{
+    Btf, Ebpf,
+    maps::{HashMap, MapData, RingBuf},
+};
+use reaper_ebpf::interpreter::{
+    Exec, Executable, FOLLOWED_WORDS, Followed, Frame, Layout, Stack, Verdict, entry, stage,
+};
+
+use super::{Kernel, KernelError, attach, census, high, low, map};
+
+/// The stage that follows the fork program.
+const PYTHON: &str = "fork_python";
+/// Beside the other program at this hook.
+const EXEC: (&str, &str) = ("exec_origin", "sched_process_exec");
+/// Which process executes which file.
+const EXECUTABLES: &str = "executables";
+
+const VERDICT_WORDS: usize = size_of::<Verdict>() / 8;
+const LAYOUT_WORDS: usize = size_of::<Layout>() / 8;
+
+/// What the kernel side has written down.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// A stack.
+    Stack(Stack, Vec<Frame>),
+    /// A process executes a file that is to be looked at.
+    Exec(Exec),
+}
+
+/// The kernel side's end of it, for whoever reads.
+pub struct Origins {
+    ring: RingBuf<MapData>,
+    followed: HashMap<MapData, u32, [u64; FOLLOWED_WORDS]>,
+    executables: HashMap<MapData, [u64; 3], [u64; VERDICT_WORDS]>,
+}
+
+/// Loads the programs. Nothing else needs them.
+pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+    for (name, tracepoint) in [(PYTHON, "sched_process_fork"), EXEC] {
+        attach::tracing_program(ebpf, name)?
+            .load(tracepoint, btf)
+            .map_err(|error| KernelError::program(name, error))?;
+    }
+    attach::iterator(ebpf, EXECUTABLES)?
+        .load("task", btf)
+        .map_err(|error| KernelError::program(EXECUTABLES, error))
+}
+
+impl Kernel {
+    /// Why no stacks can be taken, where they cannot.
+    #[must_use]
+    pub const fn no_origins(&self) -> Option<&KernelError> {
+        self.no_origins.as_ref()
+    }
+
+    /// Begins: from here on each process that executes a file is written down unless the file is known. Says which process
+    /// executes which file already. Once.
+    pub fn origins(&mut self) -> Result<(Origins, Vec<Exec>), KernelError> {
+        let Self { ebpf, stages, .. } = self;
+        let mut origins = Origins {
+            ring: map(ebpf, "ORIGINS")?,
+            followed: map(ebpf, "FOLLOWED")?,
+            executables: map(ebpf, "EXECUTABLES")?,
+        };
+        origins.forget_all();
+        stages.set(ebpf, "FORK_STAGES", stage::PYTHON, PYTHON)?;
+        let (exec, _) = EXEC;
+        attach::tracing_program(ebpf, exec)?.attach().map_err(|error| KernelError::program(exec, error))?;
+        let running = census::read_all(ebpf, EXECUTABLES)?;
+        let running = running.as_chunks::<{ size_of::<Exec>() }>().0;
+        Ok((origins, running.iter().map(|bytes| read_exec(&census::words(bytes))).collect()))
+    }
+}
+
+impl Origins {
+    /// Takes out all that is there, and shows it.
+    pub fn each(&mut self, mut visit: impl FnMut(Written)) {
+        while let Some(bytes) = self.ring.next() {
+            match read(&bytes) {
+                Some(written) => visit(written),
+                None => tracing::warn!(length = bytes.len(), "an unknown entry from the kernel side"),
+            }
+        }
+    }
+
+    /// A process's forks are looked at. False where it executes something else by now, or where there is no room.
+    pub fn follow(&mut self, tgid: u32, followed: &Followed) -> bool {
+        let known = self.followed.get(&tgid, 0).ok().map(|words| (words[0], low(words[3])));
+        if known.is_some_and(|known| known != (followed.start, followed.exec)) {
+            return false;
+        }
+        let Followed { start, image, head, exec, shape, layout } = *followed;
+        let [first, second, third, fourth] = layout_words(layout);
+        let words = [start, image, head, reaper_ebpf::pack(shape, exec), first, second, third, fourth];
+        self.followed.insert(tgid, words, 0).is_ok()
+    }
+
+    /// They are not any more.
+    pub fn unfollow(&mut self, tgid: u32) {
+        // It has died or exec'ed.
+        let _gone = self.followed.remove(&tgid);
+    }
+
+    /// What a file is. False where there is no room.
+    pub fn know(&mut self, executable: Executable, verdict: &Verdict) -> bool {
+        let Verdict { kind, shape, distance, layout } = *verdict;
+        let [first, second, third, fourth] = layout_words(layout);
+        let words = [reaper_ebpf::pack(shape, kind), distance, first, second, third, fourth];
+        self.executables.insert(key(executable), words, 0).is_ok()
+    }
+
+    /// What an earlier daemon has written: its numbers mean nothing here.
+    fn forget_all(&mut self) {
+        let followed: Vec<u32> = self.followed.keys().flatten().collect();
+        for tgid in followed {
+            self.unfollow(tgid);
+        }
+        self.forget_executables();
+        while self.ring.next().is_some() {}
+    }
+
+    /// Every file is looked at anew.
+    pub fn forget_executables(&mut self) {
+        let executables: Vec<_> = self.executables.keys().flatten().collect();
+        for executable in executables {
+            let _gone = self.executables.remove(&executable);
+        }
+    }
+}
+
+impl AsFd for Origins {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        borrow(&self.ring)
+    }
+}
+
+fn borrow(ring: &RingBuf<MapData>) -> BorrowedFd<'_> {
+    #![expect(unsafe_code, reason = "aya shows a ring buffer's descriptor only as a number")]
+    // SAFETY: the descriptor is the map's, which the ring buffer owns for as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
+}
+
+fn key(Executable { inode, device, generation, size }: Executable) -> [u64; 3] {
+    [inode, reaper_ebpf::pack(generation, device), size]
+}
+
+fn layout_words(layout: Layout) -> [u64; LAYOUT_WORDS] {
+    let Layout {
+        interpreter_next,
+        interpreter_threads,
+        thread_next,
+        thread_id,
+        thread_frame,
+        cframe_frame,
+        frame_bytes,
+        frame_back,
+        frame_code,
+        frame_at,
+        frame_owner,
+        frame_nobodys,
+        code_first_line,
+        code_file,
+        code_table,
+        bytes_size,
+    } = layout;
+    let word = |parts: [u16; 4]| parts.into_iter().rev().fold(0, |word, part| word << 16 | u64::from(part));
+    [
+        word([interpreter_next, interpreter_threads, thread_next, thread_id]),
+        word([thread_frame, cframe_frame, frame_bytes, frame_back]),
+        word([frame_code, frame_at, frame_owner, frame_nobodys]),
+        word([code_first_line, code_file, code_table, bytes_size]),
+    ]
+}
+
+fn read(bytes: &[u8]) -> Option<Written> {
+    const STACK: usize = size_of::<Stack>();
+    let (first, _) = bytes.split_first_chunk::<4>()?;
+    match u32::from_le_bytes(*first) {
+        entry::STACK => {
+            let (head, rest) = bytes.split_first_chunk::<STACK>()?;
+            let [what, child, forker, forker_start, image, exec] = census::words(head);
+            let stack = Stack {
+                entry: entry::STACK,
+                frames: high(what),
+                child,
+                forker: low(forker),
+                cut: high(forker),
+                forker_start,
+                image,
+                exec: low(exec),
+                shape: high(exec),
+            };
+            let frames = rest.as_chunks::<{ size_of::<Frame>() }>().0.iter().map(|bytes| {
+                let [code, at, of, lines] = census::words(bytes);
+                Frame { code, at, first_line: low(of), tag: high(of), table: low(lines), zero: 0 }
+            });
+            Some(Written::Stack(stack, frames.take(stack.frames as usize).collect()))
+        }
+        entry::EXEC => {
+            let (exec, _) = bytes.split_first_chunk::<{ size_of::<Exec>() }>()?;
+            Some(Written::Exec(read_exec(&census::words(exec))))
+        }
+        _ => None,
+    }
+}
+
+fn read_exec(words: &[u64; 7]) -> Exec {
+    let [what, start, code, exec, inode, whose, size] = *words;
+    let executable = Executable { inode, device: low(whose), generation: high(whose), size };
+    Exec { entry: entry::EXEC, tgid: high(what), start, code, exec: low(exec), zero: 0, executable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_lies_in_its_words_as_it_lies_in_memory() {
+        let layout = Layout {
+            interpreter_next: 1,
+            thread_id: 4,
+            thread_frame: 5,
+            code_file: 12,
+            bytes_size: 14,
+            ..Layout::default()
+        };
+        let bytes: Vec<u8> = layout_words(layout).into_iter().flat_map(u64::to_le_bytes).collect();
+        let parts: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|part| u16::from_le_bytes(*part)).collect();
+        assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14]);
+    }
+
+    #[test]
+    fn a_stack_has_no_more_frames_than_there_are() {
+        let mut bytes = vec![0; 48 + 32];
+        bytes[..8].copy_from_slice(&[1, 0, 0, 0, 9, 0, 0, 0]);
+        bytes[48] = 7;
+        let Some(Written::Stack(stack, frames)) = read(&bytes) else { panic!("no stack") };
+        assert_eq!((stack.frames, frames.len(), frames[0].code), (9, 1, 7));
+        assert!(read(&bytes[..47]).is_none() && read(&[]).is_none() && read(&[9; 64]).is_none());
+    }
+}

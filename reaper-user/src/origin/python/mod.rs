@@ -1,0 +1,18 @@
+//! CPython from outside: which version it is and how it lays out what is read of it, where it is in a process, and what its
+//! code objects say of themselves.
+//!
+//! All of it is somebody else's memory and somebody else's files: whatever is there, it ends, and what does not fit together is
+//! not known.
+
+mod code;
+mod elf;
+mod lines;
+mod maps;
+mod memory;
+mod recognize;
+mod shape;
+
+pub(super) use self::{
+    code::{Codes, Image},
+    recognize::{Found, Recognizer, Subject},
+};

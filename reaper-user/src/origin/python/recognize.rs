@@ -1,0 +1,256 @@
+//! Which processes are interpreters. A file is looked at once; a process of one that is linked to libpython is looked at each
+//! time, for the library is at another address in each.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use reaper_ebpf::interpreter::{Executable, Layout};
+
+use super::{
+    elf::{self, Elf, Interpreter},
+    maps, memory,
+    shape::{OFFSETS_BYTES, Shape},
+};
+use crate::{
+    identity::BootTime,
+    proc::{Proc, ticks},
+};
+
+/// Files that are remembered.
+const FILES: usize = 8_192;
+/// Layouts that are remembered: each build of 3.13 and later may have its own.
+const SHAPES: usize = 1_024;
+
+/// A process that executes a file that is not known, or is linked to libpython.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::origin) struct Subject {
+    pub(in crate::origin) pid: u32,
+    pub(in crate::origin) start: BootTime,
+    /// Where its code begins.
+    pub(in crate::origin) code: u64,
+    pub(in crate::origin) executable: Executable,
+}
+
+/// What it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::origin) enum Found {
+    /// It is gone, or executes another file by now.
+    Gone,
+    /// No interpreter, nor is any other process of this file.
+    Other,
+    /// Linked to libpython, which is not mapped (yet).
+    Linked,
+    /// An interpreter.
+    Interpreter {
+        /// Where the address of the first interpreter is.
+        head: u64,
+        /// Where that is from where its code begins, in every process of this file; `None` where it is in a library.
+        distance: Option<u64>,
+        /// The number of its layout.
+        shape: u32,
+        /// Its layout.
+        layout: Layout,
+    },
+}
+
+/// Remembers files.
+#[derive(Debug)]
+pub(in crate::origin) struct Recognizer {
+    proc: Proc,
+    executables: HashMap<Executable, Elf>,
+    /// By device and inode.
+    libraries: HashMap<String, Elf>,
+    shapes: Vec<Arc<Shape>>,
+}
+
+impl Recognizer {
+    pub(in crate::origin) fn new(proc: Proc) -> Self {
+        Self { proc, executables: HashMap::new(), libraries: HashMap::new(), shapes: Vec::new() }
+    }
+
+    /// Whether its file has been looked at.
+    pub(in crate::origin) fn knows(&self, executable: &Executable) -> bool {
+        self.executables.contains_key(executable)
+    }
+
+    /// The layout with this number.
+    pub(in crate::origin) fn shape(&self, number: u32) -> Option<Arc<Shape>> {
+        self.shapes.get(number as usize).cloned()
+    }
+
+    /// Looks at a process. An error where that is not allowed, or something is lacking.
+    pub(in crate::origin) fn look(&mut self, subject: &Subject) -> io::Result<Found> {
+        match self.find(subject) {
+            Err(error) if is_gone(&error) => Ok(Found::Gone),
+            found => found,
+        }
+    }
+
+    fn find(&mut self, subject: &Subject) -> io::Result<Found> {
+        let Subject { pid, executable, code, .. } = *subject;
+        let process = self.proc.of(pid);
+        let elf = match self.executables.get(&executable) {
+            Some(elf) => *elf,
+            None => {
+                let elf = elf::look(maps::open(&process.join("exe"))?)?;
+                // What was opened is what the event is about.
+                if !self.is_still(subject) {
+                    return Ok(Found::Gone);
+                }
+                make_room(&mut self.executables, FILES);
+                self.executables.insert(executable, elf);
+                elf
+            }
+        };
+        match elf {
+            Elf::Other => Ok(Found::Other),
+            Elf::Interpreter(found) => {
+                let bias = code.wrapping_sub(found.code);
+                let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
+                    return Ok(Found::Other);
+                };
+                let head = bias.wrapping_add(found.symbol).wrapping_add(shape.head);
+                let distance = Some(head.wrapping_sub(code));
+                Ok(Found::Interpreter { head, distance, shape: number, layout: shape.layout })
+            }
+            Elf::Linked => {
+                let Some(mapping) = maps::libpython(&process)? else { return Ok(Found::Linked) };
+                let library = match self.libraries.get(&mapping.file) {
+                    Some(library) => *library,
+                    None => {
+                        let library = elf::look(mapping.open(&process)?)?;
+                        make_room(&mut self.libraries, FILES);
+                        self.libraries.insert(mapping.file.clone(), library);
+                        library
+                    }
+                };
+                // A number of libpython's that has no interpreter, or one that is not known.
+                let Elf::Interpreter(found) = library else { return Ok(Found::Linked) };
+                let bias = mapping.start.wrapping_sub(found.first);
+                let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
+                    return Ok(Found::Linked);
+                };
+                if !self.is_still(subject) {
+                    return Ok(Found::Gone);
+                }
+                let head = bias.wrapping_add(found.symbol).wrapping_add(shape.head);
+                Ok(Found::Interpreter { head, distance: None, shape: number, layout: shape.layout })
+            }
+        }
+    }
+
+    fn is_still(&self, subject: &Subject) -> bool {
+        // Where the code begins tells one program from the next; it is 1 to those who may not know.
+        self.proc
+            .code(subject.pid)
+            .is_some_and(|(start, code)| start == ticks(subject.start) && (code == subject.code || code <= 1))
+    }
+
+    fn shape_of(
+        &mut self,
+        pid: u32,
+        found: &Interpreter,
+        bias: u64,
+    ) -> io::Result<Option<(u32, Arc<Shape>)>> {
+        let shape = match found.minor {
+            Some(minor) => Shape::of(minor),
+            None => {
+                let offsets: [u8; OFFSETS_BYTES] = memory::array(pid, bias.wrapping_add(found.symbol))?;
+                Shape::from_offsets(&offsets)
+            }
+        };
+        let Some(shape) = shape else { return Ok(None) };
+        let number = match self.shapes.iter().position(|known| **known == shape) {
+            Some(number) => number,
+            None if self.shapes.len() >= SHAPES => return Ok(None),
+            None => {
+                self.shapes.push(Arc::new(shape));
+                self.shapes.len() - 1
+            }
+        };
+        let known = self.shapes.get(number).map(Arc::clone);
+        Ok(u32::try_from(number).ok().zip(known))
+    }
+}
+
+fn make_room<K, V>(known: &mut HashMap<K, V>, most: usize) {
+    if known.len() >= most {
+        known.clear();
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EFAULT))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    /// An interpreter that has begun.
+    struct Python(Child);
+
+    impl Python {
+        fn start() -> Self {
+            let mut command = Command::new("/usr/bin/python3");
+            command.args(["-I", "-c", "print('x', flush=True); input()"]);
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let mut child = child.expect("python3: `cargo xtask setup` installs it");
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            Self(child)
+        }
+
+        fn subject(&self) -> Subject {
+            let pid = self.0.id();
+            let (start, code) = Proc::at("/proc").code(pid).unwrap();
+            let start = BootTime(start * 10_000_000);
+            Subject { pid, start, code, executable: Executable { inode: 7, ..Executable::default() } }
+        }
+    }
+
+    impl Drop for Python {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_interpreters_first_thread_is_where_it_is_said_to_be() {
+        let python = Python::start();
+        let subject = python.subject();
+        let mut recognizer = Recognizer::new(Proc::at("/proc"));
+        assert!(!recognizer.knows(&subject.executable));
+        let Found::Interpreter { head, distance, layout, .. } = recognizer.look(&subject).unwrap() else {
+            panic!("not recognized")
+        };
+        assert_eq!(distance.map(|distance| subject.code.wrapping_add(distance)), Some(head));
+        let word = |address: u64| u64::from_le_bytes(memory::array(subject.pid, address).unwrap());
+        let thread = word(word(head) + u64::from(layout.interpreter_threads));
+        assert_eq!(word(thread + u64::from(layout.thread_next)), 0, "it has one thread");
+        // What pthread_self returns points to itself.
+        let number = word(thread + u64::from(layout.thread_id));
+        assert_eq!(word(number + 16), number);
+    }
+
+    #[test]
+    fn another_program_than_the_events_is_not_looked_at() {
+        let python = Python::start();
+        let mut recognizer = Recognizer::new(Proc::at("/proc"));
+        let other = Subject { code: python.subject().code + 4096, ..python.subject() };
+        assert_eq!(recognizer.look(&other).unwrap(), Found::Gone);
+        let older = Subject { start: BootTime(1), ..python.subject() };
+        assert_eq!(recognizer.look(&older).unwrap(), Found::Gone);
+        assert!(!recognizer.knows(&older.executable), "nor remembered");
+    }
+
+    #[test]
+    fn one_that_is_gone_is_gone() {
+        let subject = Subject { pid: u32::MAX, ..Python::start().subject() };
+        assert_eq!(Recognizer::new(Proc::at("/proc")).look(&subject).unwrap(), Found::Gone);
+    }
+}

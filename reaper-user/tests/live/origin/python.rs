@@ -1,0 +1,242 @@
+//! Python programs that leak: the report has the function and the line that the program itself says it was.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::pythons::{Python, pythons};
+use crate::support::{Daemon, fixture, machine, rounds};
+
+/// How a child is forked.
+const WAYS: [&str; 8] = [
+    "popen",
+    "popen-open-fds",
+    "fork",
+    "posix-spawn",
+    "system",
+    "multiprocessing-fork",
+    "multiprocessing-spawn",
+    "asyncio",
+];
+
+/// What the program says of a child: who forked it, where.
+#[derive(Debug, PartialEq, Eq)]
+struct Truth {
+    function: String,
+    file: String,
+    line: u64,
+    /// How often the function had called itself.
+    deep: usize,
+}
+
+/// A running program. It ends when this is dropped.
+struct Program {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Program {
+    fn start(python: &Python, way: &str, count: usize, spawners: usize, busy: usize) -> Self {
+        let folder = python.folder();
+        fs::copy(fixture("origin/leak.py"), folder.path().join("leak.py")).unwrap();
+        let inside = python.inside(folder.path());
+        let mut command = python.command();
+        command.arg(inside.join("leak.py")).arg(inside.join("log")).arg(way);
+        command.args([count, spawners, busy].map(|number| number.to_string()));
+        command.env("TMPDIR", &inside).env("PYTHONDONTWRITEBYTECODE", "1");
+        Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), folder }
+    }
+
+    /// What it says of each child, by pid, when it has forked all.
+    fn truth(&mut self, patience: Duration) -> HashMap<u64, Truth> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            if text.ends_with("done\n") {
+                return text.lines().filter_map(truth).collect();
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "the program has failed");
+            assert!(Instant::now() < deadline, "the program is not done");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+/// A line of the log.
+fn truth(line: &str) -> Option<(u64, Truth)> {
+    let mut words = line.split(' ');
+    let pid = words.next()?.parse().ok()?;
+    let [function, file] = [words.next()?.to_owned(), words.next()?.to_owned()];
+    let (line, deep) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((pid, Truth { function, file, line, deep }))
+}
+
+/// What a report says of the functions that the program says something of.
+fn told(report: &Value) -> Option<Truth> {
+    let frames = report["origin"]["stack"]["frames"].as_array()?;
+    let name =
+        |frame: &Value| frame["function"].as_str().unwrap_or_default().rsplit('.').next().map(str::to_owned);
+    let is = |frame: &&Value| name(frame).is_some_and(|name| name.starts_with("open_browser_"));
+    let innermost = frames.iter().find(is)?;
+    Some(Truth {
+        function: name(innermost)?,
+        file: innermost["file"].as_str()?.to_owned(),
+        line: innermost["line"].as_u64()?,
+        deep: frames.iter().filter(is).count() - 1,
+    })
+}
+
+/// Every child of the program is reported, with the place that the program says it was.
+fn holds(daemon: &mut Daemon, python: &Python, way: &str, count: usize, spawners: usize, busy: usize) {
+    let what = format!("{} {way}, {count} by {spawners} threads beside {busy}", python.name());
+    let mut program = Program::start(python, way, count, spawners, busy);
+    let truth = program.truth(Duration::from_secs(120));
+    assert_eq!(truth.len(), count, "{what}");
+    let (mut reports, holder) = (HashMap::new(), u64::from(program.child.id()));
+    let all = daemon.came(Duration::from_secs(60), |seen| {
+        if seen.is("zombie") && seen.number("/holder/pid") == holder {
+            reports.insert(seen.number("/pid"), seen.event.clone());
+        }
+        truth.keys().all(|pid| reports.contains_key(pid))
+    });
+    assert!(all, "{what}: {} of {count} were reported\n{}", reports.len(), daemon.log());
+    let wrong: Vec<_> = truth
+        .iter()
+        .filter(|(pid, truth)| {
+            let report = &reports[pid];
+            report["origin"]["quality"] != "exact" || told(report).as_ref() != Some(truth)
+        })
+        .collect();
+    println!("{what}: {} of {count} right", count - wrong.len());
+    if let Some((pid, truth)) = wrong.first() {
+        panic!(
+            "{what}: {} of {count} wrong: {truth:#?}\n{:#}\n{}",
+            wrong.len(),
+            reports[pid]["origin"],
+            daemon.log()
+        );
+    }
+}
+
+#[test]
+fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons() {
+        for way in WAYS.into_iter().filter(|way| python.has(way)) {
+            // An interpreter of its own for each takes long.
+            let count = if way == "multiprocessing-spawn" { rounds(10, 50) } else { rounds(50, 200) };
+            holds(&mut daemon, &python, way, count, 1, 0);
+        }
+    }
+    daemon.end();
+}
+
+#[test]
+fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons() {
+        holds(&mut daemon, &python, "popen", rounds(80, 200), 8, 2);
+    }
+    daemon.end();
+}
+
+/// The interpreter is nowhere on the host, and its file system is gone from there.
+#[test]
+fn an_interpreter_in_a_container_is_followed_like_any_other() {
+    use crate::support::{Container, Rootfs};
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    let fill = |shared: &Path| {
+        fs::copy("/usr/bin/python3", shared.join("only-here"))
+            .expect("python3: `cargo xtask setup` installs it");
+        fs::copy(fixture("origin/leak.py"), shared.join("leak.py")).unwrap();
+        let script = "TMPDIR=/seed PYTHONDONTWRITEBYTECODE=1 exec /seed/only-here /seed/leak.py /seed/log popen 20 1 0 < /seed/end";
+        fs::write(shared.join("start"), format!("mkfifo /seed/end\nsleep 600 > /seed/end &\n{script}\n"))
+            .unwrap();
+    };
+    let container = Container::start("python", Rootfs::HostPrograms, fill, &["/bin/sh", "/seed/start"]);
+    let (init, log) = (u64::from(container.init()), container.shared().join("log"));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let truth: HashMap<u64, Truth> = loop {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        if text.ends_with("done\n") {
+            break text.lines().filter_map(truth).collect();
+        }
+        assert!(Instant::now() < deadline, "the program is not done");
+        std::thread::yield_now();
+    };
+    assert_eq!(truth.len(), 20);
+    let mut reports = HashMap::new();
+    daemon.until("all are reported", Duration::from_secs(30), |seen| {
+        if seen.is("zombie") && seen.number("/holder/pid") == init {
+            reports.insert(seen.number("/ns_pid"), seen.event.clone());
+        }
+        truth.keys().all(|pid| reports.contains_key(pid))
+    });
+    for (pid, truth) in &truth {
+        let origin = &reports[pid]["origin"];
+        assert_eq!(told(&reports[pid]).as_ref(), Some(truth), "{origin:#}\n{}", daemon.log());
+        assert_eq!(origin["quality"], "exact");
+    }
+    drop(container);
+    daemon.end();
+}
+
+/// A worker that was forked and did not exec has the interpreter of its parent.
+#[test]
+fn a_worker_that_was_forked_before_its_parent_ever_spawned_is_followed() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons() {
+        let folder = python.folder();
+        fs::copy(fixture("origin/worker.py"), folder.path().join("worker.py")).unwrap();
+        let inside = python.inside(folder.path());
+        let mut command = python.command();
+        let mut child = command
+            .arg(inside.join("worker.py"))
+            .arg(inside.join("log"))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = folder.path().join("log");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let truth = loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(truth) = text.strip_suffix('\n').and_then(truth) {
+                break truth;
+            }
+            assert!(Instant::now() < deadline, "the worker has not forked");
+            std::thread::yield_now();
+        };
+        let mut found = None;
+        daemon.until("the worker's child is reported", Duration::from_secs(30), |seen| {
+            let is = seen.is("zombie") && seen.number("/pid") == truth.0;
+            if is {
+                found = Some(seen.event.clone());
+            }
+            is
+        });
+        let report = found.unwrap();
+        assert_eq!(told(&report), Some(truth.1), "{}: {:#}", python.name(), report["origin"]);
+        assert_eq!(report["origin"]["stack_of"], 0);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+    daemon.end();
+}

@@ -1,0 +1,17 @@
+//! Whether each kernel takes the programs that find out where zombies come from.
+
+use std::process::Command;
+
+#[test]
+#[ignore = "needs a machine of its own: `cargo xtask vm`"]
+fn every_kernel_takes_the_programs_that_read_stacks_at_forks() {
+    crate::require_vm();
+    let checked = Command::new("reaper").args(["check", "--output", "json"]).output().unwrap();
+    let text = String::from_utf8(checked.stdout).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.contains(r#""name":"stacks at forks""#))
+        .unwrap_or_else(|| panic!("{text}"));
+    println!("{line}");
+    assert!(line.contains(r#""standing":"ok""#), "{line}");
+}
