@@ -10,7 +10,7 @@ use crate::{
     kernel::Task,
     ledger,
     maps::{FOLLOWED, FORK_STAGES, FORKERS, count},
-    origin::lineage,
+    origin::{lineage, native},
 };
 
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -51,8 +51,11 @@ fn enter<K: Keys>(ctx: &BtfTracePointContext) {
         lineage::mark(reaper_ebpf::id(forker, caller.leader().start()));
     }
     birth::rest(entry, child, flags);
-    if FOLLOWED.get_ptr(forker).is_some() {
-        // SAFETY: the stage is a program of this same hook, with this context. Where there is none, nothing happens.
-        unsafe { FORK_STAGES.tail_call(ctx, stage::PYTHON) };
+    // SAFETY: a stage is a program of this same hook, with this context. Where there is none, nothing happens.
+    unsafe {
+        if FOLLOWED.get_ptr(forker).is_some() {
+            FORK_STAGES.tail_call(ctx, stage::PYTHON);
+        }
     }
+    native::follow(ctx, caller);
 }

@@ -239,16 +239,22 @@ pub mod wake {
     pub const STACK: u32 = 0;
     /// The last one for an executable.
     pub const EXEC: u32 = 1;
+    /// The last one for a native stack.
+    pub const COPY: u32 = 2;
+    /// No wake-up: until when native stacks are spoken for, of all processes together.
+    pub const COPIES_DUE: u32 = 3;
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 4;
 }
 
 /// What follows the fork program.
 pub mod stage {
     /// Walks a Python interpreter's frames.
     pub const PYTHON: u32 = 0;
+    /// Copies registers and stack.
+    pub const NATIVE: u32 = 1;
     /// How many there are.
-    pub const COUNT: u32 = 1;
+    pub const COUNT: u32 = 2;
 }
 
 const _: () = assert!(size_of::<Executable>() == 24);

@@ -26,6 +26,7 @@
 
 pub mod interpreter;
 pub mod member;
+pub mod native;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
 pub const ABI: u32 = 3;
@@ -420,8 +421,10 @@ pub mod counter {
     pub const FORK_EARLY: u32 = 14;
     /// A fork by an interpreter whose stack was not there or could not be read.
     pub const STACK_MISSED: u32 = 15;
+    /// A fork whose native stack was not copied because there were too many in a short time.
+    pub const STACK_LIMITED: u32 = 16;
     /// How many there are.
-    pub const COUNT: u32 = 16;
+    pub const COUNT: u32 = 17;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use reaper_ebpf::{
     ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter,
     interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
-    meta, seed,
+    meta, native, seed,
 };
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
@@ -69,6 +69,26 @@ pub(crate) static EXECUTABLES: HashMap<Executable, Verdict> = HashMap::with_max_
 /// puts there what the kernel takes.
 #[map]
 pub(crate) static FORK_STAGES: ProgramArray = ProgramArray::with_max_entries(stage::COUNT, 0);
+
+/// Of whom native stacks are copied, by `reaper_ebpf::native::mode`: one word. Userspace sets it.
+#[map]
+pub(crate) static COPYING: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The cgroups on probation, by the id of v2. Userspace adds and removes.
+#[map]
+pub(crate) static PROBATION: HashMap<u64, u64> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+
+/// Until when the native stacks of a process are spoken for, by tgid.
+#[map]
+pub(crate) static COPIED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1_024, 0);
+
+/// Where a native stack is put together, by CPU: larger than a per-CPU value may be. Set at load.
+#[map]
+pub(crate) static COPY_SCRATCH: Array<native::Scratch> = Array::with_max_entries(1, 0);
+
+/// Native stacks at forks.
+#[map]
+pub(crate) static NATIVES: RingBuf = RingBuf::with_byte_size(native::RING_BYTES, 0);
 
 /// What follows the exit program where a dead process has descendants: takes its command line. Userspace puts it there
 /// where the kernel takes it.

@@ -21,6 +21,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::around::Around;
 use crate::{
     identity::{BootTime, Identity},
+    origin::Naming,
     proc::{Proc, Seen},
     remedy::Sight,
     text::Untrusted,
@@ -48,6 +49,8 @@ pub enum Request {
         forker: Option<Identity>,
         /// Its forker and those above, as far as they may still be there.
         ancestors: Arc<[Identity]>,
+        /// Its stack, or that of one above, where that is being named.
+        naming: Option<Naming>,
     },
     /// Everything, and whether its holder may be touched.
     Remedy {
@@ -257,7 +260,7 @@ fn observe(
 /// Looks at what stands around one zombie, outside of any batch.
 #[must_use]
 pub fn scene(proc: &Proc, zombie: Identity) -> Option<Scene> {
-    let request = Request::Report { id: 0, zombie, forker: None, ancestors: Arc::default() };
+    let request = Request::Report { id: 0, zombie, forker: None, ancestors: Arc::default(), naming: None };
     match look_at(proc, &[request]).pop() {
         Some(Answer::Zombie { scene, .. }) => Some(*scene),
         _ => None,
@@ -287,7 +290,7 @@ mod tests {
 
     fn request() -> Vec<Request> {
         let zombie = Identity { pid: ZOMBIE, start: BootTime(123_450_000_000) };
-        vec![Request::Report { id: 1, zombie, forker: None, ancestors: Arc::default() }]
+        vec![Request::Report { id: 1, zombie, forker: None, ancestors: Arc::default(), naming: None }]
     }
 
     fn answer(answers: &mut UnboundedReceiver<Answers>) -> Answer {

@@ -2,5 +2,6 @@
 
 mod exec;
 pub(crate) mod lineage;
+pub(crate) mod native;
 mod python;
 mod ring;

@@ -17,7 +17,7 @@ use reaper_ebpf::{
     },
 };
 
-use super::ring;
+use super::{native, ring};
 use crate::{
     kernel::Task,
     ledger,
@@ -36,7 +36,8 @@ fn fork_python(ctx: BtfTracePointContext) {
         return;
     }
     if followed.head == 0 {
-        return count(counter::FORK_EARLY);
+        count(counter::FORK_EARLY);
+        return native::follow(&ctx, caller);
     }
     let (tgid, child_start) = (child.tgid(), child.start());
     let own = id(tgid, child_start);
@@ -48,7 +49,8 @@ fn fork_python(ctx: BtfTracePointContext) {
     let frame = find(scratch, followed, child.thread_pointer());
     let (frames, cut) = walk(scratch, &followed.layout, frame);
     if frames == 0 {
-        return count(counter::STACK_MISSED);
+        count(counter::STACK_MISSED);
+        return native::follow(&ctx, caller);
     }
     // SAFETY: the scratch is a per-CPU value of this program alone.
     unsafe {

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::{
-    config::{Age, Output, Overrides, PinPath, Span},
+    config::{Age, Natives, Output, Overrides, PinPath, Span},
     exit_code,
     report::Filter,
     zombie::Cause,
@@ -102,6 +102,9 @@ pub struct TraceArgs {
     /// Show below each zombie who forked whom, and the stack at that fork
     #[arg(long)]
     pub stacks: bool,
+    /// Of whose forks native stacks are taken: probation, all or off [default: probation]
+    #[arg(long, value_name = "WHOSE")]
+    pub origin: Option<Natives>,
     /// Which zombies to report.
     #[command(flatten)]
     pub filter: FilterArgs,

@@ -144,9 +144,9 @@ fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
                 None => Standing::Met(found),
                 Some(reason) => Standing::Reduced(format!("{found}; no command lines: {reason}")),
             };
-            let stacks = stacks(kernel.no_origins());
+            let (stacks, native) = (stacks(kernel.no_origins()), native_stacks(kernel.no_natives()));
             let release = release_hook(kernel.see_releases());
-            (vec![requirement(standing, false), release, stacks], exit_code::OK)
+            (vec![requirement(standing, false), release, stacks, native], exit_code::OK)
         }
         Err(error) => {
             let failure = Failure::from(error);
@@ -171,6 +171,20 @@ fn stacks(refused: Option<&KernelError>) -> Requirement {
     Requirement {
         name: "stacks at forks",
         purpose: "the line that forked a zombie",
+        standing,
+        privilege: false,
+    }
+}
+
+/// Whether functions of machine code can be told.
+fn native_stacks(refused: Option<&KernelError>) -> Requirement {
+    let standing = match refused {
+        Some(reason) => Standing::Reduced(format!("of Python programs only: {reason}")),
+        None => Standing::Met("of programs on probation, or of all (origin.native)".to_owned()),
+    };
+    Requirement {
+        name: "native stacks at forks",
+        purpose: "the function that forked a zombie",
         standing,
         privilege: false,
     }

@@ -19,7 +19,13 @@ mod writer;
 use std::{io, io::Write as _, process::ExitCode};
 
 use self::args::{Command, CommandLine};
-use crate::{config::LogLevel, exit_code, origin::symbols::child, remedy::inject};
+use crate::{
+    config::{LogLevel, Natives},
+    exit_code,
+    kernel::Copying,
+    origin::symbols::child,
+    remedy::inject,
+};
 
 /// Why a command ended badly: an exit code and one line that says what to do.
 #[derive(Debug)]
@@ -101,4 +107,13 @@ fn pid_max() -> u32 {
 
 fn start_log(level: LogLevel) -> log::Switch {
     log::start(level)
+}
+
+/// Of whose forks native stacks are taken, as the kernel side has it.
+const fn copying(natives: Natives) -> Copying {
+    match natives {
+        Natives::Probation => Copying::Probation,
+        Natives::All => Copying::All,
+        Natives::Off => Copying::Off,
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     Failure,
     args::RunArgs,
+    copying,
     notify::Notifier,
     pid_max,
     reload::Reload,
@@ -56,6 +57,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             filter: Filter::default(),
             remedies: config.terms(),
             sites: config.origin.sites.get() as usize,
+            copying: copying(config.origin.native),
         },
         form: Form { output: config.output, stacks: false },
         duration: None,

@@ -1,6 +1,6 @@
 //! `reaper trace`: watch in the foreground.
 
-use super::{Failure, args::TraceArgs, pid_max, session::Session, start_log, writer::Form};
+use super::{Failure, args::TraceArgs, copying, pid_max, session::Session, start_log, writer::Form};
 use crate::{
     config::{Config, LogLevel, Output},
     exit_code,
@@ -28,6 +28,7 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             // It only watches.
             remedies: config.terms(),
             sites: config.origin.sites.get() as usize,
+            copying: copying(args.origin.unwrap_or_default()),
         },
         form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),

@@ -25,7 +25,10 @@ pub use self::{
     overrides::Overrides,
     remedy::{Grace, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
-    value::{Age, CacheEntries, Cmdlines, LogLevel, Output, Overflow, PinPath, SiteCount, Slots, ValueError},
+    value::{
+        Age, CacheEntries, Cmdlines, LogLevel, Natives, Output, Overflow, PinPath, SiteCount, Slots,
+        ValueError,
+    },
 };
 use crate::policy::{Rule, Terms};
 
@@ -85,6 +88,8 @@ pub struct Capture {
 pub struct Origin {
     /// How many leak sites are kept.
     pub sites: SiteCount,
+    /// Of whose forks native stacks are taken. Those of interpreters that are known always are.
+    pub native: Natives,
 }
 
 /// The daemon's own log.
@@ -146,7 +151,7 @@ impl Config {
             pin_path,
             ledger: Ledger { entries, overflow },
             capture: Capture { cmdline },
-            origin: Origin { sites },
+            origin: Origin { sites, native },
             log: Log { level },
             remedy: Remedies { dry_run, paused, per_minute, per_holder, grace },
             rules,
@@ -162,6 +167,7 @@ impl Config {
             ("ledger.overflow", *overflow != other.ledger.overflow),
             ("capture.cmdline", *cmdline != other.capture.cmdline),
             ("origin.sites", *sites != other.origin.sites),
+            ("origin.native", *native != other.origin.native),
             ("log.level", *level != other.log.level),
             ("remedy.dry_run", *dry_run != other.remedy.dry_run),
             ("remedy.paused", *paused != other.remedy.paused),
@@ -194,6 +200,7 @@ impl Config {
             ledger_overflow,
             capture_cmdline,
             origin_sites,
+            origin,
             log_level,
             dry_run,
             pause_remedies,
@@ -212,7 +219,10 @@ impl Config {
                 overflow: ledger_overflow.unwrap_or(self.ledger.overflow),
             },
             capture: Capture { cmdline: capture_cmdline.unwrap_or(self.capture.cmdline) },
-            origin: Origin { sites: origin_sites.unwrap_or(self.origin.sites) },
+            origin: Origin {
+                sites: origin_sites.unwrap_or(self.origin.sites),
+                native: origin.unwrap_or(self.origin.native),
+            },
             log: Log { level: log_level.unwrap_or(self.log.level) },
             remedy: Remedies {
                 dry_run: self.remedy.dry_run || *dry_run,

@@ -1,7 +1,8 @@
 //! The configuration as flags.
 
 use super::{
-    Age, CacheEntries, Cmdlines, Grace, LogLevel, Overflow, PerHolder, PerMinute, PinPath, SiteCount, Slots,
+    Age, CacheEntries, Cmdlines, Grace, LogLevel, Natives, Overflow, PerHolder, PerMinute, PinPath,
+    SiteCount, Slots,
 };
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
@@ -37,6 +38,9 @@ pub struct Overrides {
     /// Keep this many leak sites; those that were seen least recently give way [file: origin.sites; default: 4096]
     #[arg(long, value_name = "COUNT")]
     pub origin_sites: Option<SiteCount>,
+    /// Of whose forks native stacks are taken [file: origin.native; default: probation]
+    #[arg(long, value_name = "WHOSE")]
+    pub origin: Option<Natives>,
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

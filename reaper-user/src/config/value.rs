@@ -317,6 +317,20 @@ words! {
 }
 
 words! {
+    /// Of whose forks native stacks are taken.
+    Natives {
+        /// Those of processes in workloads that hold an old zombie.
+        #[default]
+        Probation = "probation",
+        /// Everybody's.
+        All = "all",
+        /// Nobody's.
+        Off = "off",
+    }
+    "\"probation\", \"all\" and \"off\""
+}
+
+words! {
     /// Levels of the log.
     LogLevel {
         /// What stopped working.
@@ -375,4 +389,4 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines LogLevel PerMinute PerHolder Grace);
+deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace);

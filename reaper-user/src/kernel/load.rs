@@ -11,7 +11,7 @@ use super::{
     attach::Always,
     boot_now,
     btf::Btf,
-    census, demand, map, offsets, origins, patch, pins,
+    census, demand, map, natives, offsets, origins, patch, pins,
     pins::{Set, Store},
     release::Release,
     requirements,
@@ -47,6 +47,12 @@ impl Waits {
             Self { wait4: 0, waitid: 0 }
         }
     }
+}
+
+/// How many processors there may ever be.
+fn processors() -> Result<u32, KernelError> {
+    let number = aya::util::nr_cpus().map_err(|(what, error)| KernelError::system(what, error))?;
+    Ok(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 impl Kernel {
@@ -97,7 +103,8 @@ impl Kernel {
             .override_global("WAIT4", &waits.wait4, true)
             .override_global("WAITID", &waits.waitid, true)
             .map_max_entries("LEDGER", options.sizes.entries)
-            .map_max_entries("OVERFLOW", options.sizes.overflow);
+            .map_max_entries("OVERFLOW", options.sizes.overflow)
+            .map_max_entries("COPY_SCRATCH", processors()?);
         if let Some(Pinned { set, .. }) = &pinned {
             for name in pins::MAPS {
                 loader.map_pin_path(name, set.path(name));
@@ -108,6 +115,7 @@ impl Kernel {
         let stages = Stages::load(&mut ebpf, kernel_btf)?;
         let release = Release::load(&mut ebpf, kernel_btf);
         let no_origins = origins::load(&mut ebpf, kernel_btf).err();
+        let no_natives = natives::load(&mut ebpf, kernel_btf).err();
 
         let ledger = take(&mut ebpf, "LEDGER")?;
         let Map::Array(ledger) = ledger else {
@@ -138,6 +146,8 @@ impl Kernel {
             flavour,
             no_cmdlines,
             no_origins,
+            no_natives,
+            copies: natives::Copies::new(&mut ebpf)?,
             stages,
             pinned,
             ebpf,

@@ -8,6 +8,7 @@ mod census;
 mod clock;
 mod error;
 mod load;
+mod natives;
 mod notices;
 mod offsets;
 mod origins;
@@ -34,6 +35,7 @@ pub use self::{
     ancestors::{Forebear, id_of},
     clock::{Clock, Moment, boot_now},
     error::{KernelError, lockdown},
+    natives::{Copied, Copying, Natives},
     notices::{LogLines, Notices},
     origins::{Origins, Written},
     pins::unload,
@@ -111,6 +113,8 @@ pub struct Kernel {
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
     no_origins: Option<KernelError>,
+    no_natives: Option<KernelError>,
+    copies: natives::Copies,
     stages: stages::Stages,
     pinned: Option<Pinned>,
 }

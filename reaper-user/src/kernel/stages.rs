@@ -1,6 +1,8 @@
 //! Programs that follow another one at the same hook, in arrays that the kernel side calls into: what a kernel does not take is
 //! not there, and the program before it goes on without.
 
+use std::collections::{BTreeMap, btree_map::Entry};
+
 use aya::{
     Btf, Ebpf,
     maps::{MapData, ProgramArray},
@@ -14,7 +16,7 @@ const EXIT: (&str, &str) = ("exit_cmdline", "sched_process_exit");
 
 /// The arrays that are in use. The kernel empties one when nobody holds it.
 #[derive(Default)]
-pub(super) struct Stages(Vec<ProgramArray<MapData>>);
+pub(super) struct Stages(BTreeMap<&'static str, ProgramArray<MapData>>);
 
 impl Stages {
     /// Loads what needs no daemon to go on with it, and puts it in its place.
@@ -32,7 +34,7 @@ impl Stages {
         Ok(stages)
     }
 
-    /// Puts a program that is loaded into an array, which is taken from the object.
+    /// Puts a program that is loaded into an array.
     pub(super) fn set(
         &mut self,
         ebpf: &mut Ebpf,
@@ -40,11 +42,12 @@ impl Stages {
         place: u32,
         name: &'static str,
     ) -> Result<(), KernelError> {
-        let mut programs: ProgramArray<MapData> = map(ebpf, array)?;
+        let programs = match self.0.entry(array) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(map(ebpf, array)?),
+        };
         let program: &BtfTracePoint = attach::tracing_program(ebpf, name)?;
         let fd = program.fd().map_err(|error| KernelError::program(name, error))?;
-        programs.set(place, fd, 0).map_err(|error| KernelError::map(array, error))?;
-        self.0.push(programs);
-        Ok(())
+        programs.set(place, fd, 0).map_err(|error| KernelError::map(array, error))
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
 };
 
 use super::{Answer, AtWork, Neighbour, Request, Scene};
@@ -13,6 +14,9 @@ use crate::{
     remedy::{self, Ancestry, Sight},
     text::Untrusted,
 };
+
+/// How long a zombie waits for the names of the functions that it was forked by; it is told of without them after that.
+const NAMED: Duration = Duration::from_secs(1);
 
 /// The processes seen during one batch.
 pub(super) struct Around<'a> {
@@ -48,7 +52,10 @@ impl<'a> Around<'a> {
                 let holder = holder.or_else(|| self.zombie(zombie).ok().map(|seen| seen.parent));
                 Answer::Probation { id, holder: holder.and_then(|pid| self.state(pid)) }
             }
-            Request::Report { id, zombie, forker, ref ancestors } => {
+            Request::Report { id, zombie, forker, ref ancestors, ref naming } => {
+                if let Some(naming) = naming {
+                    naming.wait(NAMED);
+                }
                 match self.scene(zombie, forker, ancestors) {
                     Ok(scene) => Answer::Zombie { id, scene: Box::new(scene), sight: None },
                     Err(NoScene::Absent) => Answer::NotAZombie { id, absent: true },

@@ -3,9 +3,9 @@
 
 use std::{
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -13,17 +13,22 @@ use std::{
 };
 
 use reaper_ebpf::interpreter::{self, Exec, Followed, Verdict, kind};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::{read, write},
+};
 use tokio::sync::Notify;
 
 use super::{
     Language, Quality, Stack,
+    native::{NativeStacks, Registers},
     python::{Codes, Found, Image, Recognizer, Subject},
     store::Store,
+    symbols::Symbolizer,
 };
 use crate::{
     identity::BootTime,
-    kernel::{Origins, Written},
+    kernel::{Copied, Natives, Origins, Written},
     proc::Proc,
 };
 
@@ -48,20 +53,62 @@ const FILES_A_SECOND: u32 = 200;
 const FILES_AT_ONCE: u32 = 1_000;
 
 /// Where the stacks are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Stacks(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     store: Mutex<Store>,
     crowded: Notify,
     unrecognized: AtomicU64,
+    /// Native stacks that were copied and could not be unwound.
+    unread: AtomicU64,
+    /// Processes whose stacks are to be named.
+    wanted: Mutex<Vec<u64>>,
+    /// Something has been named.
+    named: Condvar,
+    /// Rings when there is something to name.
+    bell: OwnedFd,
+}
+
+/// A stack that is being named.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    stacks: Stacks,
+    child: u64,
+}
+
+impl Naming {
+    /// Waits until it is named, not longer than `patience`: reading the debug information of a large program takes some
+    /// tenths of a second, once.
+    pub fn wait(&self, patience: Duration) {
+        let shared = &self.stacks.0;
+        let unnamed = |store: &mut Store| store.unnamed(self.child).is_some();
+        let _late = shared
+            .named
+            .wait_timeout_while(self.stacks.store(), patience, unnamed)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
 }
 
 impl Stacks {
     /// Where the process with these identity bits was forked.
     pub(crate) fn get(&self, child: u64) -> Option<(Arc<Stack>, Quality)> {
         self.store().get(child)
+    }
+
+    /// Whether the stack of this process's fork is kept.
+    pub(crate) fn has(&self, child: u64) -> bool {
+        self.store().has(child)
+    }
+
+    /// Has the stack of this process's fork named; `None` where it is, or where there is none.
+    pub(crate) fn name(&self, child: u64) -> Option<Naming> {
+        self.store().unnamed(child)?;
+        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        // It rings already where this fails.
+        let _full = write(&self.0.bell, &1_u64.to_ne_bytes());
+        Some(Naming { stacks: self.clone(), child })
     }
 
     /// Waits until most of the room is taken.
@@ -86,16 +133,37 @@ impl Stacks {
         self.0.unrecognized.load(Ordering::Relaxed)
     }
 
+    /// How many native stacks could not be read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.0.unread.load(Ordering::Relaxed)
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Starts the thread. It begins with those that `run` already, and ends with this process.
-pub(crate) fn start(origins: Origins, running: Vec<Exec>, proc: Proc) -> io::Result<Stacks> {
-    let stacks = Stacks::default();
+pub(crate) fn start(
+    origins: Origins,
+    running: Vec<Exec>,
+    natives: Option<Natives>,
+    proc: Proc,
+) -> io::Result<Stacks> {
+    let stacks = Stacks(Arc::new(Shared {
+        store: Mutex::default(),
+        crowded: Notify::default(),
+        unrecognized: AtomicU64::default(),
+        unread: AtomicU64::default(),
+        wanted: Mutex::default(),
+        named: Condvar::default(),
+        bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+    }));
+    let natives =
+        natives.map(|copies| (copies, NativeStacks::new(proc.clone(), Symbolizer::of_this_program())));
     let mut follower = Follower {
         origins,
+        natives,
         recognizer: Recognizer::new(proc),
         codes: Codes::default(),
         stacks: stacks.clone(),
@@ -114,6 +182,7 @@ pub(crate) fn start(origins: Origins, running: Vec<Exec>, proc: Proc) -> io::Res
 
 struct Follower {
     origins: Origins,
+    natives: Option<(Natives, NativeStacks)>,
     recognizer: Recognizer,
     codes: Codes,
     stacks: Stacks,
@@ -136,15 +205,20 @@ impl Follower {
                 return;
             }
             more = self.drain();
+            let copied = self.unwind().then_some(APART);
+            more = [more, copied].into_iter().flatten().min();
+            self.name();
             self.look_again();
         }
     }
 
     /// Until the kernel side wakes, or for so long.
     fn sleep(&self, patience: Option<Duration>) -> io::Result<()> {
-        let mut ring = [PollFd::from_borrowed_fd(self.origins.as_fd(), PollFlags::IN)];
+        let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![of(self.origins.as_fd()), of(self.stacks.0.bell.as_fd())];
+        fds.extend(self.natives.as_ref().map(|(copies, _)| of(copies.as_fd())));
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
-        match poll(&mut ring, patience.as_ref()) {
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -173,6 +247,45 @@ impl Follower {
             self.stacks.0.crowded.notify_one();
         }
         more
+    }
+
+    /// Unwinds what the kernel side has copied. False where that was nothing.
+    fn unwind(&mut self) -> bool {
+        let Some((copies, unwinder)) = &mut self.natives else { return false };
+        let mut copied = Vec::new();
+        copies.each(|copy| copied.push(copy));
+        for Copied { child, forker, registers, stack } in &copied {
+            // Of a 32-bit program.
+            let Some(registers) = Registers::from_pt_regs(registers) else { continue };
+            match unwinder.unwind(forker, &registers, stack) {
+                Ok(found) => self.stacks.store().put_native(*child, found),
+                Err(error) => {
+                    self.stacks.0.unread.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%forker, %error, "a native stack could not be read");
+                }
+            }
+        }
+        if !copied.is_empty() && self.stacks.store().is_crowded() {
+            self.stacks.0.crowded.notify_one();
+        }
+        !copied.is_empty()
+    }
+
+    /// Looks up the functions of the stacks that somebody needs.
+    fn name(&mut self) {
+        // Before the list is looked at: who adds to it later rings again.
+        let _quiet = read(&self.stacks.0.bell, &mut [0; 8]);
+        let wanted =
+            std::mem::take(&mut *self.stacks.0.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some((_, unwinder)) = &mut self.natives else { return };
+        for child in wanted {
+            let unnamed = self.stacks.store().unnamed(child);
+            if let Some(native) = unnamed {
+                let stack = unwinder.name(&native);
+                self.stacks.store().put(child, stack, native.quality);
+                self.stacks.0.named.notify_all();
+            }
+        }
     }
 
     fn look_again(&mut self) {

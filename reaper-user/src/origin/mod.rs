@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::follow::start as follow;
 pub use self::{
-    follow::Stacks,
+    follow::{Naming, Stacks},
     print::{Print, SiteId},
     sites::{Leak, Moment, Site, Sites, Sums},
     tally::Within,

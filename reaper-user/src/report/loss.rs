@@ -29,8 +29,12 @@ pub enum Loss {
     ForkEarly,
     /// A stack at a fork found no room.
     StackLost,
+    /// A native stack was not copied.
+    StackLimited,
     /// An interpreter's stack was not there or could not be read.
     StackMissed,
+    /// A native stack could not be unwound.
+    StackUnread,
     /// A process could not be followed.
     Unfollowed,
     /// A stack was not kept.
@@ -64,7 +68,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -76,7 +80,9 @@ impl Loss {
         Self::AncestorLost,
         Self::ForkEarly,
         Self::StackLost,
+        Self::StackLimited,
         Self::StackMissed,
+        Self::StackUnread,
         Self::Unfollowed,
         Self::StackDropped,
         Self::Unrecognized,
@@ -103,10 +109,12 @@ impl Loss {
             Self::AncestorLost => Counted::Kernel(counter::ANCESTOR_LOST),
             Self::ForkEarly => Counted::Kernel(counter::FORK_EARLY),
             Self::StackLost => Counted::Kernel(counter::STACK_LOST),
+            Self::StackLimited => Counted::Kernel(counter::STACK_LIMITED),
             Self::StackMissed => Counted::Kernel(counter::STACK_MISSED),
             Self::Unfollowed => Counted::Kernel(counter::FOLLOWED_LOST),
             Self::ProgramSkipped => Counted::Programs,
             Self::StackDropped
+            | Self::StackUnread
             | Self::Unrecognized
             | Self::FreeMissed
             | Self::SweepLate
@@ -157,7 +165,9 @@ impl Loss {
             Self::AncestorLost => "ancestor-lost",
             Self::ForkEarly => "fork-early",
             Self::StackLost => "stack-lost",
+            Self::StackLimited => "stack-limited",
             Self::StackMissed => "stack-missed",
+            Self::StackUnread => "stack-unread",
             Self::Unfollowed => "unfollowed",
             Self::StackDropped => "stack-dropped",
             Self::Unrecognized => "unrecognized",
@@ -219,9 +229,17 @@ impl Loss {
                 "stacks of interpreters, or executables to be looked at, found no room in the ring buffer: what was forked \
                  there is reported without a line; if it goes on, give the daemon more CPU"
             }
+            Self::StackLimited => {
+                "processes forked faster than their native stacks are copied (50 a second of one, 500 of all): what was forked \
+                 in between is reported without one; nothing to do"
+            }
             Self::StackMissed => {
                 "interpreters forked while they had no stack, or none that could be read (in a thread of another language, at \
                  their start, swapped out): what they forked then is reported without a line; nothing to do"
+            }
+            Self::StackUnread => {
+                "native stacks were copied and could not be unwound, most often because the process that forked was gone or ran \
+                 another program by then: what was forked there is reported without one; nothing to do"
             }
             Self::Unfollowed => {
                 "there were too many interpreters at once: what the newest of them fork is reported without a line; nothing to \

@@ -78,6 +78,7 @@ impl Watch {
         if let Some(stacks) = stacks {
             losses.set(Loss::StackDropped, stacks.lost());
             losses.set(Loss::Unrecognized, stacks.unrecognized());
+            losses.set(Loss::StackUnread, stacks.unread());
         }
     }
 

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use reaper_ebpf::{Record, flag, id, state};
 
-use super::holders::{Holder, Holders, Numbers};
+use super::{
+    copies::Copies,
+    holders::{Holder, Holders, Numbers},
+};
 use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
@@ -23,6 +26,7 @@ pub(crate) struct Describer {
     pub(crate) workloads: Workloads,
     pub(crate) proc: Proc,
     pub(super) holders: Holders,
+    pub(super) copies: Copies,
     /// First processes of pid namespaces that are dead, by the namespace's inode number.
     pub(super) dead_inits: HashMap<u32, Identity>,
     /// The v1 cgroups of zombies, by identity bits, where there is a v1 hierarchy: from the latest pass.
@@ -41,6 +45,7 @@ impl Describer {
             workloads,
             proc,
             holders: Holders::default(),
+            copies: Copies::default(),
             dead_inits: HashMap::new(),
             v1_cgroups: HashMap::new(),
             started: boot_now(),

@@ -9,7 +9,7 @@ use crate::{
     identity::Identity,
     kernel::{Forebear, id_of},
     observe::{Neighbour, Scene},
-    origin::{LINKS, Link, Origin, Quality},
+    origin::{LINKS, Link, Naming, Origin, Quality},
     proc::ticks,
 };
 
@@ -32,6 +32,18 @@ impl Describer {
         if let Some(stacks) = &self.stacks {
             stacks.prune(|id| self.kernel.record(id).is_some() || self.kernel.ancestor(id).is_some());
         }
+    }
+
+    /// Has the stack that [`Self::origin`] will tell of named, where it is not.
+    pub(super) fn name(&self, record: &Record) -> Option<Naming> {
+        let stacks = self.stacks.as_ref()?;
+        let steps = self.steps(record);
+        let forked = steps.iter().map(|step| id_of(step.process));
+        std::iter::once(record.id())
+            .chain(forked)
+            .take(steps.len())
+            .find(|child| stacks.has(*child))
+            .and_then(|child| stacks.name(child))
     }
 
     /// Where it comes from.

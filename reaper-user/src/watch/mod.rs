@@ -4,6 +4,7 @@
 mod alarm;
 mod books;
 mod continuity;
+mod copies;
 mod describe;
 mod explain;
 mod holders;
@@ -37,7 +38,7 @@ pub(crate) use self::{
 };
 use crate::{
     identity::BootTime,
-    kernel::{Cmdlines, Kernel, KernelError, LogLines, Notices, Options, boot_now},
+    kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::Aging,
     observe::{Answers, Observer},
     origin::{self, Sites, Stacks},
@@ -75,6 +76,8 @@ pub struct Settings {
     pub remedies: Terms,
     /// How many leak sites are kept.
     pub sites: usize,
+    /// Of whose forks native stacks are taken.
+    pub copying: Copying,
 }
 
 /// Why watching could not begin or go on.
@@ -141,7 +144,8 @@ pub struct Watch {
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
     pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies, sites } = settings;
+        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies, sites, copying } =
+            settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
@@ -167,7 +171,7 @@ impl Watch {
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
         let remedies = Remedies::new(remedies, proc.clone(), crate::lock::directory())?;
-        let stacks = start_following(&mut kernel, &proc);
+        let stacks = start_following(&mut kernel, copying, &proc);
         Kernel::trim();
         let losses = Losses::since(&kernel)?;
         // What was left behind is compared at once.
@@ -252,6 +256,8 @@ impl Watch {
             }
         }
         let now = self.describer.clock.refresh();
+        // Nobody reads what would be copied.
+        self.describer.kernel.copy_nothing()?;
         self.take_over_losses();
         self.losses.report(&mut self.describer.kernel, now, true, &mut self.outbox)?;
         // What is written out by now need not be told again by the next daemon.
@@ -351,13 +357,27 @@ impl Watch {
 }
 
 /// Begins to take the stacks of interpreters at their forks; without it everything else works.
-fn start_following(kernel: &mut Kernel, proc: &Proc) -> Option<Stacks> {
+fn start_following(kernel: &mut Kernel, copying: Copying, proc: &Proc) -> Option<Stacks> {
     if let Some(reason) = kernel.no_origins() {
         tracing::warn!("the lines that fork zombies cannot be told: {reason}");
         return None;
     }
+    let natives = match (copying, kernel.no_natives()) {
+        (Copying::Off, _) => None,
+        (_, Some(reason)) => {
+            tracing::warn!("native stacks cannot be taken, only those of Python: {reason}");
+            None
+        }
+        (copying, None) => kernel
+            .natives(copying)
+            .inspect_err(|error| {
+                tracing::warn!("native stacks cannot be taken, only those of Python: {error}");
+            })
+            .ok(),
+    };
     let started = kernel.origins().map_err(std::io::Error::other);
-    let started = started.and_then(|(origins, running)| origin::follow(origins, running, proc.clone()));
+    let started =
+        started.and_then(|(origins, running)| origin::follow(origins, running, natives, proc.clone()));
     started.inspect_err(|error| tracing::warn!("the lines that fork zombies cannot be told: {error}")).ok()
 }
 

@@ -93,7 +93,8 @@ impl Watch {
             self.sweep_by(now.plus(BEHIND));
         }
         let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
-        let Describer { holders, kernel, .. } = &mut self.describer;
+        let Describer { holders, copies, kernel, .. } = &mut self.describer;
+        copies.expire(now, kernel);
         for holder in self.remedies.holders() {
             holders.keep(holder, now);
         }
@@ -136,7 +137,9 @@ impl Watch {
             }
             Due::Report => {
                 let forker = self.describer.kernel.forker_of(record);
-                Request::Report { id, zombie, forker, ancestors: self.describer.ancestors(record) }
+                let naming = self.describer.name(record);
+                let ancestors = self.describer.ancestors(record);
+                Request::Report { id, zombie, forker, ancestors, naming }
             }
         }
     }
@@ -172,6 +175,10 @@ impl Watch {
             match answer {
                 Answer::Probation { id, holder } => {
                     self.aging.on_probation(id, holder.as_ref().map(|holder| holder.tgid));
+                    let Describer { kernel, copies, .. } = &mut self.describer;
+                    if let Some(record) = kernel.record(id) {
+                        copies.put(record.cgroup_v2, now, kernel);
+                    }
                     if let Some(holder) = holder {
                         watched = true;
                         let Describer { holders, kernel, .. } = &mut self.describer;

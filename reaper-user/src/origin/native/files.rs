@@ -7,7 +7,7 @@ use std::{
     io::Read as _,
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
 use rustix::{
@@ -35,7 +35,7 @@ pub struct FileKey {
 /// Files that were opened, for later questions about the same code.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    open: HashMap<FileKey, (Rc<OwnedFd>, u64)>,
+    open: HashMap<FileKey, (Arc<OwnedFd>, u64)>,
     uses: u64,
 }
 
@@ -66,11 +66,11 @@ impl Files {
     }
 
     /// One that was opened, where it is still open.
-    pub(super) fn get(&mut self, key: &FileKey) -> Option<Rc<OwnedFd>> {
+    pub(super) fn get(&mut self, key: &FileKey) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
         let (file, used) = self.open.get_mut(key)?;
         *used = self.uses;
-        Some(Rc::clone(file))
+        Some(Arc::clone(file))
     }
 
     fn keep(&mut self, key: FileKey, file: OwnedFd) {
@@ -82,7 +82,7 @@ impl Files {
             let oldest = uses.get(OPEN / 4).copied().unwrap_or(u64::MAX);
             self.open.retain(|_, (_, used)| *used >= oldest);
         }
-        self.open.insert(key, (Rc::new(file), self.uses));
+        self.open.insert(key, (Arc::new(file), self.uses));
     }
 }
 

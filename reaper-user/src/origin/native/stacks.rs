@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
 use rustix::fs::{Mode, OFlags, open};
@@ -53,7 +53,7 @@ pub enum Missing {
 }
 
 /// A frame whose function is not looked up yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NativeFrame {
     /// An address in the instruction that it stands in.
     pub at: u64,
@@ -70,7 +70,7 @@ pub struct NativeFrame {
 }
 
 /// A stack whose functions are not looked up yet. Two that are equal are of one origin as long as the forker lives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NativeStack {
     /// The innermost first.
     pub frames: Vec<NativeFrame>,
@@ -87,7 +87,7 @@ pub struct NativeStacks {
     symbolizer: Symbolizer,
     files: Files,
     debug: PathBuf,
-    names: HashMap<(FileKey, u64), Rc<[Function]>>,
+    names: HashMap<(FileKey, u64), Arc<[Function]>>,
     size: usize,
 }
 
@@ -95,9 +95,30 @@ pub struct NativeStacks {
 struct Memory {
     spans: Vec<Span>,
     keys: Vec<FileKey>,
-    files: Vec<Rc<OwnedFd>>,
+    files: Vec<Arc<OwnedFd>>,
     paths: Vec<Untrusted>,
     mounts: Mounts,
+}
+
+impl NativeFrame {
+    /// Without the function.
+    fn bare(&self) -> Frame {
+        Frame {
+            module: self.module.clone(),
+            offset: self.offset,
+            build_id: self.build_id.clone(),
+            ..Frame::default()
+        }
+    }
+}
+
+impl NativeStack {
+    /// The stack without its functions: modules and offsets only.
+    #[must_use]
+    pub fn bare(&self) -> Stack {
+        let frames = self.frames.iter().map(NativeFrame::bare).collect();
+        Stack { frames, language: Language::Native, cut: !self.complete }
+    }
 }
 
 impl NativeStacks {
@@ -167,7 +188,8 @@ impl NativeStacks {
                 compiled,
             }
         });
-        let guessed = unwound.frames.iter().any(|frame| frame.guessed);
+        // What is missing may be what leaks.
+        let guessed = !unwound.complete || unwound.frames.iter().any(|frame| frame.guessed);
         Ok(NativeStack {
             frames: frames.collect(),
             complete: unwound.complete,
@@ -180,12 +202,7 @@ impl NativeStacks {
         self.look_up(stack);
         let mut frames = Vec::new();
         for frame in &stack.frames {
-            let place = Frame {
-                module: frame.module.clone(),
-                offset: frame.offset,
-                build_id: frame.build_id.clone(),
-                ..Frame::default()
-            };
+            let place = frame.bare();
             let functions =
                 frame.place.and_then(|place| self.names.get(&place)).map(|functions| &**functions);
             match functions {
@@ -276,7 +293,7 @@ impl NativeStacks {
     }
 
     /// The debug information that was split off these files, with which of them it belongs to.
-    fn split_off(&self, stack: &NativeStack, files: &[(FileKey, Rc<OwnedFd>)]) -> Vec<(u16, OwnedFd)> {
+    fn split_off(&self, stack: &NativeStack, files: &[(FileKey, Arc<OwnedFd>)]) -> Vec<(u16, OwnedFd)> {
         let found = (0..).zip(files).filter_map(|(of, (key, _))| {
             let is_in = |frame: &&NativeFrame| frame.place.is_some_and(|(file, _)| file == *key);
             let id = stack.frames.iter().find(is_in)?.build_id.as_deref()?;
@@ -326,9 +343,9 @@ impl NativeStacks {
         let answer = self.symbolizer.ask(&request, &[], &descriptors);
         // Without an answer it is asked again next time; the pauses of the symbolizer keep that rare.
         if let Ok(Answer::Symbolized(functions)) = answer {
-            self.size += asked.len() * size_of::<(FileKey, u64, Rc<[Function]>)>();
+            self.size += asked.len() * size_of::<(FileKey, u64, Arc<[Function]>)>();
             self.size += functions.iter().flatten().map(size).sum::<usize>();
-            self.names.extend(asked.into_iter().zip(functions.into_iter().map(Rc::from)));
+            self.names.extend(asked.into_iter().zip(functions.into_iter().map(Arc::from)));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod explain;
 mod lineage;
+mod native;
 mod python;
 mod pythons;
 mod sites;

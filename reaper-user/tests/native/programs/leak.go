@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 )
 
 //go:noinline
@@ -35,5 +36,6 @@ func main() {
 		done <- true
 	}()
 	<-done
-	select {}
+	// Something else than waiting for nobody, which Go takes for a deadlock.
+	time.Sleep(time.Hour)
 }

@@ -1,0 +1,160 @@
+//! Native stacks at forks, as the kernel side copies them.
+
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+
+use aya::{
+    Btf, Ebpf,
+    maps::{Array, HashMap, MapData, RingBuf},
+};
+use reaper_ebpf::{
+    interpreter::stage,
+    native::{Head, REGISTERS, mode},
+};
+
+use super::{Kernel, KernelError, attach, census, map};
+use crate::identity::{BootTime, Identity};
+
+/// The stage that follows the fork program.
+const NATIVE: (&str, &str) = ("fork_native", "sched_process_fork");
+
+/// Of whom native stacks are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// Nobody.
+    Off,
+    /// Whoever is in a cgroup on probation.
+    Probation,
+    /// Everybody.
+    All,
+}
+
+/// A copy.
+#[derive(Clone, Debug)]
+pub struct Copied {
+    /// Identity bits of the process that was forked.
+    pub child: u64,
+    /// Who forked it.
+    pub forker: Identity,
+    /// `struct pt_regs`, as far as it tells where the thread was.
+    pub registers: [u64; REGISTERS],
+    /// From the stack pointer on.
+    pub stack: Vec<u8>,
+}
+
+/// The kernel side's end of it, for whoever reads.
+pub struct Natives(RingBuf<MapData>);
+
+/// The kernel side's end of it, for whoever says of whom.
+pub(super) struct Copies {
+    mode: Array<MapData, u64>,
+    probation: HashMap<MapData, u64, u64>,
+}
+
+impl Copies {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        Ok(Self { mode: map(ebpf, "COPYING")?, probation: map(ebpf, "PROBATION")? })
+    }
+
+    fn set(&mut self, mode: u64) -> Result<(), KernelError> {
+        self.mode.set(0, mode, 0).map_err(|error| KernelError::map("COPYING", error))
+    }
+}
+
+/// Loads the program. Nothing else needs it.
+pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+    let (name, tracepoint) = NATIVE;
+    attach::tracing_program(ebpf, name)?
+        .load(tracepoint, btf)
+        .map_err(|error| KernelError::program(name, error))
+}
+
+impl Kernel {
+    /// Why no native stacks can be copied, where they cannot.
+    #[must_use]
+    pub const fn no_natives(&self) -> Option<&KernelError> {
+        self.no_natives.as_ref()
+    }
+
+    /// Begins to copy them. Once.
+    pub fn natives(&mut self, copying: Copying) -> Result<Natives, KernelError> {
+        let Self { ebpf, stages, copies, .. } = self;
+        let mut natives = Natives(map(ebpf, "NATIVES")?);
+        // An earlier daemon's.
+        let known: Vec<u64> = copies.probation.keys().flatten().collect();
+        for cgroup in known {
+            let _gone = copies.probation.remove(&cgroup);
+        }
+        while natives.0.next().is_some() {}
+        let (name, _) = NATIVE;
+        stages.set(ebpf, "FORK_STAGES", stage::NATIVE, name)?;
+        copies.set(match copying {
+            Copying::Off => mode::OFF,
+            Copying::Probation => mode::PROBATION,
+            Copying::All => mode::ALL,
+        })?;
+        Ok(natives)
+    }
+
+    /// Ends it: nobody reads any more.
+    pub fn copy_nothing(&mut self) -> Result<(), KernelError> {
+        self.copies.set(mode::OFF)
+    }
+
+    /// Copies native stacks in this cgroup of v2 from now on. False where there is no room.
+    pub fn copy_in(&mut self, cgroup: u64) -> bool {
+        self.copies.probation.insert(cgroup, 0, 0).is_ok()
+    }
+
+    /// Does so no longer.
+    pub fn copy_no_longer_in(&mut self, cgroup: u64) {
+        // It was never there where there was no room.
+        let _gone = self.copies.probation.remove(&cgroup);
+    }
+}
+
+impl Natives {
+    /// Takes out all that is there, and shows it.
+    pub fn each(&mut self, mut visit: impl FnMut(Copied)) {
+        while let Some(bytes) = self.0.next() {
+            match read(&bytes) {
+                Some(copied) => visit(copied),
+                None => tracing::warn!(length = bytes.len(), "an unknown entry from the kernel side"),
+            }
+        }
+    }
+}
+
+impl AsFd for Natives {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        #![expect(unsafe_code, reason = "aya shows a ring buffer's descriptor only as a number")]
+        // SAFETY: the descriptor is the map's, which the ring buffer owns for as long as it is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Copied> {
+    let (head, stack) = bytes.split_first_chunk::<{ size_of::<Head>() }>()?;
+    let [lengths, child, start, registers @ ..]: [u64; size_of::<Head>() / 8] = census::words(head);
+    let stack = stack.get(..super::low(lengths) as usize)?;
+    let forker = Identity { pid: super::high(lengths), start: BootTime(start) };
+    Some(Copied { child, forker, registers, stack: stack.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_is_as_long_as_its_head_says_and_no_longer() {
+        let mut bytes = vec![0; size_of::<Head>() + 16];
+        bytes[..8].copy_from_slice(&[3, 0, 0, 0, 42, 0, 0, 0]);
+        bytes[8] = 7;
+        bytes[24] = 15;
+        bytes[size_of::<Head>()..][..3].copy_from_slice(b"abc");
+        let copied = read(&bytes).unwrap();
+        assert_eq!((copied.child, copied.forker.pid, copied.registers[0]), (7, 42, 15));
+        assert_eq!(copied.stack, b"abc");
+        bytes[0] = 17;
+        assert!(read(&bytes).is_none() && read(&bytes[..100]).is_none());
+    }
+}

@@ -1,0 +1,126 @@
+//! Programs of machine code that leak: the report has the function that forked, and its line or its place in the file, as the
+//! programs were built.
+
+#[path = "../../native/build.rs"]
+#[expect(dead_code, reason = "shared with the tests that stop programs at their forks")]
+mod build;
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use self::build::Program;
+use crate::support::{Daemon, machine};
+
+/// How C and Rust fork and leave the child to nobody. `system` waits for its own.
+const WAYS: [&str; 4] = ["fork", "vfork", "posix_spawn", "popen"];
+
+const GO_WAYS: [&str; 3] = ["exec", "start", "fork-exec"];
+
+/// A running program. It is killed when this is dropped.
+struct Leaker(Child);
+
+impl Leaker {
+    fn start(program: &Program, way: &str) -> Self {
+        let child = Command::new(&program.path).arg(way).stdin(Stdio::null()).spawn();
+        Self(child.unwrap_or_else(|error| panic!("{}: {error}", program.path.display())))
+    }
+}
+
+impl Drop for Leaker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What is reported of the child that the program leaks.
+fn origin(daemon: &mut Daemon, leaker: &Leaker) -> Value {
+    let holder = u64::from(leaker.0.id());
+    let mut found = Value::Null;
+    daemon.until("the child is reported", Duration::from_secs(30), |seen| {
+        if seen.is("zombie") && seen.number("/holder/pid") == holder {
+            found = seen.event["origin"].clone();
+        }
+        !found.is_null()
+    });
+    found
+}
+
+fn frames(origin: &Value) -> &[Value] {
+    origin["stack"]["frames"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// What the innermost of its own functions is called, and whether it has lines.
+fn names(
+    daemon: &mut Daemon,
+    program: &Program,
+    ways: &[&str],
+    function: &str,
+    lines: bool,
+    quality: &[&str],
+) {
+    for way in ways {
+        let leaker = Leaker::start(program, way);
+        let origin = origin(daemon, &leaker);
+        let frame = frames(&origin).iter().find(|frame| frame["function"] == function);
+        let frame = frame.unwrap_or_else(|| panic!("{way}: {origin:#}\n{}", daemon.log()));
+        let line = lines.then(|| u64::from(program.line(way)));
+        assert_eq!(frame["line"].as_u64(), line, "{way}: {origin:#}");
+        assert!(quality.iter().any(|quality| origin["quality"] == *quality), "{way}: {origin:#}");
+        assert_eq!((&origin["stack_of"], &origin["stack"]["language"]), (&0.into(), &"native".into()));
+    }
+}
+
+const EXACT: &[&str] = &["exact"];
+/// Its library has no tables to unwind it by.
+const MUSL: &[&str] = &["exact", "approximate"];
+
+#[test]
+fn the_function_that_leaks_is_told_whatever_it_was_compiled_by() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
+    let c = |flags: &[&str]| build::c("gcc", flags, false);
+    names(&mut daemon, &c(&["-O2", "-g", "-fomit-frame-pointer"]), &WAYS, "leak_here", true, EXACT);
+    names(&mut daemon, &c(&["-O2", "-fno-omit-frame-pointer"]), &WAYS, "leak_here", false, EXACT);
+    names(&mut daemon, &c(&["-O2", "-static", "-fomit-frame-pointer"]), &WAYS, "leak_here", false, EXACT);
+    let musl = build::c("musl-gcc", &["-O2", "-g", "-static", "-fomit-frame-pointer"], false);
+    names(&mut daemon, &musl, &WAYS, "leak_here", true, MUSL);
+    names(&mut daemon, &build::go("", "exe"), &GO_WAYS, "main.leakHere", true, EXACT);
+    names(&mut daemon, &build::rust(&["-g"]), &WAYS, "leak::leak_here", true, EXACT);
+    // Without symbols: where it is in the file.
+    let stripped = build::c("gcc", &["-O2", "-fomit-frame-pointer"], true);
+    let range = stripped.range("leak_here");
+    for way in WAYS {
+        let leaker = Leaker::start(&stripped, way);
+        let origin = origin(&mut daemon, &leaker);
+        let is_it = |frame: &&Value| {
+            frame["module"] == stripped.path.to_str().unwrap()
+                && frame["offset"].as_u64().is_some_and(|offset| range.contains(&offset))
+        };
+        let frame = frames(&origin).iter().find(is_it).unwrap_or_else(|| panic!("{way}: {origin:#}"));
+        assert_eq!(frame["build_id"], stripped.build_id(), "{way}");
+    }
+    daemon.end();
+}
+
+/// Once a workload holds an old zombie, the stacks of its forks are taken.
+#[test]
+fn a_workload_that_leaks_is_looked_at_more_closely_from_then_on() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "1s"]);
+    let program = build::c("gcc", &["-O2", "-g"], false);
+    let first = Leaker::start(&program, "fork");
+    let told = origin(&mut daemon, &first);
+    // It may be that another workload's cgroup is this one.
+    assert!(told["quality"] == "lineage-only" || told["quality"] == "exact", "{told:#}");
+    let second = Leaker::start(&program, "vfork");
+    let told = origin(&mut daemon, &second);
+    let frame = frames(&told).iter().find(|frame| frame["function"] == "leak_here");
+    let frame = frame.unwrap_or_else(|| panic!("{told:#}\n{}", daemon.log()));
+    assert_eq!(frame["line"], u64::from(program.line("vfork")));
+    daemon.end();
+}
