@@ -11,6 +11,7 @@ mod holder;
 mod kill;
 mod matrix;
 mod programs;
+mod races;
 mod round;
 mod seccomp;
 mod states;

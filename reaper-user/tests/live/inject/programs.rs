@@ -21,6 +21,12 @@ pub(super) fn debugger() -> &'static Path {
     BUILT.get_or_init(|| build("debugger"))
 }
 
+/// A holder that does something with its zombies at a moment that it is told.
+pub(super) fn racer() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("racer"))
+}
+
 /// Compiles what is in the directory of this name.
 fn build(name: &str) -> PathBuf {
     let directory = fixture("inject").join(name);
