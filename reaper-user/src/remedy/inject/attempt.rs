@@ -10,7 +10,6 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
-    arch,
     layout::{self, Layout},
     maps::Maps,
     order::{Answer, Order},
@@ -25,6 +24,7 @@ use super::{
     rest::{self, Rest},
     seccomp::Filters,
     threads::{Place, Seccomp, Thread},
+    verify::is_in_call,
 };
 
 /// `WNOHANG | __WALL`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/wait.h>
@@ -110,7 +110,11 @@ impl Attempt<'_> {
             let _gone = ptrace::detach(tid, 0);
             Err(outcome)
         };
-        let broken = |broken: Broken| broken_before(tid, broken);
+        let main = self.order.holder.pid;
+        let broken = |broken: Broken| {
+            let ended = broken == Broken::Ended && tid != main;
+            broken_before(tid, ended.then(|| Puppet::let_executed_go(main)).flatten().unwrap_or(broken))
+        };
         let stands = Puppet::stop(tid).map_err(broken)?;
         let registers = match ptrace::registers(tid).map_err(|error| broken(error.into()))? {
             Some(registers) if registers.is_native() => registers,
@@ -235,7 +239,8 @@ impl Attempt<'_> {
         answer: &mut Answer,
     ) -> Outcome {
         let tid = puppet.tid;
-        if let Err(error) = ptrace::write(tid, layout.at, &layout.bytes) {
+        let memory = self.place.memory();
+        if let Err(error) = memory.write(layout.at, &layout.bytes) {
             puppet.leave(0);
             return kernel("writing into its stack", error);
         }
@@ -258,7 +263,7 @@ impl Attempt<'_> {
                 answer.interrupted += u32::from(puppet.would_be_interrupted());
                 return Outcome::Done(fates);
             }
-            Some(Broken::Ended) => return Outcome::Done(fates),
+            Some(Broken::Ended | Broken::Executed) => return Outcome::Done(fates),
             // It has what it was given, and falls into its frame when this process ends.
             Some(Broken::NoStop | Broken::Left | Broken::Kernel(_)) => {
                 answer.interrupted += u32::from(puppet.would_be_interrupted());
@@ -269,7 +274,7 @@ impl Attempt<'_> {
         // Nobody is in the frame any more once its own registers are back.
         let in_use = layout.in_use();
         let back = puppet.leave_after(signal, || {
-            let _gone = ptrace::write(tid, in_use, &0_u64.to_le_bytes());
+            let _gone = memory.write(in_use, &0_u64.to_le_bytes());
         });
         match broken {
             _ if !back => Outcome::Partly(fates, "failed", format!("thread {tid} could not be put back")),
@@ -287,60 +292,6 @@ impl Attempt<'_> {
             }
             _ => Outcome::Done(fates),
         }
-    }
-
-    /// The instructions are where they were found, in memory that is executable.
-    fn verify_code(&self, maps: &mut Maps) -> Result<(), Outcome> {
-        let code = &self.order.code;
-        let tid = self.thread.tid;
-        if code.call.is_none() || code.sigreturn.is_none() && code.pop_number.is_none() {
-            return Err(no_instruction());
-        }
-        let stack = self.place.stack();
-        let of_stack = maps.at(stack.start);
-        if !of_stack.is_some_and(|mapping| mapping.start == stack.start && mapping.is_private_memory()) {
-            return Err(Outcome::Elsewhere("no-room", "its main stack has changed".to_owned()));
-        }
-        for (address, alternatives) in code.wanted() {
-            let executable = maps.at(address).is_some_and(|mapping| mapping.is_executable());
-            if !executable || !alternatives.iter().any(|bytes| is_there(tid, address, bytes)) {
-                return Err(no_instruction());
-            }
-        }
-        Ok(())
-    }
-
-    /// Every call that would run is allowed by the thread's filters.
-    fn ask_filters(&self, puppet: &Puppet) -> Result<(), Outcome> {
-        let code = &self.order.code;
-        let call = code.call.unwrap_or_default();
-        let wait = [1, 0, WITHOUT_BLOCKING, 0, 0, 0];
-        let mut calls: Vec<_> = match code.sigreturn {
-            // The call is the trampoline's last instruction, in either form of it.
-            Some(at) => {
-                vec![(libc::SYS_rt_sigreturn, at + 5, [0; 6]), (libc::SYS_rt_sigreturn, at + 7, [0; 6])]
-            }
-            None => vec![(libc::SYS_rt_sigreturn, call, [0; 6])],
-        };
-        match self.order.task {
-            super::order::Task::Reap(_) => calls.push((libc::SYS_wait4, call, wait)),
-            super::order::Task::Autoreap(_) => {
-                calls.push((
-                    libc::SYS_rt_sigaction,
-                    call,
-                    [libc::SIGCHLD.unsigned_abs().into(), 1, 0, 8, 0, 0],
-                ));
-            }
-        }
-        if code.pop_first.is_some() {
-            calls.push((arch::HOLD, call, [0, 0, WITHOUT_BLOCKING, 0, 1, 0]));
-        }
-        for (number, at, arguments) in calls {
-            puppet.allows(number, at, arguments).map_err(|denied| {
-                Outcome::Refused("seccomp-denied", format!("its seccomp filters do not allow it: {denied}"))
-            })?;
-        }
-        Ok(())
     }
 
     fn not_seized(&self, error: Errno) -> Outcome {
@@ -365,18 +316,6 @@ impl Attempt<'_> {
             error => kernel("tracing it", error),
         }
     }
-}
-
-/// Whether a thread stands in a call that it has made by the usual instruction. One that is about to run a signal's handler has
-/// the call's number still, and is somewhere else.
-fn is_in_call(tid: u32, registers: &arch::Registers) -> bool {
-    registers.call().is_some() && is_there(tid, registers.entered_at(), arch::ENTER)
-}
-
-/// Whether these bytes are there. Memory is reached by the thread: a main thread that has ended has none.
-fn is_there(tid: u32, address: u64, bytes: &[u8]) -> bool {
-    let mut there = vec![0; bytes.len()];
-    ptrace::read(tid, address, &mut there).is_ok() && there == bytes
 }
 
 /// Where the main thread's stack pointer is, where that can be known without stopping it.

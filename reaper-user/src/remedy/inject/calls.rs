@@ -71,7 +71,7 @@ impl Attempt<'_> {
         wanted: bool,
     ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
         const FLAGS: usize = 8;
-        let (tid, code) = (puppet.tid, &self.order.code);
+        let (memory, code) = (self.place.memory(), &self.order.code);
         let mut act = |new: u64, old: u64| {
             let arguments = [libc::SIGCHLD.unsigned_abs().into(), new, old, 8, 0, 0];
             let result = puppet.call(layout, code, libc::SYS_rt_sigaction, arguments);
@@ -84,7 +84,7 @@ impl Attempt<'_> {
         }
         let mut action = [0; 32];
         let broken = |error: Errno| (Broken::from(error), Vec::new());
-        ptrace::read(tid, layout.actions(), &mut action).map_err(broken)?;
+        memory.read(layout.actions(), &mut action).map_err(broken)?;
         let flags = u64::from_le_bytes(action[FLAGS..FLAGS + 8].try_into().unwrap_or_default());
         let flag = u64::from(libc::SA_NOCLDWAIT.unsigned_abs());
         let changed = if wanted { flags | flag } else { flags & !flag };
@@ -92,14 +92,14 @@ impl Attempt<'_> {
             return Ok(vec![Fate::Gone]);
         }
         action[FLAGS..FLAGS + 8].copy_from_slice(&changed.to_le_bytes());
-        ptrace::write(tid, layout.actions(), &action).map_err(broken)?;
+        memory.write(layout.actions(), &action).map_err(broken)?;
         let before = layout.actions() + 32;
         let result = act(layout.actions(), before)?;
         if result < 0 {
             return Ok(failed(result));
         }
         let mut replaced = [0; 32];
-        ptrace::read(tid, before, &mut replaced).map_err(broken)?;
+        memory.read(before, &mut replaced).map_err(broken)?;
         action[FLAGS..FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
         if replaced != action {
             // Another of its threads has set it meanwhile: that one's stays.

@@ -37,6 +37,11 @@ pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), 
         };
         match stop {
             Stop::Ended => return Err(Broken::Ended),
+            Stop::Executed => {
+                // By its own doing: it had left the chain.
+                let _gone = ptrace::detach(tid, 0);
+                return Err(Broken::Left);
+            }
             Stop::Event | Stop::Group | Stop::Call | Stop::Other(_) => {}
             Stop::Signal(signal) => {
                 let registers = ptrace::registers(tid)?.ok_or(Broken::Left)?;

@@ -15,6 +15,7 @@ mod chain;
 mod code;
 pub mod layout;
 pub mod maps;
+pub mod memory;
 pub mod order;
 pub mod outcome;
 pub mod permission;
@@ -23,9 +24,11 @@ mod process;
 pub mod ptrace;
 pub mod puppet;
 pub mod rest;
+mod scene;
 pub mod seccomp;
 mod survey;
 pub mod threads;
+mod verify;
 mod work;
 
 use std::{
@@ -183,7 +186,7 @@ fn deed(answer: &Answer) -> Deed {
 }
 
 /// The reasons that a tracing process gives.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 27] = [
     "arch-32bit",
     "call-dispatch",
     "failed",
@@ -204,6 +207,7 @@ const WORDS: [&str; 26] = [
     "seccomp-denied",
     "seccomp-strict",
     "seccomp-unreadable",
+    "shares-memory",
     "signal",
     "timed-wait",
     "traced",

@@ -4,7 +4,11 @@ use std::{fs, path::Path};
 
 use rustix::io::Errno;
 
-use super::{order::Fate, place::NoPlace, puppet::Broken, work::no_place};
+use super::{
+    order::{Answer, Fate},
+    place::NoPlace,
+    puppet::Broken,
+};
 
 /// What came of a stop.
 pub enum Outcome {
@@ -18,6 +22,15 @@ pub enum Outcome {
     Refused(&'static str, String),
 }
 
+pub(super) fn no_place(reason: &NoPlace) -> Answer {
+    match reason {
+        NoPlace::NoRoom(why) => Answer::refused("no-room", *why),
+        NoPlace::Unwinding => {
+            Answer::refused("unwinding", "it is still busy with what an earlier tracer left when it died")
+        }
+    }
+}
+
 pub(super) fn refused_place(no: &NoPlace) -> Outcome {
     let (word, message) = no_place(no).refusal.unwrap_or_default();
     match word.as_str() {
@@ -28,6 +41,10 @@ pub(super) fn refused_place(no: &NoPlace) -> Outcome {
 
 pub(super) fn gone(tid: u32) -> Outcome {
     Outcome::Elsewhere("gone", format!("thread {tid} has ended"))
+}
+
+pub(super) fn executed() -> Outcome {
+    Outcome::Refused("identity-changed", "it has executed another program".to_owned())
 }
 
 pub(super) fn strict(tid: u32) -> Outcome {
@@ -60,6 +77,7 @@ pub(super) fn unreadable_filters(error: Errno) -> Outcome {
 pub(super) fn broken_before(tid: u32, broken: Broken) -> Outcome {
     match broken {
         Broken::Ended => gone(tid),
+        Broken::Executed => executed(),
         Broken::NoStop => Outcome::Refused("no-stop", format!("thread {tid} did not stop in time")),
         Broken::Kernel(error) => kernel("tracing it", error),
         Broken::Signal(_) | Broken::Fault(_) | Broken::Stuck | Broken::Left => {

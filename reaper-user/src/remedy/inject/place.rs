@@ -6,7 +6,7 @@ use std::{fs::File, os::unix::fs::FileExt as _};
 use super::{
     layout::{self, PAGE},
     maps::Mapping,
-    ptrace,
+    memory::Memory,
 };
 
 /// A smaller stack has no room to spare.
@@ -44,8 +44,7 @@ pub enum NoPlace {
 /// The stack of a process, with what says which of its pages there are.
 #[derive(Debug)]
 pub struct Place {
-    /// A thread by which the memory is reached.
-    tid: u32,
+    memory: Memory,
     /// Start of the process, by which it knows what was left.
     start: u64,
     stack: Mapping,
@@ -54,17 +53,23 @@ pub struct Place {
 
 impl Place {
     /// Low in this stack.
-    pub fn new(tid: u32, start: u64, stack: Mapping, pages: File) -> Result<Self, NoPlace> {
+    pub fn new(memory: Memory, start: u64, stack: Mapping, pages: File) -> Result<Self, NoPlace> {
         if !stack.is_private_memory() || stack.end - stack.start < LEAST {
             return Err(NoPlace::NoRoom("its main stack is smaller than 128 KiB"));
         }
-        Ok(Self { tid, start, stack, pages })
+        Ok(Self { memory, start, stack, pages })
     }
 
     /// The address that the layout begins at.
     #[must_use]
     pub const fn at(&self) -> u64 {
         (self.stack.start + BELOW).next_multiple_of(PAGE)
+    }
+
+    /// The memory that it is in.
+    #[must_use]
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The mapping that it is in.
@@ -129,13 +134,13 @@ impl Place {
             return None;
         }
         let mut header = [0; 64];
-        ptrace::read(self.tid, self.at(), &mut header).ok()?;
+        self.memory.read(self.at(), &mut header).ok()?;
         let pages = layout::claimed(&header, self.start)?;
         if !(1..pages).all(is_there) {
             return None;
         }
         let mut bytes = vec![0; usize::try_from(pages * PAGE).ok()?];
-        ptrace::read(self.tid, self.at(), &mut bytes).ok()?;
+        self.memory.read(self.at(), &mut bytes).ok()?;
         layout::left(&bytes, self.start)
     }
 
@@ -173,8 +178,9 @@ mod tests {
             pages.seek(SeekFrom::Start((0x10_8000 / PAGE + page) * 8)).unwrap();
             pages.write_all(&(1_u64 << 63).to_le_bytes()).unwrap();
         }
-        // A pid that is nobody's: nothing was left there.
-        Place::new(u32::MAX >> 1, 9, stack, pages).unwrap()
+        // Nothing was left there.
+        let memory = Memory::of(tempfile::tempfile().unwrap());
+        Place::new(memory, 9, stack, pages).unwrap()
     }
 
     #[test]
@@ -212,6 +218,7 @@ mod tests {
     #[test]
     fn a_small_stack_is_none() {
         let stack = Mapping { end: 0x10_0000 + (124 << 10), ..place(&[]).stack };
-        assert!(Place::new(1, 9, stack, tempfile::tempfile().unwrap()).is_err());
+        let memory = Memory::of(tempfile::tempfile().unwrap());
+        assert!(Place::new(memory, 9, stack, tempfile::tempfile().unwrap()).is_err());
     }
 }

@@ -1,9 +1,9 @@
-//! ptrace, and reading and writing another process's memory: the only module that knows them.
+//! ptrace, and reading another process's memory: the only module that knows them.
 #![expect(unsafe_code, reason = "there is no safe interface to ptrace that can do without consuming stops")]
 
 use std::{
     fs::File,
-    io::{IoSlice, IoSliceMut},
+    io::IoSliceMut,
     mem::MaybeUninit,
     os::fd::{AsRawFd as _, BorrowedFd},
     time::{Duration, Instant},
@@ -40,7 +40,9 @@ pub enum Stop {
     Call,
     /// This signal is about to be delivered to it.
     Signal(i32),
-    /// Something else: `execve`, which nobody asked to be told of.
+    /// It has executed another program, and has none of the other threads any more.
+    Executed,
+    /// Something else.
     Other(i32),
     /// It has ended.
     Ended,
@@ -73,7 +75,8 @@ fn last() -> Errno {
 /// Begins to trace a thread, without stopping it. Stops at system calls are told from traps.
 pub fn seize(tid: u32) -> Result<(), Errno> {
     // Not EXITKILL: the holder must outlive whoever traces it.
-    request(libc::PTRACE_SEIZE, tid, 0, libc::PTRACE_O_TRACESYSGOOD as usize).map(drop)
+    let told_of = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXEC;
+    request(libc::PTRACE_SEIZE, tid, 0, told_of.unsigned_abs() as usize).map(drop)
 }
 
 /// Asks it to stop.
@@ -240,6 +243,7 @@ fn look(tid: u32) -> Result<Option<Stop>, Errno> {
         (libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED, _) => Stop::Ended,
         (_, status) if status >> 8 == EVENT_STOP && status & 0xff == libc::SIGTRAP => Stop::Event,
         (_, status) if status >> 8 == EVENT_STOP => Stop::Group,
+        (_, status) if status >> 8 == libc::PTRACE_EVENT_EXEC => Stop::Executed,
         (_, status) if status == libc::SIGTRAP | 0x80 => Stop::Call,
         (_, status) if status >> 8 == 0 => Stop::Signal(status),
         (_, status) => Stop::Other(status),
@@ -270,38 +274,28 @@ pub fn is_unwaited(process: BorrowedFd<'_>) -> bool {
     done == 0 || last() != Errno::SRCH
 }
 
-/// Reads a process's memory, from one place.
+/// Reads the memory that a process has now, from one place. What is written goes through [`super::memory`].
 pub fn read(pid: u32, address: u64, into: &mut [u8]) -> Result<(), Errno> {
     let wanted = into.len();
     let own = IoSliceMut::new(into);
-    let foreign = foreign(address, wanted);
+    let address = usize::try_from(address).unwrap_or(usize::MAX);
+    let foreign = libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: wanted };
     let pid = pid.try_into().unwrap_or(libc::pid_t::MAX);
     // SAFETY: IoSliceMut is an iovec (std says so) over memory that is borrowed mutably; the other process's is only read.
     let done = unsafe { libc::process_vm_readv(pid, (&raw const own).cast(), 1, &raw const foreign, 1, 0) };
-    moved(done, wanted)
-}
-
-/// Writes a process's memory, at one place.
-pub fn write(pid: u32, address: u64, from: &[u8]) -> Result<(), Errno> {
-    let own = IoSlice::new(from);
-    let foreign = foreign(address, from.len());
-    let pid = pid.try_into().unwrap_or(libc::pid_t::MAX);
-    // SAFETY: IoSlice is an iovec (std says so) over borrowed memory that is only read. What is written is another process's, which
-    // no reference of this one can be to.
-    let done = unsafe { libc::process_vm_writev(pid, (&raw const own).cast(), 1, &raw const foreign, 1, 0) };
-    moved(done, from.len())
-}
-
-fn foreign(address: u64, length: usize) -> libc::iovec {
-    let address = usize::try_from(address).unwrap_or(usize::MAX);
-    libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: length }
-}
-
-/// A part is not enough.
-fn moved(done: isize, wanted: usize) -> Result<(), Errno> {
+    // A part is not enough.
     match usize::try_from(done) {
         Ok(done) if done == wanted => Ok(()),
         Ok(_) => Err(Errno::FAULT),
         Err(_) => Err(last()),
     }
+}
+
+/// Whether two processes have one memory: the one is a child of the other's that has not executed a program of its own yet
+/// (vfork). False where the kernel cannot be asked.
+pub fn share_memory(one: u32, other: u32) -> bool {
+    // <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/kcmp.h>
+    const KCMP_VM: libc::c_int = 1;
+    // SAFETY: no memory of this process is involved.
+    unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_VM, 0, 0) == 0 }
 }

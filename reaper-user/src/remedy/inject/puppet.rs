@@ -60,6 +60,8 @@ pub enum Stands {
 pub enum Broken {
     /// It has ended.
     Ended,
+    /// It has executed another program, and was let go.
+    Executed,
     /// It has not stopped in time: it is traced still, until this process ends.
     NoStop,
     /// This signal is to be delivered to it, with its own registers.
@@ -98,6 +100,7 @@ impl Puppet {
                 Some(Stop::Group) => return Ok(Stands::WithItsGroup),
                 Some(Stop::Call) => return Ok(Stands::AtACall),
                 Some(Stop::Ended) => return Err(Broken::Ended),
+                Some(Stop::Executed) => return Err(Self::executed(tid)),
                 Some(Stop::Signal(signal)) => ptrace::resume(tid, signal)?,
                 Some(Stop::Other(_)) => ptrace::resume(tid, 0)?,
             }
@@ -118,9 +121,26 @@ impl Puppet {
                 // Somebody has stopped all of them: it is not to run.
                 Some(Stop::Group) => return Ok(false),
                 Some(Stop::Ended) => return Err(Broken::Ended),
+                Some(Stop::Executed) => return Err(Self::executed(tid)),
                 Some(Stop::Signal(number)) => signal = number,
                 Some(Stop::Event | Stop::Other(_)) => {}
             }
+        }
+    }
+
+    /// Nothing that is known of it holds any more.
+    fn executed(tid: u32) -> Broken {
+        let _gone = ptrace::detach(tid, 0);
+        Broken::Executed
+    }
+
+    /// Lets a thread go that has become the main thread of its process, by executing another program: it stands, and is traced by
+    /// that number. Nothing where it has not.
+    /// <https://man7.org/linux/man-pages/man2/ptrace.2.html> ("execve(2) under ptrace")
+    pub fn let_executed_go(main: u32) -> Option<Broken> {
+        match ptrace::stop(main, Instant::now() + STOPS) {
+            Ok(Some(Stop::Executed)) => Some(Self::executed(main)),
+            _ => None,
         }
     }
 
@@ -227,6 +247,8 @@ impl Puppet {
                 Some(Stop::Call) => return Ok(()),
                 Some(Stop::Signal(signal)) => return Err(broken_by(self.tid, signal)),
                 Some(Stop::Ended) => return Err(Broken::Ended),
+                // It has left its calls, and made one of its own.
+                Some(Stop::Executed) => return Err(Self::executed(self.tid)),
                 // It stops with its group; once more.
                 Some(Stop::Event | Stop::Group | Stop::Other(_)) => {}
                 None => {

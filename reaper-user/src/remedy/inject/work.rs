@@ -2,10 +2,8 @@
 //! ends; ending is what frees the holder, whatever happened.
 
 use std::{
-    fs::File,
     io::{self, BufRead as _, Read as _, Write as _},
     os::fd::OwnedFd,
-    path::PathBuf,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -16,20 +14,16 @@ use rustix::{
         DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open,
         set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
     },
-    thread::{
-        CapabilitySet, CapabilitySets, CpuSet, sched_getaffinity, sched_setaffinity, set_capabilities,
-        set_current_timer_slack,
-    },
+    thread::{CapabilitySet, CapabilitySets, set_capabilities, set_current_timer_slack},
 };
 
 use super::{
     attempt::{self, Attempt},
-    maps::{Mapping, mappings},
     order::{Answer, Child, Fate, Order, Process, Task},
     outcome::Outcome,
-    place::{MainStack, NoPlace, Place as FramePlace},
     ptrace,
-    threads::{Fitness, Place, Thread},
+    scene::Scene,
+    threads::Fitness,
 };
 use crate::proc::Proc;
 
@@ -38,9 +32,6 @@ pub const ARGUMENT: &str = "--inject-one-order";
 
 /// Bytes of an order.
 const ORDER_BYTES: u64 = 1 << 20;
-
-/// How long between two looks at whether a frame that a dead tracer has left is still used.
-const UNWINDS: Duration = Duration::from_millis(40);
 
 /// What a zombie takes in a stop, about, before that was measured; and zombies of one stop at most.
 const EACH: Duration = Duration::from_micros(10);
@@ -73,15 +64,25 @@ pub fn main() -> ExitCode {
 fn carry_out(order: &Order) -> Answer {
     let proc = Proc::at("/proc");
     let Process { pid, start_ticks } = order.holder;
-    let seen = proc.see(pid).ok().filter(|seen| seen.start_ticks == start_ticks && seen.tgid == pid);
-    if seen.is_none() {
-        return Answer::refused("identity-changed", "it is not the holder that was looked at");
+    let see = || proc.see(pid).ok().filter(|seen| seen.start_ticks == start_ticks && seen.tgid == pid);
+    let another = || Answer::refused("identity-changed", "it is not the holder that was looked at");
+    if see().is_none() {
+        return another();
     }
     // What needs other privileges than tracing is opened before they are given up.
     let scene = match Scene::open(order, proc.of(pid)) {
         Ok(scene) => scene,
         Err(answer) => return answer,
     };
+    // Its memory as well: who has had the pid before and after has had it in between.
+    let Some(seen) = see() else { return another() };
+    if ptrace::share_memory(scene.tid, seen.parent) {
+        // It would stay there when the holder executes its program.
+        return Answer::refused(
+            "shares-memory",
+            "its memory is its parent's, too: it has not executed its program yet",
+        );
+    }
     if let Err(error) = confine(order.from) {
         return Answer::refused("not-permitted", format!("giving up what is not needed: {error}"));
     }
@@ -108,61 +109,6 @@ fn confine(from: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// What of the holder is looked at again and again.
-struct Scene {
-    directory: PathBuf,
-    threads: Vec<Thread>,
-    place: FramePlace,
-    /// Where this process may run.
-    cpus: CpuSet,
-}
-
-impl Scene {
-    fn open(order: &Order, directory: PathBuf) -> Result<Self, Answer> {
-        let living = Proc::at("/proc").of_living(order.holder.pid);
-        let tid = living.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(order.holder.pid);
-        let stack = mappings(&living).into_iter().find(Mapping::is_stack);
-        let stack = stack.ok_or_else(|| Answer::refused("no-room", "it has no main stack"))?;
-        let path = living.join("pagemap");
-        let pages = File::open(&path)
-            .map_err(|error| Answer::refused("not-permitted", format!("{}: {error}", path.display())))?;
-        // Three descriptors each: what is needed in any case is open by now.
-        if let Rlimit { maximum: Some(most), .. } = getrlimit(Resource::Nofile) {
-            let _fewer = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) });
-        }
-        let threads = Thread::all(&directory);
-        let place = FramePlace::new(tid, order.holder.start_ticks, stack, pages);
-        let place = place.map_err(|reason| no_place(&reason))?;
-        let cpus = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-        Ok(Self { directory, threads, place, cpus })
-    }
-}
-
-impl Scene {
-    /// On the processor on which the thread ran last: waking each other across processors costs more than the calls. Only where
-    /// this process may be anyway: others may be kept free for somebody.
-    fn run_beside(&self, thread: &Thread) {
-        if let Some(stat) = thread.stat()
-            && stat.cpu < CpuSet::MAX_CPU
-            && self.cpus.is_set(stat.cpu)
-        {
-            let mut cpus = CpuSet::new();
-            cpus.set(stat.cpu);
-            // Only a matter of speed.
-            let _elsewhere = sched_setaffinity(None, &cpus);
-        }
-    }
-}
-
-pub(super) fn no_place(reason: &NoPlace) -> Answer {
-    match reason {
-        NoPlace::NoRoom(why) => Answer::refused("no-room", *why),
-        NoPlace::Unwinding => {
-            Answer::refused("unwinding", "it is still busy with what an earlier tracer left when it died")
-        }
-    }
-}
-
 struct Work<'a> {
     order: &'a Order,
     scene: Scene,
@@ -171,7 +117,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(mut self) -> Answer {
-        if let Err(answer) = self.let_unwind() {
+        if let Err(answer) = self.scene.let_unwind() {
             return answer;
         }
         match &self.order.task {
@@ -185,28 +131,6 @@ impl Work<'_> {
             }
         }
         self.answer
-    }
-
-    /// Waits until nobody uses what an earlier tracer left when it died.
-    fn let_unwind(&self) -> Result<(), Answer> {
-        // Where nothing was left, nobody is in it.
-        let Some((_, in_use)) = self.scene.place.left() else { return Ok(()) };
-        // Whoever runs may be in it, until it has been seen elsewhere.
-        let mut unclear: Vec<&Thread> = self.scene.threads.iter().collect();
-        for again in [true, true, true, false] {
-            unclear.retain(|thread| match thread.place() {
-                Some(Place::Blocked { stack, .. }) => self.scene.place.is_near(stack),
-                Some(Place::Running) => in_use,
-                None => false,
-            });
-            if unclear.is_empty() {
-                return Ok(());
-            }
-            if again {
-                thread::sleep(UNWINDS);
-            }
-        }
-        Err(no_place(&NoPlace::Unwinding))
     }
 
     fn reap(&mut self, children: &[Child]) {
@@ -307,8 +231,8 @@ impl Work<'_> {
         let mut pause = Duration::from_micros(500);
         let mut refusal: Option<Reason> = None;
         loop {
-            let main = self.main_stack();
-            for (fitness, place) in self.ranked() {
+            let main = self.scene.main_stack();
+            for (fitness, place) in self.scene.ranked() {
                 let Some(thread) = self.scene.threads.get(place) else { continue };
                 if fitness == Fitness::Timed && !self.order.allow_interrupted_wait {
                     refusal.get_or_insert_with(|| {
@@ -330,7 +254,7 @@ impl Work<'_> {
                     place: &self.scene.place,
                     directory: &self.scene.directory,
                     main: main.filter(|_| !is_main),
-                    main_thread: self.scene.threads.iter().find(|thread| thread.tid == self.order.holder.pid),
+                    main_thread: self.scene.main(),
                 };
                 match attempt.run(step, &mut self.answer) {
                     Outcome::Done(fates) => return Ok((fates, None)),
@@ -352,26 +276,6 @@ impl Work<'_> {
             pause = (pause * 2).min(Duration::from_millis(10));
         }
     }
-
-    /// The threads that can be used, the best first; of equal ones the main thread.
-    fn ranked(&self) -> Vec<(Fitness, usize)> {
-        let holder = self.order.holder.pid;
-        let mut ranked: Vec<_> = self
-            .scene
-            .threads
-            .iter()
-            .enumerate()
-            .filter_map(|(place, thread)| Some((thread.fitness(holder)?, thread.tid != holder, place)))
-            .collect();
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(fitness, _, place)| (fitness, place)).take(TRIED).collect()
-    }
-
-    /// Where the main thread's stack pointer is, where it is blocked or has ended.
-    fn main_stack(&self) -> Option<MainStack> {
-        let main = self.scene.threads.iter().find(|thread| thread.tid == self.order.holder.pid);
-        attempt::main_stack(main)
-    }
 }
 
 /// What became of each, and why not of all; or why of none.
@@ -379,9 +283,6 @@ type Found = Result<(Vec<Fate>, Option<Reason>), Reason>;
 
 /// A word and a sentence.
 type Reason = (String, String);
-
-/// Threads that are tried in one round.
-const TRIED: usize = 16;
 
 impl Order {
     fn is_stepwise(&self, zombies: usize) -> bool {
