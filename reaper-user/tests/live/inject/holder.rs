@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -264,6 +264,18 @@ impl Holder {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits for its end: how it ended.
+    pub(super) fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "does not end: {}", self.status());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// What it is at, for messages.
     pub(super) fn status(&self) -> String {
         let read = |name: &str| fs::read_to_string(format!("/proc/{}/task/{}/{name}", self.pid, self.tid));
@@ -281,12 +293,7 @@ impl Holder {
         let said = self.ask("settle", "settled ");
         let mut words = said.split_whitespace();
         let rounds = words.next().unwrap().parse().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while self.lives() {
-            assert!(Instant::now() < deadline, "does not end: {}", self.status());
-            thread::sleep(Duration::from_millis(1));
-        }
-        let status = self.child.wait().unwrap();
+        let status = self.ended();
         let mut wrong: Vec<_> = words.map(str::to_owned).collect();
         if !status.success() {
             wrong.push(format!("ended with {status}"));

@@ -2,9 +2,11 @@
 //! rest, and must not notice.
 //!
 //! The holder is `holder/`, a C program; what it says of each round is held against what the kernel promises for that state.
-//! [`checks`] shows first that it says nothing wrong when nobody interferes, and finds whatever is wrong.
+//! [`checks`] shows first that it says nothing wrong when nobody interferes, and finds whatever is wrong; [`controls`] that it
+//! finds what reaper's own pieces do when one step is left out.
 
 mod checks;
+mod controls;
 mod done;
 mod hand;
 mod holder;

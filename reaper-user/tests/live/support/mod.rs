@@ -72,14 +72,19 @@ pub(crate) fn reaper() -> PathBuf {
     env::var_os("REAPER_BIN").map_or_else(|| env!("CARGO_BIN_EXE_reaper").into(), PathBuf::from)
 }
 
-/// The workload program: an example beside the binary under test, else beside the tests.
+/// The workload program.
 pub(crate) fn churn() -> PathBuf {
+    built_example("churn")
+}
+
+/// An example beside the binary under test, else beside the tests.
+pub(crate) fn built_example(name: &str) -> PathBuf {
     let tests = env::current_exe().unwrap();
     let places = [reaper().with_file_name("examples"), tests.with_file_name("../examples")];
-    let found = places.iter().map(|place| place.join("churn")).find(|path| path.exists());
+    let found = places.iter().map(|place| place.join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| {
         panic!(
-            "no `churn` in {places:?}: `cargo build --examples` makes it, `cargo xtask test live` does both"
+            "no `{name}` in {places:?}: `cargo build --examples` makes it, `cargo xtask test live` does both"
         )
     })
 }

@@ -31,9 +31,11 @@ static const char byte = BYTE;
 static pid_t own[OWN], living;
 static int lives[2];
 
+/* One that has died is for ever in its call. */
+static int is_inside(void) { return shared->inside && kill(shared->holder, 0) == 0; }
 /* Until it has helped: who was not there yet would not be woken. */
 static void until_woken(int wakes(void)) {
-    while (shared->inside && wakes() <= 0) {
+    while (is_inside() && wakes() <= 0) {
         struct timespec soon = {.tv_nsec = 2000000};
         nanosleep(&soon, NULL);
     }
@@ -57,7 +59,7 @@ static void call(void) {
 }
 /* A signal that comes before the call is entered again is handled and wakes nobody: any program that relies on pause has this. */
 static void signal_until_woken(void) {
-    for (int tries = 0; shared->inside; tries++) {
+    for (int tries = 0; is_inside(); tries++) {
         if (tries % 100 == 0) {
             kill(shared->holder, SIGNAL_RELEASE);
             shared->again += tries > 0;
