@@ -8,12 +8,17 @@
 //! - `leak CODE`: a child in a process group of its own that exits with CODE. Answers `leaked PID CODE`.
 //! - `waits ROUNDS`: a wait call of every shape, ROUNDS times, that takes no leaked child away. Answers `waited CALLS`.
 //! - `reap PID`: waits for a leaked child. Answers `reaped PID CODE`.
+//! - `matrix`: switches the matrix register of SME on, on aarch64 where the processor has it. Answers `matrix on`, or `none`.
 //! - `rest CALL MILLISECONDS`: rests in `nanosleep`, in `poll`, or in `read` of standard input, which has no timeout. Goes on where
 //!   it is interrupted, unless by SIGUSR1. Answers `rested RETURNED ELAPSED INTERRUPTIONS LEFT`, times in microseconds: LEFT is
 //!   what the kernel says is left of a nanosleep.
 //!
 //! It ends when its standard input does.
 #![expect(unsafe_code, reason = "fork, the shapes of wait and raw calls have no safe wrappers")]
+
+#[cfg(target_arch = "aarch64")]
+#[path = "holder/registers.rs"]
+mod registers;
 
 use std::{
     io::{self, BufRead as _, Write as _},
@@ -37,6 +42,8 @@ fn main() -> Result<()> {
             Some(&"leak") => format!("leaked {} {}", leak(number(1)?)?, number(1)?),
             Some(&"waits") => format!("waited {}", waits(number(1)?)?),
             Some(&"reap") => format!("reaped {} {}", number(1)?, wait(number(1)?, 0)?),
+            #[cfg(target_arch = "aarch64")]
+            Some(&"matrix") => format!("matrix {}", if registers::matrix_on() { "on" } else { "none" }),
             Some(&"rest") => rest(words.get(1).copied().unwrap_or_default(), number(2)?)?,
             _ => bail!("{line}: not a command"),
         };
@@ -208,7 +215,8 @@ extern "C" fn enough(_signal: i32) {
     ENOUGH.store(true, Ordering::Relaxed);
 }
 
-/// The calls are raw: what the kernel says is what is answered.
+/// The calls are raw: what the kernel says is what is answered. On aarch64 with something in every register, which is looked at
+/// afterwards.
 fn rest(call: &str, milliseconds: i32) -> Result<String> {
     ENOUGH.store(false, Ordering::Relaxed);
     // SAFETY: an all-zero action is valid; the handler only stores to an atomic.
@@ -222,37 +230,78 @@ fn rest(call: &str, milliseconds: i32) -> Result<String> {
     let mut left = libc::timespec { tv_sec: asked.as_secs().try_into()?, tv_nsec: 0 };
     left.tv_nsec = asked.subsec_nanos().into();
     let mut interruptions = 0_u32;
+    let mask = signal_mask();
     let returned = loop {
         let returned = match call {
-            // SAFETY: reads and writes one timespec, which may be the same.
-            "nanosleep" => unsafe { libc::syscall(libc::SYS_nanosleep, &raw const left, &raw mut left) },
+            // Reads and writes one timespec, which may be the same.
+            "nanosleep" => {
+                let left = (&raw mut left).expose_provenance();
+                raw(libc::SYS_nanosleep, [left, left, 0, 0, 0, 0])?
+            }
             "poll" => {
                 // Not less than what is left.
                 let left = asked.saturating_sub(began.elapsed()).as_micros().div_ceil(1_000);
                 let left = i32::try_from(left)?;
-                let none: *mut libc::pollfd = ptr::null_mut();
-                // SAFETY: no descriptor is asked about.
-                unsafe { libc::syscall(libc::SYS_poll, none, 0, left) }
+                poll(left)?
             }
             "read" => {
                 let mut bytes = [0_u8; 64];
-                // SAFETY: writes as many bytes as there are.
-                unsafe { libc::syscall(libc::SYS_read, 0, bytes.as_mut_ptr(), bytes.len()) }
+                let length = bytes.len();
+                raw(libc::SYS_read, [0, bytes.as_mut_ptr().expose_provenance(), length, 0, 0, 0])?
             }
             _ => bail!("{call}: not a call to rest in"),
         };
-        if returned >= 0 {
+        ensure!(signal_mask() == mask, "the signal mask was changed");
+        let interrupted = returned == -libc::c_long::from(libc::EINTR);
+        interruptions += u32::from(interrupted);
+        if !interrupted || ENOUGH.load(Ordering::Relaxed) {
             break returned;
-        }
-        let error = io::Error::last_os_error().raw_os_error().unwrap_or_default();
-        interruptions += u32::from(error == libc::EINTR);
-        if error != libc::EINTR || ENOUGH.load(Ordering::Relaxed) {
-            break libc::c_long::from(-error);
         }
     };
     let elapsed = began.elapsed().as_micros();
     let left = left.tv_sec * 1_000_000 + left.tv_nsec / 1_000;
     Ok(format!("rested {returned} {elapsed} {interruptions} {left}"))
+}
+
+/// Waits so many milliseconds for nothing.
+#[cfg(target_arch = "x86_64")]
+fn poll(milliseconds: i32) -> Result<libc::c_long> {
+    raw(libc::SYS_poll, [0, 0, usize::try_from(milliseconds)?, 0, 0, 0])
+}
+
+/// The same where there is one poll only: it writes what is left of its time.
+#[cfg(not(target_arch = "x86_64"))]
+fn poll(milliseconds: i32) -> Result<libc::c_long> {
+    let (seconds, rest) = (milliseconds / 1_000, milliseconds % 1_000);
+    let mut left = libc::timespec { tv_sec: seconds.into(), tv_nsec: libc::c_long::from(rest) * 1_000_000 };
+    raw(libc::SYS_ppoll, [0, 0, (&raw mut left).expose_provenance(), 0, 0, 0])
+}
+
+/// A call, with what the kernel returns: a negated error number where it fails.
+#[cfg(target_arch = "aarch64")]
+fn raw(number: libc::c_long, arguments: [usize; 6]) -> Result<libc::c_long> {
+    registers::call(number, arguments)
+}
+
+/// The same.
+#[cfg(not(target_arch = "aarch64"))]
+#[expect(clippy::unnecessary_wraps, reason = "where registers are looked at it may fail")]
+fn raw(number: libc::c_long, arguments: [usize; 6]) -> Result<libc::c_long> {
+    let [a, b, c, d, e, f] = arguments;
+    // SAFETY: whoever calls this passes what the call takes.
+    let returned = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let error = || libc::c_long::from(-io::Error::last_os_error().raw_os_error().unwrap_or_default());
+    Ok(if returned < 0 { error() } else { returned })
+}
+
+/// The signals that are blocked, of the first 64.
+fn signal_mask() -> u64 {
+    let mut mask = 0_u64;
+    // SAFETY: writes eight bytes.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, 0, ptr::null::<u64>(), &raw mut mask, size_of::<u64>());
+    }
+    mask
 }
 
 fn own_group(pid: i32) {

@@ -40,7 +40,10 @@ impl Call {
     const fn number(self) -> libc::c_long {
         match self {
             Self::Nanosleep => libc::SYS_nanosleep,
+            #[cfg(target_arch = "x86_64")]
             Self::Poll => libc::SYS_poll,
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Poll => libc::SYS_ppoll,
             Self::Read => libc::SYS_read,
         }
     }
