@@ -1,7 +1,8 @@
-//! Whether reaper compiles for aarch64 too. That takes the standard library for it, of the very compiler: from the distribution,
-//! whose package for that architecture is unpacked into target/aarch64, or by rustup.
+//! Building for aarch64: whether reaper compiles for it, and what its virtual machines run. That takes the standard library for it,
+//! of the very compiler: from the distribution, whose package for that architecture is unpacked into target/aarch64, or by
+//! rustup.
 //!
-//! Nothing is linked, so that no linker and no C library for it are needed.
+//! For the check nothing is linked, so that no linker and no C library for it are needed.
 
 use std::{
     fs,
@@ -23,26 +24,11 @@ use crate::{
 pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// Debian's name for it.
-const ARCHITECTURE: &str = "arm64";
+pub(crate) const ARCHITECTURE: &str = "arm64";
 
 /// Checks the library and the program. Tests and examples are of x86_64, some of them.
 pub(crate) fn check(workspace: &Workspace, deadline: Instant) -> Result<()> {
-    let sysroot = Sysroot::find(workspace)?;
-    let mut cargo = match &sysroot {
-        // Not through a cargo that takes the first rustc on the PATH.
-        Sysroot::Unpacked { at, compiler } => {
-            let mut cargo = Command::new(&compiler.cargo);
-            for variable in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
-                cargo.env_remove(variable);
-            }
-            cargo.current_dir(workspace.root()).env("RUSTC", &compiler.rustc);
-            // Only what is for the target: build scripts have the compiler's own library.
-            let flags = format!("--sysroot={}", at.display());
-            cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", flags);
-            cargo
-        }
-        Sysroot::Rustup => workspace.cargo(),
-    };
+    let mut cargo = cargo(workspace, "")?;
     cargo.env("CARGO_TARGET_DIR", directory(workspace).join("build")).args([
         "check",
         "--locked",
@@ -55,6 +41,32 @@ pub(crate) fn check(workspace: &Workspace, deadline: Instant) -> Result<()> {
     ]);
     command::run_until(&mut cargo, deadline)
 }
+
+/// A cargo that builds for it where that is the target, with these flags for the compiler; its linker is the cross compiler's.
+pub(crate) fn cargo(workspace: &Workspace, flags: &str) -> Result<Command> {
+    const FLAGS: &str = "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS";
+    let (mut cargo, flags) = match Sysroot::find(workspace)? {
+        // Not through a cargo that takes the first rustc on the PATH.
+        Sysroot::Unpacked { at, compiler } => {
+            let mut cargo = Command::new(&compiler.cargo);
+            for variable in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN"] {
+                cargo.env_remove(variable);
+            }
+            cargo.current_dir(workspace.root()).env("RUSTC", &compiler.rustc);
+            (cargo, format!("--sysroot={} {flags}", at.display()))
+        }
+        Sysroot::Rustup => (workspace.cargo(), flags.to_owned()),
+    };
+    // They would take precedence over those that are only for the target: build scripts have the compiler's own library.
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+        cargo.env_remove(variable);
+    }
+    cargo.env(FLAGS, flags).env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
+    Ok(cargo)
+}
+
+/// The cross compiler.
+pub(crate) const LINKER: &str = "aarch64-linux-gnu-gcc";
 
 /// Whether the standard library is there.
 pub(crate) fn is_there(workspace: &Workspace) -> bool {

@@ -35,12 +35,17 @@ impl Apt {
     /// With one suite of the Debian archive, and lists and state of its own in `directory`.
     ///
     /// `mirror`: the archive's address, where it is not to be that of this system's own sources.
-    pub(crate) fn of_suite(directory: &Path, mirror: Option<&str>, suite: &str) -> Result<Self> {
+    pub(crate) fn of_suite(
+        directory: &Path,
+        architecture: &str,
+        mirror: Option<&str>,
+        suite: &str,
+    ) -> Result<Self> {
         let mirror = match mirror {
             Some(mirror) => mirror.to_owned(),
             None => system_mirror()?,
         };
-        Self::of_source(directory, "amd64", &format!("{mirror} {suite} main"))
+        Self::of_source(directory, architecture, &format!("{mirror} {suite} main"))
     }
 
     /// The same with a source of Debian's, as `address suite component`, for an architecture that need not be this one.

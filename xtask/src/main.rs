@@ -67,7 +67,7 @@ fn run_task(task: Task) -> anyhow::Result<()> {
         Task::Run(args) => run::run(&workspace, &args),
         Task::Test(args) => test::run(&workspace, &args),
         Task::Vm(args) => {
-            setup::ensure(&workspace, &[setup::Group::Vm])?;
+            setup::ensure(&workspace, &[args.arch().group()])?;
             vm::run(&workspace, &args)
         }
         Task::Bench(args) => bench::run(&workspace, &args),

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the kernel-facing tests on the kernels we do not sit on, each booted in qemu.
 
+mod arch;
 mod boot;
 mod cpio;
 mod guest;
@@ -23,6 +24,7 @@ use std::{
 use anyhow::bail;
 
 use self::{
+    arch::Arch,
     boot::{Accelerator, Booted, Machine},
     guest::{Cgroup, Guest, Orders},
     kernel::{Cache, Kernel, Wanted},
@@ -33,7 +35,7 @@ use self::{
 };
 pub(crate) use self::{
     kernel::are_all_there as has_kernels,
-    program::{APPARMOR_PARSER, Program, QEMU},
+    program::{APPARMOR_PARSER, Program, QEMU, QEMU_AARCH64},
 };
 use crate::{command, workspace::Workspace};
 
@@ -51,12 +53,17 @@ const TIMEOUT: u64 = 300;
 /// outside target/.
 ///
 /// Examples: `cargo xtask vm 6.1`, `cargo xtask vm 5.10 7 --lockdown confidentiality`, `cargo xtask vm -- it_attaches`
-/// (the arguments go to the test program, here a filter), `cargo xtask vm --test ./load-all -- --verbose`.
+/// (the arguments go to the test program, here a filter), `cargo xtask vm --test ./load-all -- --verbose`,
+/// `cargo xtask vm --arch aarch64 -- reap::`.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// 5.10, 6.1, 6.12, 7, or the path of a kernel image; all four if none is named.
     #[arg(value_name = "KERNEL", value_parser = kernel::parse)]
     kernels: Vec<Wanted>,
+    /// Which machines; for another architecture than this one everything is cross-compiled and emulated. No tier boots
+    /// those, and without a kernel named it is 6.12.
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Boot with lockdown=MODE.
     #[arg(long, value_name = "MODE", value_parser = ["integrity", "confidentiality"])]
     lockdown: Option<String>,
@@ -97,6 +104,11 @@ impl Args {
     pub(crate) fn all_kernels(test_args: &[String]) -> Self {
         Self { test_args: test_args.to_vec(), ..Self::default() }
     }
+
+    /// The machines'.
+    pub(crate) const fn arch(&self) -> Arch {
+        self.arch
+    }
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
@@ -105,7 +117,7 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 /// Fetches the kernels of the matrix that are not there yet.
 pub(crate) fn fetch_kernels(workspace: &Workspace) -> anyhow::Result<()> {
-    fetch(&Cache::open(workspace, None)?, &matrix::of(&Args::default()), false).map(drop)
+    fetch(&Cache::open(workspace, None)?, &matrix::of(&Args::default()), Arch::X86, false).map(drop)
 }
 
 /// With what [`crate::setup`] brings for it: boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
@@ -117,13 +129,13 @@ pub(crate) fn boot_all(
     deadline: Option<Instant>,
 ) -> anyhow::Result<()> {
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
-        bail!("the kernels and the guest's programs are x86_64: this task runs on x86_64 Linux only");
+        bail!("what is built is built on x86_64: this task runs on x86_64 Linux only");
     }
-    let qemu = QEMU.get(workspace)?;
+    let qemu = args.arch.qemu().get(workspace)?;
     let cache = Cache::open(workspace, args.mirror.clone())?;
     let boots = matrix::of(args);
-    let kernels = fetch(&cache, &boots, args.refresh)?;
-    let guest = Guest::build(workspace, &args.tests, object, deadline)?;
+    let kernels = fetch(&cache, &boots, args.arch, args.refresh)?;
+    let guest = Guest::build(workspace, args.arch, &args.tests, object, deadline)?;
     let logs = cache.directory().join("logs");
     if logs.exists() {
         fs::remove_dir_all(&logs)?;
@@ -164,13 +176,13 @@ pub(crate) fn boot_all(
 }
 
 /// The images of the boots, in their order; each fetched at most once.
-fn fetch(cache: &Cache, boots: &[Boot], refresh: bool) -> anyhow::Result<Vec<Kernel>> {
+fn fetch(cache: &Cache, boots: &[Boot], arch: Arch, refresh: bool) -> anyhow::Result<Vec<Kernel>> {
     let mut known: Vec<(&Wanted, Kernel)> = Vec::new();
     let mut kernels = Vec::new();
     for Boot { wanted, .. } in boots {
         let kernel = match known.iter().find(|(other, _)| *other == wanted) {
             Some((_, kernel)) => kernel.clone(),
-            None => cache.kernel(wanted, refresh)?,
+            None => cache.kernel(wanted, arch, refresh)?,
         };
         known.push((wanted, kernel.clone()));
         kernels.push(kernel);
@@ -234,6 +246,7 @@ impl Rig<'_> {
         let patience = timeout * programs + Duration::from_secs(60);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let machine = Machine {
+            arch: args.arch,
             qemu,
             image,
             initramfs: &initramfs,

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use self::Group::{Bench, Kernels, Lint, Live, Object, Vm};
+use self::Group::{Aarch64, Bench, Kernels, Lint, Live, Object, Vm};
 use crate::{
     aarch64,
     compiler::{self, Compiler, Llvm},
@@ -32,9 +32,12 @@ pub(crate) enum Group {
     Vm,
     /// The kernels that the vm tier boots
     Kernels,
+    /// Virtual machines of aarch64, which no tier boots
+    Aarch64,
 }
 
 impl Group {
+    /// What the tiers need.
     pub(crate) const ALL: &[Self] =
         &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm, Self::Kernels];
 
@@ -46,6 +49,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kernels => "kernels",
+            Self::Aarch64 => "aarch64",
         }
     }
 }
@@ -89,7 +93,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         name: "compiler with the source of core",
         why: "the BPF object brings its own core",
-        groups: &[Object, Lint],
+        groups: &[Object, Lint, Aarch64],
         kind: Kind::Compiler {
             packages: &["cargo-web", "rust-web-src", "rustc-web"],
             component: "rust-src",
@@ -126,7 +130,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need {
         name: "standard library for aarch64",
         why: "checks that the code compiles for it",
-        groups: &[Lint],
+        groups: &[Lint, Aarch64],
         kind: Kind::Aarch64,
     },
     Need {
@@ -203,16 +207,29 @@ pub(crate) const NEEDS: &[Need] = &[
         kind: Kind::Unpacked { program: &vm::QEMU, package: "qemu-system-x86", installs: true },
     },
     Need {
+        name: "qemu-system-aarch64",
+        why: "boots kernels of aarch64",
+        groups: &[Aarch64],
+        kind: Kind::Unpacked { program: &vm::QEMU_AARCH64, package: "qemu-system-arm", installs: true },
+    },
+    on_path(aarch64::LINKER, "gcc-aarch64-linux-gnu", "links the programs of aarch64's machines", &[Aarch64]),
+    Need {
+        name: "C library for aarch64",
+        why: "is linked into them",
+        groups: &[Aarch64],
+        kind: Kind::File { path: "/usr/aarch64-linux-gnu/lib/libc.a", package: "libc6-dev-arm64-cross" },
+    },
+    Need {
         name: "apparmor_parser",
         why: "compiles the profiles that holders are confined by",
-        groups: &[Vm],
+        groups: &[Vm, Aarch64],
         // Installed, the package would have its profiles confine programs from the next boot on.
         kind: Kind::Unpacked { program: &vm::APPARMOR_PARSER, package: "apparmor", installs: false },
     },
     Need {
         name: "keys of Debian's archive",
         why: "say that a fetched kernel or library is Debian's",
-        groups: &[Lint, Vm, Kernels],
+        groups: &[Lint, Vm, Kernels, Aarch64],
         kind: Kind::File { path: debian::KEYRING, package: "debian-archive-keyring" },
     },
     Need {

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::program::{Found, QEMU};
+use super::{arch::Arch, program::Found};
 
 /// What qemu runs the guest with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +27,7 @@ pub(crate) enum Accelerator {
 
 /// A machine to boot.
 pub(crate) struct Machine<'a> {
+    pub(crate) arch: Arch,
     pub(crate) qemu: &'a Found,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
@@ -61,7 +62,7 @@ impl Machine<'_> {
         let mut qemu = Switch(
             self.command(&console_path, &monitor_path)?
                 .spawn()
-                .with_context(|| format!("could not start {}", QEMU.name))?,
+                .with_context(|| format!("could not start {}", self.arch.qemu().name))?,
         );
         let output = qemu.0.stdout.take().context("qemu has no output")?;
 
@@ -98,7 +99,7 @@ impl Machine<'_> {
         let status = qemu.0.wait().context("could not wait for qemu")?;
         let _ = reader.join();
         if !late && !status.success() {
-            bail!("{} failed: {status}; its own message is above", QEMU.name);
+            bail!("{} failed: {status}; its own message is above", self.arch.qemu().name);
         }
         fs::write(self.logs.join("tests.log"), &tests)?;
         let console = fs::read(&console_path).with_context(|| console_path.display().to_string())?;
@@ -126,12 +127,15 @@ impl Machine<'_> {
     }
 
     fn command(&self, console: &Path, monitor: &Path) -> Result<Command> {
-        let Self { qemu, image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
+        let Self { arch, qemu, image, initramfs, append, accelerator, logs: _, timeout: _ } = self;
         let accelerator = match accelerator {
             // One thread for both processors. With one for each, a processor now and then goes on with a breakpoint that
             // another one has long taken out of the kernel's text (static branches and tracepoints are patched so), and
             // stands in int3's handler for ever, or dies of it during the boot. No slower: 52 and 55 s beside 50 and 58.
-            Accelerator::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max"],
+            Accelerator::Tcg if *arch == Arch::X86 => ["-accel", "tcg,thread=single", "-cpu", "max"],
+            // It patches no breakpoints into its text. Its pointers are authenticated, which takes an emulator most of its time
+            // where it does that as processors do.
+            Accelerator::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"],
             Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
         };
         let mut command = qemu.command()?;
@@ -146,11 +150,13 @@ impl Machine<'_> {
             .arg(initramfs)
             .arg("-append")
             // Whether the timer works is not looked at: it is not found to where the host is busy just then.
-            .arg(format!("console=ttyS0 quiet panic=-1 oops=panic unknown_nmi_panic no_timer_check {append}"))
-            // ttyS0, then ttyS1.
+            .arg(format!(
+                "console={} quiet panic=-1 oops=panic unknown_nmi_panic no_timer_check {append}",
+                arch.console()
+            ))
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
-            .args(["-serial", "stdio"])
+            .args(arch.machine())
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .stdin(Stdio::null())

@@ -9,10 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{cpio::Archive, policy};
-use crate::{command, workspace::Workspace};
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use super::{arch::Arch, cpio::Archive, policy};
+use crate::{aarch64, command, workspace::Workspace};
 
 /// The directories of the guest, parents first.
 const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "vm"];
@@ -73,12 +71,13 @@ impl Guest {
     /// given. `object`: what reaper loads, where that is not the committed object.
     pub(crate) fn build(
         workspace: &Workspace,
+        arch: Arch,
         given: &[PathBuf],
         object: Option<&Path>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
         println!("vm: building the guest's programs, statically linked");
-        let mut cargo = static_cargo(workspace, object);
+        let mut cargo = static_cargo(workspace, arch, object)?;
         cargo.args(["build", "--locked", "--release", "--message-format=json-render-diagnostics"]);
         cargo.args(["--package", "xtask", "--bin", INIT, "--package", "reaper-user", "--bin", DAEMON]);
         cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
@@ -141,18 +140,25 @@ impl Guest {
 }
 
 /// A cargo whose subcommand and packages are still to be named.
-fn static_cargo(workspace: &Workspace, object: Option<&Path>) -> Command {
-    let mut cargo = workspace.cargo_with(object);
+fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
+    let mut cargo = match arch {
+        Arch::X86 => {
+            let mut cargo = workspace.cargo();
+            cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+            // It would take precedence.
+            cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+            cargo
+        }
+        Arch::Aarch64 => aarch64::cargo(workspace, "-Ctarget-feature=+crt-static")?,
+    };
     cargo
+        .envs(object.map(|object| ("REAPER_BPF_OBJECT", object)))
         // With a target named, build scripts and procedural macros are spared the flag, which they cannot bear.
-        .env("CARGO_BUILD_TARGET", TARGET)
-        .env("CARGO_TARGET_DIR", workspace.target().join("static"))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        // It would take precedence.
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("CARGO_BUILD_TARGET", arch.target())
+        .env("CARGO_TARGET_DIR", workspace.target().join(format!("static{}", arch.suffix())))
         // Minutes for every program, and nothing that a kernel could notice.
         .env("CARGO_PROFILE_RELEASE_LTO", "off");
-    cargo
+    Ok(cargo)
 }
 
 /// Where cargo has put a program: a test's name has a hash in it.
@@ -182,7 +188,7 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
         Some(false) => Ok(bytes),
         Some(true) => bail!(
             "{}: dynamically linked, and the guest has no libraries; build it with RUSTFLAGS=\"-C \
-             target-feature=+crt-static\" and --target {TARGET}",
+             target-feature=+crt-static\" and --target",
             path.display()
         ),
         None => bail!("{}: not a 64-bit little-endian ELF program", path.display()),

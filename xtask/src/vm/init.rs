@@ -3,7 +3,7 @@
 //!
 //! Under any other pid it does nothing, well: the guest has it as /bin/true too.
 //!
-//! What it prints goes to the second serial port, with the tests' output; the kernel's messages have the first for themselves.
+//! What it prints goes to a serial port of its own, with the tests' output; the kernel's messages have the first for themselves.
 
 use std::{
     ffi::CString,
@@ -18,7 +18,7 @@ use std::{
 
 /// Written by the task that boots the VM: `key=value`, separated by NUL.
 const BOOT: &str = "/vm/boot";
-const TESTS: &str = "/dev/ttyS1";
+const TESTS: &str = if cfg!(target_arch = "x86_64") { "/dev/ttyS1" } else { "/dev/ttyS0" };
 
 #[derive(Default)]
 struct Boot {

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use super::arch::Arch;
 use crate::{
     command,
     debian::{self, Apt},
@@ -35,14 +36,14 @@ pub(crate) const LINES: [Line; 4] = [
 ];
 
 impl Line {
-    fn image(self, directory: &Path) -> PathBuf {
-        directory.join("kernels").join(self.name).join("vmlinuz")
+    fn image(self, directory: &Path, arch: Arch) -> PathBuf {
+        directory.join(format!("kernels{}", arch.suffix())).join(self.name).join("vmlinuz")
     }
 }
 
 /// Whether the whole matrix is in the cache.
 pub(crate) fn are_all_there(workspace: &Workspace) -> bool {
-    LINES.iter().all(|line| line.image(&directory(workspace)).is_file())
+    LINES.iter().all(|line| line.image(&directory(workspace), Arch::X86).is_file())
 }
 
 /// Where all of this task's own things are.
@@ -105,7 +106,7 @@ impl Cache {
     }
 
     /// The image: from the cache, else fetched.
-    pub(crate) fn kernel(&self, wanted: &Wanted, refresh: bool) -> Result<Kernel> {
+    pub(crate) fn kernel(&self, wanted: &Wanted, arch: Arch, refresh: bool) -> Result<Kernel> {
         let line = match wanted {
             Wanted::Line(line) => *line,
             Wanted::Image(image) if image.is_file() => {
@@ -114,26 +115,27 @@ impl Cache {
             }
             Wanted::Image(image) => bail!("{}: no such kernel image", image.display()),
         };
-        let image = line.image(&self.directory);
+        let image = line.image(&self.directory, arch);
         if refresh || !image.is_file() {
-            self.fetch(line, &image).with_context(|| {
+            self.fetch(line, arch, &image).with_context(|| {
                 format!("could not fetch kernel {} from Debian {}", line.name, line.suite)
             })?;
         }
         Ok(Kernel { name: line.name.to_owned(), image })
     }
 
-    fn fetch(&self, line: Line, image: &Path) -> Result<()> {
-        let state = self.directory.join("apt").join(line.suite);
-        let apt = Apt::of_suite(&state, self.mirror.as_deref(), line.suite)?;
+    fn fetch(&self, line: Line, arch: Arch, image: &Path) -> Result<()> {
+        let state = self.directory.join(format!("apt{}", arch.suffix())).join(line.suite);
+        let apt = Apt::of_suite(&state, arch.debian(), self.mirror.as_deref(), line.suite)?;
         println!("vm: reading Debian {}'s package list", line.suite);
         apt.update()?;
 
-        let depends = apt.depends("linux-image-cloud-amd64")?;
+        let newest = format!("linux-image-cloud-{}", arch.debian());
+        let depends = apt.depends(&newest)?;
         let image_package = depends
             .iter()
             .find(|name| name.starts_with("linux-image-"))
-            .context("linux-image-cloud-amd64 depends on no linux-image-*")?;
+            .with_context(|| format!("{newest} depends on no linux-image-*"))?;
         // Since 7.x linux-image-* is empty and depends on linux-binary-*, which has the image.
         let inner = apt.depends(image_package)?;
         let package = inner.iter().find(|name| name.starts_with("linux-binary-")).unwrap_or(image_package);

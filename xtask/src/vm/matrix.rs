@@ -2,6 +2,7 @@
 
 use super::{
     Args,
+    arch::Arch,
     guest::Cgroup,
     kernel::{self, Wanted},
 };
@@ -28,7 +29,7 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
     let Args { kernels, lockdown, cgroup, .. } = args;
     let lines = kernel::LINES.map(Wanted::Line);
     let plain = |wanted: &Wanted| Boot { wanted: wanted.clone(), lockdown: None, cgroup: Cgroup::V2 };
-    if kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
+    if args.arch == Arch::X86 && kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
         let [oldest, second, _, newest] = &lines;
         let locked = |wanted| Boot { lockdown: Some("confidentiality".to_owned()), ..plain(wanted) };
         let special = [
@@ -40,7 +41,12 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
         ];
         return lines.iter().map(plain).chain(special).collect();
     }
-    let chosen = if kernels.is_empty() { &lines[..] } else { &kernels[..] };
+    let chosen = match (kernels.is_empty(), args.arch) {
+        (false, _) => &kernels[..],
+        (true, Arch::X86) => &lines[..],
+        // One takes as long as all of the others.
+        (true, Arch::Aarch64) => &lines[2..3],
+    };
     let boot = |wanted: &Wanted| Boot {
         wanted: wanted.clone(),
         lockdown: lockdown.clone(),
@@ -60,6 +66,12 @@ mod tests {
         assert_eq!(modes.len(), 8);
         assert_eq!(modes.iter().filter(|mode| mode.contains("confidentiality")).count(), 2);
         assert!(modes.contains(&"cgroup v1".to_owned()) && modes.contains(&"cgroup both".to_owned()));
+    }
+
+    #[test]
+    fn another_architecture_is_booted_only_where_it_is_named() {
+        assert_eq!(of(&parsed(&["--arch", "aarch64"])).len(), 1);
+        assert_eq!(of(&parsed(&["--arch", "aarch64", "6.1", "7"])).len(), 2);
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::{
 /// Boots the kernels.
 pub(crate) const QEMU: Program = Program { name: "qemu-system-x86_64", folder: "qemu" };
 
+/// The same of aarch64.
+pub(crate) const QEMU_AARCH64: Program = Program { name: "qemu-system-aarch64", folder: "qemu-aarch64" };
+
 /// Compiles AppArmor's profiles.
 pub(crate) const APPARMOR_PARSER: Program = Program { name: "apparmor_parser", folder: "apparmor" };
 
