@@ -33,7 +33,7 @@ pub struct Origin {
     /// Its forker, then that one's forker, and so on: at most [`LINKS`].
     pub chain: Vec<Link>,
     /// Where the nearest link that has a stack was when it forked the one below it. Of the first link that is where the
-    /// zombie itself was forked.
+    /// zombie itself was forked. A native one of a link that is dead gives way to one of a program's own language above it.
     pub stack: Option<Stack>,
     /// Which link that is, as an index into [`Self::chain`].
     pub stack_of: Option<usize>,

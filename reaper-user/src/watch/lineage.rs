@@ -9,7 +9,7 @@ use crate::{
     identity::Identity,
     kernel::{Forebear, id_of},
     observe::{Neighbour, Scene},
-    origin::{LINKS, Link, Naming, Origin, Quality},
+    origin::{LINKS, Language, Link, Naming, Origin, Quality},
     proc::ticks,
 };
 
@@ -52,10 +52,19 @@ impl Describer {
         // What each of them forked: the zombie, then the one before it.
         let forked = chain.iter().map(|link| id_of(link.process));
         let forked = std::iter::once(record.id()).chain(forked).take(chain.len()).enumerate();
-        let stacks = self.stacks.iter();
-        let found = stacks
-            .flat_map(|stacks| forked.clone().filter_map(|(of, child)| Some((of, stacks.get(child)?))))
-            .next();
+        let mut found = self
+            .stacks
+            .iter()
+            .flat_map(|stacks| forked.clone().filter_map(|(of, child)| Some((of, stacks.get(child)?))));
+        let nearest = found.next();
+        // A shell that was in between and is gone says less than the line of the program that ran it.
+        let is_passing = |of: usize| chain.get(of).is_some_and(|link| !link.alive);
+        let found = match nearest {
+            Some((of, (ref stack, _))) if stack.language == Language::Native && is_passing(of) => {
+                found.find(|(_, (stack, _))| stack.language != Language::Native).or(nearest)
+            }
+            nearest => nearest,
+        };
         let unseen = record.flags & (flag::PREDATES_FORK | flag::FORK_UNSEEN) != 0;
         match found {
             Some((of, (stack, quality))) => {
