@@ -113,6 +113,13 @@ impl Holder {
         self.answer("waited ").parse().expect("a number")
     }
 
+    /// Switches the matrix register on; whether the processor has one.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn matrix_on(&mut self) -> bool {
+        self.send("matrix");
+        self.answer("matrix ") == "on"
+    }
+
     /// Waits for a leak at last.
     pub(crate) fn reap(&mut self, Leak { pid, code }: Leak) {
         self.send(&format!("reap {pid}"));
@@ -146,15 +153,18 @@ impl Holder {
     pub(crate) fn wake(&mut self, call: Call) -> Rested {
         match call {
             Call::Read => self.send(""),
-            Call::Nanosleep | Call::Poll => {
-                let pid = i32::try_from(self.pid()).expect("a pid");
-                #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
-                // SAFETY: no memory is involved, and the child has not been waited for.
-                let sent = unsafe { libc::kill(pid, libc::SIGUSR1) };
-                assert_eq!(sent, 0);
-            }
+            Call::Nanosleep | Call::Poll => self.signal(),
         }
         self.rested()
+    }
+
+    /// Sends it the signal that ends a rest.
+    pub(crate) fn signal(&self) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        #[expect(unsafe_code, reason = "std sends no signal but SIGKILL")]
+        // SAFETY: no memory is involved, and the child has not been waited for.
+        let sent = unsafe { libc::kill(pid, libc::SIGUSR1) };
+        assert_eq!(sent, 0);
     }
 
     /// Waits until its rest ends by itself.

@@ -10,6 +10,8 @@
     reason = "clippy.toml's exceptions reach test functions but not what they call"
 )]
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod apparmor;
 mod daemon;
 mod early;
@@ -18,6 +20,8 @@ mod holder;
 mod hotplug;
 mod kinds;
 mod leak;
+// Kernels of aarch64 refuse that program, and `reaper check` says so.
+#[cfg(target_arch = "x86_64")]
 mod origins;
 mod pid_reuse;
 #[expect(dead_code, reason = "not all that the live tests use of it is used here")]

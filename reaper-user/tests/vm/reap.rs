@@ -189,12 +189,12 @@ enum Moment {
 
 /// A tracing process takes no longer, about, emulated; and so long it traces.
 const TAKES: Duration = Duration::from_millis(150);
-const TRACES: Duration = Duration::from_millis(10);
+pub(crate) const TRACES: Duration = Duration::from_millis(10);
 
 /// A holder at rest whose tracers are killed.
-struct Hunted {
+pub(crate) struct Hunted {
     call: Call,
-    holder: Holder,
+    pub(crate) holder: Holder,
     leaks: Vec<Leak>,
     /// Interruptions that its rest may have had: one by each tracer that died, and those that the others have said.
     allowed: i64,
@@ -204,7 +204,7 @@ impl Hunted {
     /// Longer than the test takes.
     const REST: Duration = Duration::from_secs(3_600);
 
-    fn start(call: Call) -> Self {
+    pub(crate) fn start(call: Call) -> Self {
         let (holder, leaks) = at_rest(call, Self::REST, MANY);
         Self { call, holder, leaks, allowed: 0 }
     }
@@ -221,7 +221,7 @@ impl Hunted {
     }
 
     /// A tracing process for all zombies.
-    fn tracer(&self, method: Method) -> Tracer {
+    pub(crate) fn tracer(&self, method: Method) -> Tracer {
         let (proc, targets) = (Proc::at("/proc"), self.targets());
         let deadline = Instant::now() + 2 * PATIENCE;
         let mut order = loop {
@@ -238,11 +238,8 @@ impl Hunted {
     /// Starts a tracing process and kills it at this moment. Whether it was tracing then; `None` where it was quicker.
     fn hunt(&mut self, method: Method, moment: Moment) -> Option<bool> {
         let tracer = self.tracer(method);
-        let began = Instant::now();
         if let Moment::OfTracing(_) = moment {
-            while !self.is_traced() && !has_ended(tracer.pid()) && began.elapsed() < PATIENCE {
-                thread::sleep(Duration::from_micros(300));
-            }
+            self.wait_until_traced(&tracer);
         }
         let (Moment::OfLife(after) | Moment::OfTracing(after)) = moment;
         thread::sleep(after);
@@ -266,7 +263,15 @@ impl Hunted {
         died.then_some(traced)
     }
 
-    fn is_traced(&self) -> bool {
+    /// Waits until it is traced, or its tracer has ended.
+    pub(crate) fn wait_until_traced(&self, tracer: &Tracer) {
+        let began = Instant::now();
+        while !self.is_traced() && !has_ended(tracer.pid()) && began.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    pub(crate) fn is_traced(&self) -> bool {
         !self.holder.status().contains("TracerPid:\t0\n")
     }
 

@@ -10,6 +10,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::{
+    arch::{self, Blocked},
     layout::{self, Layout},
     maps::Maps,
     order::{Answer, Order},
@@ -24,7 +25,7 @@ use super::{
     rest::{self, Rest},
     seccomp::Filters,
     threads::{Place, Seccomp, Thread},
-    verify::is_in_call,
+    verify::{is_in_call, is_there},
 };
 
 /// `WNOHANG | __WALL`: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/wait.h>
@@ -84,11 +85,16 @@ impl Attempt<'_> {
         let Some(mut maps) = Maps::open(&self.directory.join("task").join(tid.to_string())) else {
             return gone(tid);
         };
+        // What it is in then can only be told by what it was seen in.
+        let blocked = self.thread.blocked();
+        if arch::PREPARES_RESTARTS && blocked.is_none() {
+            return user_code(tid);
+        }
         if let Err(error) = ptrace::seize(tid) {
             return self.not_seized(error);
         }
         let began = Instant::now();
-        let mut found = match self.find(tid) {
+        let mut found = match self.find(tid, blocked) {
             Ok(found) => found,
             Err(outcome) => return outcome,
         };
@@ -105,7 +111,7 @@ impl Attempt<'_> {
     }
 
     /// Brings the thread to stand in a call, or at the entry of one. What an error says has been let go.
-    fn find(&self, tid: u32) -> Result<Found, Outcome> {
+    fn find(&self, tid: u32, blocked: Option<Blocked>) -> Result<Found, Outcome> {
         let let_go = |outcome| {
             let _gone = ptrace::detach(tid, 0);
             Err(outcome)
@@ -117,7 +123,9 @@ impl Attempt<'_> {
         };
         let stands = Puppet::stop(tid).map_err(broken)?;
         let registers = match ptrace::registers(tid).map_err(|error| broken(error.into()))? {
-            Some(registers) if registers.is_native() => registers,
+            Some(registers) if registers.is_native() => {
+                registers.stopped(blocked, |address| is_there(tid, address, arch::ENTER))
+            }
             _ => return let_go(another_architecture()),
         };
         // Only now it can neither get a filter nor be another thread.
@@ -130,6 +138,11 @@ impl Attempt<'_> {
         if ptrace::dispatches_calls(tid) {
             let why = "it has its system calls dispatched to itself".to_owned();
             return let_go(Outcome::Refused("call-dispatch", why));
+        }
+        for extra in arch::EXTRAS {
+            if ptrace::set(tid, extra.note).is_ok_and(|bytes| (extra.is_on)(&bytes)) {
+                return let_go(Outcome::Refused(extra.word, extra.why.to_owned()));
+            }
         }
         let in_call = is_in_call(tid, &registers);
         let filters = match filters {
@@ -150,16 +163,16 @@ impl Attempt<'_> {
             return Ok(Found { puppet, at: None, call: None });
         }
         // Not in its own code: the kernel would not abort what must not be interrupted there (rseq).
-        let user_code = || Outcome::Elsewhere("user-code", format!("thread {tid} makes no call"));
-        if stands == Stands::WithItsGroup {
-            return let_go(user_code());
+        // At the entry of a call some architectures do not show all registers.
+        if arch::PREPARES_RESTARTS || stands == Stands::WithItsGroup {
+            return let_go(user_code(tid));
         }
         let asked = Puppet::take(tid, registers, false, filters.clone());
         if let Err(outcome) = self.ask_filters(&asked) {
             return let_go(outcome);
         }
         if !Puppet::run_to_call(tid).map_err(broken)? {
-            return let_go(user_code());
+            return let_go(user_code(tid));
         }
         let at = Some(Instant::now());
         let registers = ptrace::registers(tid).map_err(|error| broken(error.into()))?;
@@ -196,6 +209,10 @@ impl Attempt<'_> {
             && code.pop_first.is_some()
             && code.pop_number.is_some();
         self.verify_code(maps)?;
+        if arch::PREPARES_RESTARTS && code.call == Some(puppet.entered_at()) {
+            // The kernel would take the call that it is made to make for its own, made again.
+            return Err(no_instruction());
+        }
         self.ask_filters(puppet)?;
         let context = puppet.context().map_err(|error| kernel("its registers", error))?;
         let context = context.ok_or_else(|| {
@@ -273,7 +290,8 @@ impl Attempt<'_> {
         };
         // Nobody is in the frame any more once its own registers are back.
         let in_use = layout.in_use();
-        let back = puppet.leave_after(signal, || {
+        let orderly = matches!(broken, None | Some(Broken::Signal(0)));
+        let back = puppet.leave_after(signal, orderly, || {
             let _gone = memory.write(in_use, &0_u64.to_le_bytes());
         });
         match broken {
@@ -316,6 +334,11 @@ impl Attempt<'_> {
             error => kernel("tracing it", error),
         }
     }
+}
+
+/// It cannot be told what it does.
+fn user_code(tid: u32) -> Outcome {
+    Outcome::Elsewhere("user-code", format!("thread {tid} makes no call, or none that can be told"))
 }
 
 /// Where the main thread's stack pointer is, where that can be known without stopping it.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    arch::{CALL_AND_RETURN, POP_FIRST, POP_NUMBER, SIGRETURNS},
+    arch::{ALIGNED, CALL_AND_RETURN, IN_VDSO, POP_FIRST, POP_NUMBER, SIGRETURNS},
     maps::{Mapping, mappings},
     ptrace,
 };
@@ -53,8 +53,8 @@ impl Code {
     const fn is_whole(&self) -> bool {
         self.call.is_some()
             && self.sigreturn.is_some()
-            && self.pop_first.is_some()
-            && self.pop_number.is_some()
+            && (POP_FIRST.is_none() || self.pop_first.is_some())
+            && (POP_NUMBER.is_none() || self.pop_number.is_some())
     }
 
     /// What is in the one or the other.
@@ -89,8 +89,8 @@ impl Code {
         [
             (call, vec![CALL_AND_RETURN]),
             (sigreturn, SIGRETURNS.to_vec()),
-            (pop_first, vec![POP_FIRST]),
-            (pop_number, vec![POP_NUMBER]),
+            (pop_first, POP_FIRST.into_iter().collect()),
+            (pop_number, POP_NUMBER.into_iter().collect()),
         ]
         .into_iter()
         .filter_map(|(address, bytes)| Some((address?, bytes)))
@@ -99,30 +99,36 @@ impl Code {
     /// What is in a piece of code, as offsets into it.
     fn within(bytes: &[u8]) -> Self {
         let find = |wanted: &[u8]| {
-            let found = bytes.windows(wanted.len()).position(|window| window == wanted)?;
-            u64::try_from(found).ok()
+            let mut windows = bytes.windows(wanted.len()).step_by(ALIGNED);
+            u64::try_from(windows.position(|window| window == wanted)? * ALIGNED).ok()
         };
         Self {
             call: find(CALL_AND_RETURN),
             sigreturn: SIGRETURNS.iter().find_map(|wanted| find(wanted)),
-            pop_first: find(POP_FIRST),
-            pop_number: find(POP_NUMBER),
+            pop_first: POP_FIRST.and_then(find),
+            pop_number: POP_NUMBER.and_then(find),
         }
     }
 }
 
 impl Cache {
-    /// Looks for them in a holder's code: in its libc first, then in its program, then in the rest.
+    /// Looks for them in a holder's code: in what the kernel maps, where they are in that; in its libc, then in its program, then in the rest.
     ///
     /// An error is the kernel's refusal to let it be read at all.
     pub fn find(&mut self, proc: &Proc, pid: u32) -> Result<Code, Errno> {
         let living = proc.of_living(pid);
         // The directory of a thread is called by its number.
         let tid = living.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(pid);
-        let mut maps: Vec<_> = mappings(&living).into_iter().filter(Mapping::is_code).collect();
+        let is_vdso = |mapping: &Mapping| IN_VDSO && mapping.path == "[vdso]";
+        let mut maps: Vec<_> = mappings(&living).into_iter().collect();
+        maps.retain(|mapping| mapping.is_code() || is_vdso(mapping));
         let program = fs::read_link(living.join("exe")).unwrap_or_default();
         maps.sort_by_key(|mapping| {
-            if mapping.is_libc() { 0 } else { 1 + u8::from(*mapping.path != *program.as_os_str()) }
+            if is_vdso(mapping) || mapping.is_libc() {
+                u8::from(!is_vdso(mapping))
+            } else {
+                2 + u8::from(*mapping.path != *program.as_os_str())
+            }
         });
         let (began, mut read, mut code) = (Instant::now(), 0, Code::default());
         for mapping in maps {
@@ -139,7 +145,8 @@ impl Cache {
                 Err(error @ (Errno::PERM | Errno::ACCESS)) => return Err(error),
                 Err(_) => continue,
             };
-            if known.is_none() {
+            // What the kernel maps is of no file.
+            if known.is_none() && mapping.inode != 0 {
                 if self.files.len() >= FILES {
                     self.files.clear();
                 }
@@ -173,11 +180,12 @@ fn search(tid: u32, mapping: &Mapping) -> Result<Code, Errno> {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn instructions_are_found_at_any_alignment_and_across_pieces() {
         let mut bytes = vec![0x90; 64];
-        bytes[3..5].copy_from_slice(POP_FIRST);
-        bytes[7..9].copy_from_slice(POP_NUMBER);
+        bytes[3..5].copy_from_slice(POP_FIRST.unwrap());
+        bytes[7..9].copy_from_slice(POP_NUMBER.unwrap());
         bytes[17..20].copy_from_slice(CALL_AND_RETURN);
         bytes[40..47].copy_from_slice(SIGRETURNS[1]);
         let found = Code::within(&bytes);

@@ -9,6 +9,7 @@
 //!      frame (returns to rt_sigreturn, or is preceded by what calls it)
 //!      XSAVE image, aligned
 //! ```
+//! On aarch64 there is no chain, and the vector registers are in the frame.
 
 use super::{
     arch::{self, FRAME_BYTES, Registers, VECTORS_ALIGN, VECTORS_TAIL},
@@ -88,8 +89,9 @@ fn build(at: u64, start: u64, code: &Code, context: &Context, chain: &[u64]) -> 
     };
     let stack = at + BODY;
     let frame_at = stack + words.len() as u64 * 8;
-    let vectors_at = (frame_at + FRAME_BYTES as u64).next_multiple_of(VECTORS_ALIGN);
-    let length = vectors_at + context.vectors.len() as u64 - at;
+    let vectors_at = arch::vectors_at(frame_at);
+    let end_of_frame = frame_at + FRAME_BYTES as u64;
+    let length = end_of_frame.max(vectors_at + context.vectors.len() as u64) - at;
     let mut bytes = vec![0; usize::try_from(length.next_multiple_of(PAGE)).ok()?];
     let pages = bytes.len() as u64 / PAGE;
     for (place, word) in words.iter().enumerate() {

@@ -186,7 +186,7 @@ fn deed(answer: &Answer) -> Deed {
 }
 
 /// The reasons that a tracing process gives.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 29] = [
     "arch-32bit",
     "call-dispatch",
     "failed",
@@ -194,6 +194,7 @@ const WORDS: [&str; 27] = [
     "fell-through",
     "gone",
     "identity-changed",
+    "matrix-registers",
     "no-instruction",
     "no-room",
     "no-run",
@@ -208,6 +209,7 @@ const WORDS: [&str; 27] = [
     "seccomp-strict",
     "seccomp-unreadable",
     "shares-memory",
+    "shadow-stack",
     "signal",
     "timed-wait",
     "traced",

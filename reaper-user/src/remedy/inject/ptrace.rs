@@ -11,14 +11,13 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::arch::{Registers, WORDS};
+use super::arch::{CALL_NOTE, Registers, VECTORS_NOTE, WORDS};
 
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/elf.h>
 const NT_PRSTATUS: usize = 1;
-const NT_X86_XSTATE: usize = 0x202;
 
-/// Bytes of the largest XSAVE image: 11 KiB with AMX.
-const XSTATE_BYTES: usize = 16 << 10;
+/// Bytes of the largest set of registers that is read: 11 KiB of an XSAVE image with AMX.
+const SET_BYTES: usize = 16 << 10;
 
 /// Instructions of a seccomp filter: <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/bpf_common.h> (`BPF_MAXINSNS`)
 const FILTER_INSTRUCTIONS: usize = 4096;
@@ -114,13 +113,26 @@ pub fn set_registers(tid: u32, registers: &Registers) -> Result<(), Errno> {
     request(libc::PTRACE_SETREGSET as libc::c_uint, tid, NT_PRSTATUS, (&raw mut place).addr()).map(drop)
 }
 
-/// Its vector and floating-point registers, as XSAVE lays them out.
+/// Its vector and floating-point registers.
 pub fn vectors(tid: u32) -> Result<Vec<u8>, Errno> {
-    let mut image = vec![0_u8; XSTATE_BYTES];
+    set(tid, VECTORS_NOTE)
+}
+
+/// A set of its registers, or as much of it as is asked for. An error where processor or kernel do not have it.
+pub fn set(tid: u32, note: usize) -> Result<Vec<u8>, Errno> {
+    let mut image = vec![0_u8; SET_BYTES];
     let mut place = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
-    request(libc::PTRACE_GETREGSET as libc::c_uint, tid, NT_X86_XSTATE, (&raw mut place).addr())?;
+    request(libc::PTRACE_GETREGSET as libc::c_uint, tid, note, (&raw mut place).addr())?;
     image.truncate(place.iov_len);
     Ok(image)
+}
+
+/// Makes the kernel see no call in what it is leaving, where that is not told by the general registers.
+pub fn forget_call(tid: u32) -> Result<(), Errno> {
+    let Some(note) = CALL_NOTE else { return Ok(()) };
+    let mut none = -1_i32;
+    let mut place = libc::iovec { iov_base: (&raw mut none).cast(), iov_len: size_of_val(&none) };
+    request(libc::PTRACE_SETREGSET as libc::c_uint, tid, note, (&raw mut place).addr()).map(drop)
 }
 
 /// Its signal mask, as it will be when it is back in user code.
@@ -128,6 +140,12 @@ pub fn signal_mask(tid: u32) -> Result<u64, Errno> {
     let mut mask = 0_u64;
     request(libc::PTRACE_GETSIGMASK as libc::c_uint, tid, size_of::<u64>(), (&raw mut mask).addr())?;
     Ok(mask)
+}
+
+/// Sets it.
+pub fn set_signal_mask(tid: u32, mask: u64) -> Result<(), Errno> {
+    request(libc::PTRACE_SETSIGMASK as libc::c_uint, tid, size_of::<u64>(), (&raw const mask).addr())
+        .map(drop)
 }
 
 /// Whether the signal that is about to be delivered was raised by the kernel for what the thread itself has just done.

@@ -31,6 +31,8 @@ pub struct Puppet {
     pub tid: u32,
     /// As it was found, and as it is to be left: what the kernel has already made of an interrupted call is undone.
     saved: Registers,
+    /// As it was found.
+    found: Registers,
     /// It stands at the entry into a call, which it has not made yet.
     at_entry: bool,
     /// Its registers have been changed.
@@ -42,7 +44,16 @@ pub struct Puppet {
     /// Its call is begun anew, because it may not be gone on with.
     pub late: bool,
     filters: Filters,
+    /// Its own signal mask, where others are kept from it meanwhile.
+    mask: Option<u64>,
+    /// By which instruction, with which stack and link it makes calls.
+    calls_by: (u64, u64, u64),
 }
+
+/// Signals that are raised by what a thread does itself: one of them that is blocked ends the program.
+/// <https://elixir.bootlin.com/linux/v6.12/source/kernel/signal.c> (`force_sig_info_to_task`)
+const OWN_FAULTS: [i32; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGTRAP, libc::SIGFPE, libc::SIGSYS];
 
 /// How a thread came to stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +164,19 @@ impl Puppet {
         } else {
             rest::stopped(number, registers.arguments(), registers.result())
         };
-        let mut this =
-            Self { tid, saved: registers, at_entry, touched: false, rest, left: None, late: false, filters };
+        let mut this = Self {
+            tid,
+            saved: registers,
+            found: registers,
+            at_entry,
+            touched: false,
+            rest,
+            left: None,
+            late: false,
+            filters,
+            mask: None,
+            calls_by: (0, 0, 0),
+        };
         if rest == Rest::Untimed {
             this.saved = registers.to_be_restarted();
         }
@@ -194,6 +216,11 @@ impl Puppet {
         Ok(vectors.map(|vectors| Context { registers, vectors, mask }))
     }
 
+    /// Where the instruction is that it has made its call by.
+    pub const fn entered_at(&self) -> u64 {
+        self.saved.entered_at()
+    }
+
     /// Its stack pointer.
     pub const fn stack(&self) -> u64 {
         self.saved.stack()
@@ -208,17 +235,28 @@ impl Puppet {
         arguments: [u64; 6],
     ) -> Result<(), Broken> {
         let (number, at) = (call.unsigned_abs(), code.call.ok_or(Broken::Left)?);
+        let (stack, link) = (layout.stack, code.sigreturn.unwrap_or_default());
+        self.calls_by = (at, stack, link);
         let registers = if self.at_entry {
-            let inside = self.saved.calling_instead(number, arguments, at, layout.stack);
+            let inside = self.saved.calling_instead(number, arguments, at, stack, link);
             // Its own call is made when it is let go.
             self.saved = self.saved.to_be_reissued();
             self.at_entry = false;
             inside
         } else {
-            self.saved.calling(number, arguments, at, layout.stack)
+            self.saved.calling(number, arguments, at, stack, link)
         };
         self.touched = true;
-        Ok(ptrace::set_registers(self.tid, &registers)?)
+        ptrace::set_registers(self.tid, &registers)?;
+        if arch::PREPARES_RESTARTS && self.mask.is_none() {
+            // Where its call is only known again when it is let go, a handler must not come before that: whether it ends the call
+            // could not be told any more. The frame has the thread's own mask.
+            let mask = ptrace::signal_mask(self.tid)?;
+            let faults = OWN_FAULTS.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
+            ptrace::set_signal_mask(self.tid, !faults | mask)?;
+            self.mask = Some(mask);
+        }
+        Ok(())
     }
 
     /// Makes it make one call, and says what that returned. It stands again, at the exit from it.
@@ -266,15 +304,15 @@ impl Puppet {
     /// with an interrupted call: letting it run would hand the program the kernel's own marks for that.
     /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/ptrace.c> (`__ptrace_unlink`)
     pub fn leave(&mut self, signal: i32) -> bool {
-        self.leave_after(signal, || ())
+        self.leave_after(signal, true, || ())
     }
 
-    /// The same, with something to be done when its own registers are back and it still stands. False where they could not be
-    /// put back: it stands and is traced until this process ends, and then falls into its frame.
-    pub fn leave_after(&mut self, signal: i32, last: impl FnOnce()) -> bool {
-        // At the entry of a call that is still its own: a filter is asked about whatever the registers say then.
-        let as_found = self.at_entry && !self.touched;
-        let back = as_found || ptrace::set_registers(self.tid, &self.saved).is_ok();
+    /// The same, with something to be done when its own registers are back and it still stands. `orderly`: it stands where its last
+    /// call has ended. False where the registers could not be put back: it stands and is traced until this process ends, and
+    /// then falls into its frame.
+    pub fn leave_after(&mut self, signal: i32, orderly: bool, last: impl FnOnce()) -> bool {
+        let mut signal = signal;
+        let back = self.put_back(&mut signal, orderly).is_ok();
         if back {
             last();
         }
@@ -284,5 +322,49 @@ impl Puppet {
         }
         self.left = Some(Instant::now());
         back
+    }
+
+    fn put_back(&mut self, signal: &mut i32, orderly: bool) -> Result<(), Errno> {
+        // At the entry of a call that is still its own: a filter is asked about whatever the registers say then.
+        if self.at_entry && !self.touched {
+            return Ok(());
+        }
+        if !arch::PREPARES_RESTARTS {
+            return ptrace::set_registers(self.tid, &self.saved);
+        }
+        if !self.touched {
+            // The kernel goes on with its call, or has ended it.
+            let ended = self.late || self.rest == Rest::Untimed;
+            if ended {
+                self.rest = Rest::Timed;
+            }
+            if !self.late {
+                return Ok(());
+            }
+            self.late = false;
+            return ptrace::set_registers(self.tid, &self.found.interrupted());
+        }
+        let mut registers = self.saved;
+        if *signal != 0 || !orderly || !self.close(signal) {
+            registers = registers.by_hand();
+            ptrace::forget_call(self.tid)?;
+        }
+        if let Some(mask) = self.mask.take() {
+            ptrace::set_signal_mask(self.tid, mask)?;
+        }
+        ptrace::set_registers(self.tid, &registers)
+    }
+
+    /// Makes it make its last call, behind which the kernel takes what its registers say for its own call's end.
+    fn close(&self, signal: &mut i32) -> bool {
+        let (at, stack, link) = self.calls_by;
+        let Some(registers) = self.saved.closing(at, stack, link) else { return true };
+        // Its first argument may be anything, and is not to be taken for the end of the call before.
+        let ready = ptrace::forget_call(self.tid).and_then(|()| ptrace::set_registers(self.tid, &registers));
+        let done = ready.map_err(Broken::from).and_then(|()| self.to_call()).and_then(|()| self.to_call());
+        if let Err(Broken::Signal(number)) = done {
+            *signal = number;
+        }
+        done.is_ok()
     }
 }

@@ -85,6 +85,35 @@ pub fn stopped(call: u64, arguments: [u64; 6], result: i64) -> Rest {
     }
 }
 
+/// With what the kernel means a call that was interrupted to be made again, where its arguments tell and the registers do not. `None`
+/// of all but those that go on exactly.
+#[must_use]
+pub fn restart(call: i64, arguments: [u64; 6]) -> Option<i64> {
+    /// ERESTARTSYS, ERESTARTNOHAND, `ERESTART_RESTARTBLOCK`.
+    const UNLESS_HANDLED_SO: i64 = -512;
+    const UNLESS_HANDLED: i64 = -514;
+    const BY_ANOTHER_CALL: i64 = -516;
+    const TIMER_ABSTIME: u64 = 1;
+    let [_, second, _, fourth, ..] = arguments;
+    if expected(call, arguments) != Rest::Exact {
+        return None;
+    }
+    Some(match call {
+        libc::SYS_nanosleep | libc::SYS_restart_syscall => BY_ANOTHER_CALL,
+        // kernel/time/hrtimer.c (`hrtimer_nanosleep`)
+        libc::SYS_clock_nanosleep if second & TIMER_ABSTIME == 0 => BY_ANOTHER_CALL,
+        // With a time to wait for. kernel/futex/waitwake.c (`futex_wait`)
+        libc::SYS_futex if fourth != NONE => BY_ANOTHER_CALL,
+        // fs/select.c (`poll_select_finish`), kernel/signal.c (`sigsuspend`), ipc/msg.c (`do_msgrcv`)
+        libc::SYS_clock_nanosleep
+        | libc::SYS_ppoll
+        | libc::SYS_pselect6
+        | libc::SYS_rt_sigsuspend
+        | libc::SYS_msgrcv => UNLESS_HANDLED,
+        _ => UNLESS_HANDLED_SO,
+    })
+}
+
 /// Calls that go on by `restart_syscall`, which a filter may deny to a thread.
 #[must_use]
 pub fn goes_on_by_another_call(call: i64) -> bool {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     arch,
     code::Cache,
+    layout::PAGE,
     order::{Child, Method, Order, Process, Task},
     permission,
     threads::{Place, Seccomp, Thread},
@@ -71,7 +72,10 @@ pub(super) fn order(
     cache: &mut Cache,
 ) -> Result<Order, Refusal> {
     if !arch::IS_KNOWN {
-        return Err(refused("arch-unknown", "holders are made to wait on x86_64 only"));
+        return Err(refused("arch-unknown", "holders are made to wait on x86_64 and aarch64 only"));
+    }
+    if rustix::param::page_size() as u64 != PAGE {
+        return Err(refused("page-size", "holders are made to wait where pages have 4 KiB only"));
     }
     let identity = holder.identity();
     let directory = proc.of(identity.pid);

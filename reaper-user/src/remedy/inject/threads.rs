@@ -16,6 +16,7 @@ use rustix::{
     process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
 };
 
+use super::arch::Blocked;
 use super::rest::{self, Rest, SocketTimeout};
 
 /// Threads that are looked at, the main thread among them: each takes three descriptors.
@@ -105,6 +106,13 @@ impl Thread {
     #[must_use]
     pub fn place(&self) -> Option<Place> {
         parse_place(&read(&self.call)?)
+    }
+
+    /// The call that it is blocked in now.
+    #[must_use]
+    pub fn blocked(&self) -> Option<Blocked> {
+        let Place::Blocked { call: Some((call, arguments)), stack } = self.place()? else { return None };
+        Some(Blocked { call: u64::try_from(call).ok()?, arguments, stack })
     }
 
     /// Its state now.

@@ -45,7 +45,7 @@ impl Attempt<'_> {
         let mut calls: Vec<_> = match code.sigreturn {
             // The call is the trampoline's last instruction, in either form of it.
             Some(at) => {
-                vec![(libc::SYS_rt_sigreturn, at + 5, [0; 6]), (libc::SYS_rt_sigreturn, at + 7, [0; 6])]
+                arch::SIGRETURN_CALLS.map(|into| (libc::SYS_rt_sigreturn, at + into, [0; 6])).to_vec()
             }
             None => vec![(libc::SYS_rt_sigreturn, call, [0; 6])],
         };
@@ -59,6 +59,7 @@ impl Attempt<'_> {
                 ));
             }
         }
+        calls.extend(arch::CLOSING.map(|number| (number, call, [0; 6])));
         if code.pop_first.is_some() {
             calls.push((arch::HOLD, call, [0, 0, WITHOUT_BLOCKING, 0, 1, 0]));
         }
@@ -78,7 +79,7 @@ pub(super) fn is_in_call(tid: u32, registers: &arch::Registers) -> bool {
 }
 
 /// Whether these bytes are there. Memory is reached by the thread: a main thread that has ended has none.
-fn is_there(tid: u32, address: u64, bytes: &[u8]) -> bool {
+pub(super) fn is_there(tid: u32, address: u64, bytes: &[u8]) -> bool {
     let mut there = vec![0; bytes.len()];
     ptrace::read(tid, address, &mut there).is_ok() && there == bytes
 }

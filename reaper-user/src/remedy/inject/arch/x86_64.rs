@@ -1,5 +1,7 @@
 //! `x86_64`.
 
+use super::{Blocked, Extra};
+
 /// Whether holders can be made to call the kernel on this architecture.
 pub const IS_KNOWN: bool = true;
 
@@ -54,6 +56,22 @@ pub const RESTART_BLOCK: i64 = -516;
 /// Interrupted.
 pub const INTERRUPTED: i64 = -4;
 
+/// What the kernel needs to make an interrupted call again is in the registers, and looked at when the thread is let go.
+pub const PREPARES_RESTARTS: bool = false;
+
+/// No last call is needed.
+pub const CLOSING: Option<i64> = None;
+
+/// The vector registers, as XSAVE lays them out.
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/uapi/linux/elf.h> (`NT_X86_XSTATE`)
+pub const VECTORS_NOTE: usize = 0x202;
+
+/// The number of a thread's call is one of its registers.
+pub const CALL_NOTE: Option<usize> = None;
+
+/// Shadow stacks are seen before the stop.
+pub const EXTRAS: &[Extra] = &[];
+
 /// A thread's general registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registers([u64; WORDS]);
@@ -75,6 +93,12 @@ impl Registers {
     #[must_use]
     pub const fn is_native(&self) -> bool {
         self.0[CS] == USER_CS && (self.call().is_none() || self.0[ORIG_RAX] & X32 == 0)
+    }
+
+    /// The registers of a thread that has stopped: they say themselves what it is in.
+    #[must_use]
+    pub fn stopped(self, _blocked: Option<Blocked>, _enters: impl Fn(u64) -> bool) -> Self {
+        self
     }
 
     /// The number of the system call that it is in; `None` where it was stopped in user code.
@@ -140,9 +164,27 @@ impl Registers {
         own
     }
 
-    /// About to make a call by the instruction at `at`, with this stack.
+    /// As they are: all that the kernel needs is in them.
     #[must_use]
-    pub const fn calling(mut self, call: u64, arguments: [u64; 6], at: u64, stack: u64) -> Self {
+    pub const fn interrupted(self) -> Self {
+        self
+    }
+
+    /// The same.
+    #[must_use]
+    pub const fn by_hand(self) -> Self {
+        self
+    }
+
+    /// No last call is needed.
+    #[must_use]
+    pub const fn closing(self, _at: u64, _stack: u64, _link: u64) -> Option<Self> {
+        None
+    }
+
+    /// About to make a call by the instruction at `at`, with this stack, where the address lies that it returns to.
+    #[must_use]
+    pub const fn calling(mut self, call: u64, arguments: [u64; 6], at: u64, stack: u64, _link: u64) -> Self {
         let [a, b, c, d, e, f] = arguments;
         self.0[RAX] = call;
         self.0[ORIG_RAX] = u64::MAX;
@@ -160,8 +202,15 @@ impl Registers {
     /// The same of a thread that has entered the kernel already: this call is made in place of its own, as if by the instruction
     /// at `at`.
     #[must_use]
-    pub const fn calling_instead(self, call: u64, arguments: [u64; 6], at: u64, stack: u64) -> Self {
-        let mut inside = self.calling(call, arguments, at + SYSCALL_BYTES, stack);
+    pub const fn calling_instead(
+        self,
+        call: u64,
+        arguments: [u64; 6],
+        at: u64,
+        stack: u64,
+        link: u64,
+    ) -> Self {
+        let mut inside = self.calling(call, arguments, at + SYSCALL_BYTES, stack, link);
         inside.0[ORIG_RAX] = call;
         inside
     }
@@ -204,6 +253,12 @@ pub const VECTORS_ALIGN: u64 = 64;
 
 /// Bytes behind the image, for the kernel's second magic number.
 pub const VECTORS_TAIL: usize = 4;
+
+/// Where the vector registers of a frame lie.
+#[must_use]
+pub const fn vectors_at(frame_at: u64) -> u64 {
+    (frame_at + FRAME_BYTES as u64).next_multiple_of(VECTORS_ALIGN)
+}
 
 /// The frame of a signal that was taken in this state, to lie at an address where `sigreturn` finds it; its vector registers lie
 /// at `vectors_at`.
@@ -276,6 +331,9 @@ fn put(bytes: &mut [u8], at: usize, value: u64) {
 /// in those registers may stay. It is made anew from its start when it is interrupted, and remembers nothing in the kernel.
 pub const HOLD: i64 = libc::SYS_select;
 
+/// Instructions begin anywhere.
+pub const ALIGNED: usize = 1;
+
 /// The instruction that enters the kernel.
 pub const ENTER: &[u8] = &[0x0f, 0x05];
 
@@ -283,110 +341,21 @@ pub const ENTER: &[u8] = &[0x0f, 0x05];
 pub const CALL_AND_RETURN: &[u8] = &[0x0f, 0x05, 0xc3];
 
 /// `pop rdi; ret`.
-pub const POP_FIRST: &[u8] = &[0x5f, 0xc3];
+pub const POP_FIRST: Option<&[u8]> = Some(&[0x5f, 0xc3]);
 
 /// `pop rax; ret`.
-pub const POP_NUMBER: &[u8] = &[0x58, 0xc3];
+pub const POP_NUMBER: Option<&[u8]> = Some(&[0x58, 0xc3]);
 
 /// What signal handlers return to, `rt_sigreturn` by its number: `mov rax, 15; syscall` as glibc and Go write it, and with the
 /// shorter register.
 pub const SIGRETURNS: [&[u8]; 2] =
     [&[0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05], &[0xb8, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05]];
 
+/// How far into each form of it the instruction is that enters the kernel.
+pub const SIGRETURN_CALLS: [u64; 2] = [5, 7];
+
+/// What the kernel maps into every program has neither.
+pub const IN_VDSO: bool = false;
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registers(call: u64, result: i64) -> Registers {
-        let mut words = [0; WORDS];
-        for (place, word) in words.iter_mut().enumerate() {
-            *word = 0x1000 + place as u64;
-        }
-        words[ORIG_RAX] = call;
-        words[RAX] = result.cast_unsigned();
-        words[CS] = USER_CS;
-        words[SS] = 0x2b;
-        Registers(words)
-    }
-
-    #[test]
-    fn a_thread_on_its_own_makes_its_call_again_or_sees_an_interrupted_one() {
-        for restart in RESTARTS {
-            let own = registers(35, restart).on_its_own();
-            assert_eq!((own.0[RIP], own.0[RAX], own.call()), (0x1000 + RIP as u64 - 2, 35, None));
-        }
-        let own = registers(35, RESTART_BLOCK).on_its_own();
-        assert_eq!((own.0[RIP], own.result()), (0x1000 + RIP as u64, -4));
-        let done = registers(1, 512);
-        assert_eq!(done.on_its_own(), done, "a call that is done has its result");
-        let user = registers(u64::MAX, -512);
-        assert_eq!(user.on_its_own(), user, "user code may have any value there");
-    }
-
-    #[test]
-    fn other_architectures_are_known_by_segment_and_number() {
-        assert!(registers(35, 0).is_native() && registers(u64::MAX, 0).is_native());
-        assert!(!registers(35 | X32, 0).is_native());
-        let mut compat = registers(35, 0);
-        compat.0[CS] = 0x23;
-        assert!(!compat.is_native());
-    }
-
-    /// libc's `ucontext_t` is what a handler is given: the same memory, by its own names.
-    #[test]
-    fn the_frame_is_what_a_handler_sees_as_its_context() {
-        let frame = frame(&registers(u64::MAX, 7), 0xabcd, 0x1234, 0x5678);
-        let at = |field: usize| word(&frame, 8 + field).unwrap();
-        assert_eq!(word(&frame, 0), Some(0x1234));
-        let general = std::mem::offset_of!(libc::ucontext_t, uc_mcontext);
-        let gregs = [
-            (libc::REG_R8, R8),
-            (libc::REG_R15, R15),
-            (libc::REG_RDI, RDI),
-            (libc::REG_RBP, RBP),
-            (libc::REG_RAX, RAX),
-            (libc::REG_RSP, RSP),
-            (libc::REG_RIP, RIP),
-            (libc::REG_EFL, EFLAGS),
-        ];
-        for (theirs, ours) in gregs {
-            assert_eq!(
-                at(general + usize::try_from(theirs).unwrap() * 8),
-                registers(u64::MAX, 7).0[ours],
-                "{theirs}"
-            );
-        }
-        assert_eq!(at(general + libc::REG_CSGSFS as usize * 8), 0x33 | 0x2b << 48);
-        assert_eq!(at(general + std::mem::offset_of!(libc::mcontext_t, fpregs)), 0x5678);
-        assert_eq!(at(std::mem::offset_of!(libc::ucontext_t, uc_sigmask)), 0xabcd);
-    }
-
-    /// AVX, AVX-512, and AMX with and without its tiles in use: sizes and features as such processors have them, and what of them
-    /// the kernel takes back.
-    #[test]
-    fn images_of_every_size_keep_their_registers_and_get_the_kernels_marks() {
-        const AMX: usize = 2_816;
-        for (size, has, uses, kept) in [
-            (832_usize, 0x7_u64, 0x7_u64, 832_usize),
-            (2_696, 0xe7, 0xe7, 2_696),
-            (11_008, 0x6_00e7, 0x2_00e7, AMX),
-            (11_008, 0x6_00e7, 0x6_00e7, 11_008),
-        ] {
-            let mut image: Vec<u8> = (0..size).map(|place| u8::try_from(place % 251).unwrap()).collect();
-            put(&mut image, SW_RESERVED, has);
-            put(&mut image, XSTATE_BV, uses & !1);
-            let before = image.clone();
-            let marked = marked(image, AMX).unwrap();
-            assert_eq!(marked.len(), kept + VECTORS_TAIL);
-            let half = |at: usize| u32::from_le_bytes(marked[at..at + 4].try_into().unwrap());
-            let bytes = u32::try_from(kept).unwrap();
-            assert_eq!((half(464), half(468), half(480)), (0x4650_5853, bytes + 4, bytes));
-            let features = if kept == size { has } else { has & !TILE_DATA };
-            assert_eq!((word(&marked, 472), word(&marked, 512)), (Some(features), Some(uses | 3)));
-            assert_eq!(half(kept), 0x4650_5845);
-            assert_eq!(marked[..464], before[..464]);
-            assert_eq!(marked[520..kept], before[520..kept]);
-        }
-        assert_eq!(vectors_in_frame(vec![0; 512]), None, "the legacy area alone loses registers");
-    }
-}
+mod tests;
