@@ -52,7 +52,8 @@ pub const RING_BYTES: u32 = 4 << 20;
 /// No wake-up sooner than this after the last, ns, unless the ring buffer is half full.
 pub const APART: u64 = 100_000_000;
 
-/// What may be copied in a while: one every so often, ns, and so many at once after a quiet time.
+/// What may be copied in a while: one every so often, ns, and so many at once after a quiet time. Copying costs microseconds,
+/// unwinding up to a millisecond: this bounds what a workload that leaks and forks all the time can make it cost.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// One every so often, ns.
@@ -62,9 +63,9 @@ pub struct Pace {
 }
 
 /// Of one process.
-pub const OF_ONE: Pace = Pace { apart: 20_000_000, at_once: 100 };
+pub const OF_ONE: Pace = Pace { apart: 200_000_000, at_once: 50 };
 /// Of all together.
-pub const OF_ALL: Pace = Pace { apart: 2_000_000, at_once: 500 };
+pub const OF_ALL: Pace = Pace { apart: 50_000_000, at_once: 200 };
 
 impl Pace {
     /// The next moment's debt, where one more may be copied `now`: `due` is what this returned the last time.

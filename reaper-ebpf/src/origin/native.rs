@@ -49,6 +49,10 @@ pub(crate) fn follow(ctx: &BtfTracePointContext, caller: Task) {
 fn fork_native(ctx: BtfTracePointContext) {
     let (caller, child) = (Task(ctx.arg(0)), Task(ctx.arg(1)));
     let forker = caller.tgid();
+    // Nobody reads it, because no daemon runs: what finds no room is not copied either.
+    if NATIVES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(RING_BYTES - STACK_BYTES - PAGE) {
+        return count(counter::STACK_LOST);
+    }
     if !may_copy(forker) {
         return count(counter::STACK_LIMITED);
     }

@@ -45,6 +45,10 @@ fn fork_python(ctx: BtfTracePointContext) {
     if caller.memory() != child.memory() {
         inherit(followed, tgid, own, child_start);
     }
+    // Nobody reads it, because no daemon runs.
+    if !ring::has_room() {
+        return count(counter::STACK_LOST);
+    }
     let Some(scratch) = STACK_SCRATCH.get_ptr_mut(0) else { return };
     let frame = find(scratch, followed, child.thread_pointer());
     let (frames, cut) = walk(scratch, &followed.layout, frame);

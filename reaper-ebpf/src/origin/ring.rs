@@ -14,6 +14,13 @@ use reaper_ebpf::{
 
 use crate::maps::{ORIGINS, WAKES, count};
 
+/// Whether the largest stack has room.
+#[inline(always)]
+pub(crate) fn has_room() -> bool {
+    const LARGEST: u32 = 8 << 10;
+    ORIGINS.query(u64::from(BPF_RB_AVAIL_DATA)) <= u64::from(RING_BYTES - LARGEST)
+}
+
 /// Writes `length` bytes, or counts what it has no room for.
 #[inline(always)]
 pub(crate) fn write(from: *const c_void, length: u64, kind: u32) {

@@ -135,6 +135,13 @@ impl Loss {
         }
     }
 
+    /// Whether it happens on healthy machines all the time, to stacks only: counted and shown by `reaper check`, and nobody is
+    /// told.
+    #[must_use]
+    pub const fn is_expected(self) -> bool {
+        matches!(self, Self::ForkEarly | Self::StackLimited | Self::StackMissed | Self::StackUnread)
+    }
+
     /// Whether the ledger may be wrong after it, so that it is to be compared with the kernel's own list.
     #[must_use]
     pub const fn unsettles(self) -> bool {
@@ -230,7 +237,7 @@ impl Loss {
                  there is reported without a line; if it goes on, give the daemon more CPU"
             }
             Self::StackLimited => {
-                "processes forked faster than their native stacks are copied (50 a second of one, 500 of all): what was forked \
+                "processes forked faster than their native stacks are copied (5 a second of one, 20 of all): what was forked \
                  in between is reported without one; nothing to do"
             }
             Self::StackMissed => {

@@ -96,6 +96,9 @@ impl Losses {
         self.set(Loss::EventDropped, outbox.dropped());
         let log = end || now.since(self.last_logged) >= LOG_APART;
         for (index, (loss, total)) in Loss::ALL.into_iter().zip(self.totals(kernel)?).enumerate() {
+            if loss.is_expected() {
+                continue;
+            }
             let count = total.saturating_sub(self.said[index]);
             if count > 0 && outbox.send(Event::lost(loss, count, total, Timestamp::now())).is_some() {
                 self.said[index] = total;

@@ -47,6 +47,11 @@ impl Held {
         Self(self.0.iter().copied().filter(|(kind, _)| *kind == "link").collect())
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// What of it is still in the kernel.
     pub(crate) fn existing(&self) -> Self {
         let bpftool = program("bpftool");
