@@ -71,9 +71,6 @@ pub(super) fn order(
     options: &Options,
     cache: &mut Cache,
 ) -> Result<Order, Refusal> {
-    if !arch::IS_KNOWN {
-        return Err(refused("arch-unknown", "holders are made to wait on x86_64 and aarch64 only"));
-    }
     if rustix::param::page_size() as u64 != PAGE {
         return Err(refused("page-size", "holders are made to wait where pages have 4 KiB only"));
     }

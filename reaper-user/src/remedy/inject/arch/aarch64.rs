@@ -19,9 +19,6 @@
 
 use super::{super::rest, Blocked, Extra};
 
-/// Whether holders can be made to call the kernel on this architecture.
-pub const IS_KNOWN: bool = true;
-
 /// General registers of a thread, as ptrace shows them: x0 to x30, then these.
 /// <https://elixir.bootlin.com/linux/v6.12/source/arch/arm64/include/uapi/asm/ptrace.h> (`struct user_pt_regs`)
 pub const WORDS: usize = 34;

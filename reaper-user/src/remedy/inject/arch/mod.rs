@@ -13,9 +13,9 @@ pub mod aarch64;
 pub use self::aarch64::*;
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-mod elsewhere;
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub use self::elsewhere::*;
+compile_error!(
+    "reaper runs on x86_64 and aarch64: what a signal frame looks like elsewhere is not known to it"
+);
 
 /// The call that a thread was seen blocked in before it was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

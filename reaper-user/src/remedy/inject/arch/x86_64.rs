@@ -2,9 +2,6 @@
 
 use super::{Blocked, Extra};
 
-/// Whether holders can be made to call the kernel on this architecture.
-pub const IS_KNOWN: bool = true;
-
 /// General registers of a thread, as ptrace shows them.
 pub const WORDS: usize = 27;
 
