@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
 use reaper_ebpf::{
     counter, flag, id,
-    interpreter::{Exec, Executable, Followed, entry, kind, wake},
+    interpreter::{Exec, Executable, Followed, entry, kind},
 };
 
 use super::ring;
@@ -50,7 +50,7 @@ fn exec_origin(ctx: BtfTracePointContext) {
     }
     if look {
         let exec = describe(task, executable);
-        ring::write((&raw const exec).cast(), size_of::<Exec>() as u64, wake::EXEC);
+        ring::write::<ring::Exec>((&raw const exec).cast(), size_of::<Exec>() as u64);
     }
 }
 

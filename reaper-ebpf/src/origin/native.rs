@@ -4,10 +4,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::BPF_ANY,
     helpers::generated::{
         bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_user,
-        bpf_ringbuf_output, bpf_task_pt_regs,
+        bpf_task_pt_regs,
     },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -15,12 +15,13 @@ use aya_ebpf::{
 use reaper_ebpf::{
     counter, id,
     interpreter::{stage, wake},
-    native::{APART, Head, OF_ALL, OF_ONE, PAGE, RING_BYTES, STACK_BYTES, Scratch, mode},
+    native::{Head, OF_ALL, OF_ONE, PAGE, STACK_BYTES, Scratch, mode},
 };
 
+use super::ring;
 use crate::{
     kernel::Task,
-    maps::{COPIED, COPY_SCRATCH, COPYING, FORK_STAGES, NATIVES, PROBATION, WAKES, count},
+    maps::{COPIED, COPY_SCRATCH, COPYING, FORK_STAGES, PROBATION, WAKES, count},
 };
 
 /// The members of a `pt_regs` that tell where a thread was: r15 to r8, the general ones, and the instruction's address.
@@ -49,8 +50,7 @@ pub(crate) fn follow(ctx: &BtfTracePointContext, caller: Task) {
 fn fork_native(ctx: BtfTracePointContext) {
     let (caller, child) = (Task(ctx.arg(0)), Task(ctx.arg(1)));
     let forker = caller.tgid();
-    // Nobody reads it, because no daemon runs: what finds no room is not copied either.
-    if NATIVES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(RING_BYTES - STACK_BYTES - PAGE) {
+    if !ring::has_room::<ring::Copy>() {
         return count(counter::STACK_LOST);
     }
     if !may_copy(forker) {
@@ -77,7 +77,7 @@ fn fork_native(ctx: BtfTracePointContext) {
         copy(scratch, stack);
         let length = size_of::<Head>() as u64
             + u64::from((&raw const (*head).bytes).read_volatile() & (STACK_BYTES - 1));
-        write(scratch.cast_const().cast(), length);
+        ring::write::<ring::Copy>(scratch.cast_const().cast(), length);
     }
 }
 
@@ -130,33 +130,6 @@ fn may_copy(forker: u32) -> bool {
             }
         }
         all.write_volatile(next);
-    }
-    true
-}
-
-#[inline(always)]
-fn write(from: *const c_void, length: u64) {
-    let flags = if is_due() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
-    // SAFETY: the scratch is larger, by the verifier's own proof; the map is a ring buffer.
-    let refused = unsafe {
-        bpf_ringbuf_output((&raw const NATIVES).cast_mut().cast(), from.cast_mut(), length, u64::from(flags))
-    };
-    if refused != 0 {
-        count(counter::STACK_LOST);
-    }
-}
-
-#[inline(always)]
-fn is_due() -> bool {
-    let Some(last) = WAKES.get_ptr_mut(wake::COPY) else { return true };
-    // SAFETY: a helper without arguments, and a word of a map. Two CPUs may both find it due.
-    unsafe {
-        let now = bpf_ktime_get_ns();
-        let full = NATIVES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(RING_BYTES) / 2;
-        if now.wrapping_sub(last.read_volatile()) < APART && !full {
-            return false;
-        }
-        last.write_volatile(now);
     }
     true
 }

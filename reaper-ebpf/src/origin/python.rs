@@ -13,7 +13,7 @@ use reaper_ebpf::{
     counter, flag, id,
     interpreter::{
         BYTES_BEHIND, CODE_BYTES, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Scratch, Stack,
-        TABLE_WORDS, THREAD_BYTES, THREADS, Tag, entry, wake,
+        TABLE_WORDS, THREAD_BYTES, THREADS, Tag, entry,
     },
 };
 
@@ -45,8 +45,7 @@ fn fork_python(ctx: BtfTracePointContext) {
     if caller.memory() != child.memory() {
         inherit(followed, tgid, own, child_start);
     }
-    // Nobody reads it, because no daemon runs.
-    if !ring::has_room() {
+    if !ring::has_room::<ring::Stack>() {
         return count(counter::STACK_LOST);
     }
     let Some(scratch) = STACK_SCRATCH.get_ptr_mut(0) else { return };
@@ -69,7 +68,7 @@ fn fork_python(ctx: BtfTracePointContext) {
         (&raw mut (*head).shape).write_volatile(followed.shape);
     }
     let length = size_of::<Stack>() as u64 + u64::from(frames & 0x7f) * size_of::<Frame>() as u64;
-    ring::write(scratch.cast_const().cast(), length, wake::STACK);
+    ring::write::<ring::Stack>(scratch.cast_const().cast(), length);
 }
 
 /// A process that was forked and did not exec has the interpreter where its parent has it.

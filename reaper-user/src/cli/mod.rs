@@ -110,10 +110,10 @@ fn start_log(level: LogLevel) -> log::Switch {
 }
 
 /// Of whose forks native stacks are taken, as the kernel side has it.
-const fn copying(natives: Natives) -> Copying {
+const fn copying(natives: Natives) -> Option<Copying> {
     match natives {
-        Natives::Probation => Copying::Probation,
-        Natives::All => Copying::All,
-        Natives::Off => Copying::Off,
+        Natives::Probation => Some(Copying::Probation),
+        Natives::All => Some(Copying::All),
+        Natives::Off => None,
     }
 }

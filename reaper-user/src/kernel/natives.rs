@@ -20,8 +20,6 @@ const NATIVE: (&str, &str) = ("fork_native", "sched_process_fork");
 /// Of whom native stacks are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Copying {
-    /// Nobody.
-    Off,
     /// Whoever is in a cgroup on probation.
     Probation,
     /// Everybody.
@@ -86,18 +84,18 @@ impl Kernel {
         }
         while natives.0.next().is_some() {}
         let (name, _) = NATIVE;
-        stages.set(ebpf, "FORK_STAGES", stage::NATIVE, name)?;
+        stages.follow_forks(ebpf, stage::NATIVE, name)?;
         copies.set(match copying {
-            Copying::Off => mode::OFF,
             Copying::Probation => mode::PROBATION,
             Copying::All => mode::ALL,
         })?;
         Ok(natives)
     }
 
-    /// Ends it: nobody reads any more.
-    pub fn copy_nothing(&mut self) -> Result<(), KernelError> {
-        self.copies.set(mode::OFF)
+    /// Ends it, and with it that of Python's stacks: nobody reads any more.
+    pub fn take_no_stacks(&mut self) -> Result<(), KernelError> {
+        self.copies.set(mode::OFF)?;
+        self.stages.clear_forks()
     }
 
     /// Copies native stacks in this cgroup of v2 from now on. False where there is no room.

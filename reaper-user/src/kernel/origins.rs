@@ -67,7 +67,7 @@ impl Kernel {
             executables: map(ebpf, "EXECUTABLES")?,
         };
         origins.forget_all();
-        stages.set(ebpf, "FORK_STAGES", stage::PYTHON, PYTHON)?;
+        stages.follow_forks(ebpf, stage::PYTHON, PYTHON)?;
         let (exec, _) = EXEC;
         attach::tracing_program(ebpf, exec)?.attach().map_err(|error| KernelError::program(exec, error))?;
         let running = census::read_all(ebpf, EXECUTABLES)?;

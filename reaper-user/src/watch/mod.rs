@@ -76,8 +76,8 @@ pub struct Settings {
     pub remedies: Terms,
     /// How many leak sites are kept.
     pub sites: usize,
-    /// Of whose forks native stacks are taken.
-    pub copying: Copying,
+    /// Of whose forks native stacks are taken; of nobody's if `None`.
+    pub copying: Option<Copying>,
 }
 
 /// Why watching could not begin or go on.
@@ -212,6 +212,17 @@ impl Watch {
     /// Runs until `stop`, then says what was lost since it was last said.
     pub async fn run(
         mut self,
+        queries: mpsc::Receiver<Query>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), WatchError> {
+        let ended = self.go_on(queries, stop).await;
+        // What is pinned would go on taking stacks that nobody reads.
+        let quiet = self.describer.kernel.take_no_stacks();
+        ended.and(quiet.map_err(WatchError::from))
+    }
+
+    async fn go_on(
+        &mut self,
         mut queries: mpsc::Receiver<Query>,
         stop: impl Future<Output = ()>,
     ) -> Result<(), WatchError> {
@@ -256,8 +267,6 @@ impl Watch {
             }
         }
         let now = self.describer.clock.refresh();
-        // Nobody reads what would be copied.
-        self.describer.kernel.copy_nothing()?;
         self.take_over_losses();
         self.losses.report(&mut self.describer.kernel, now, true, &mut self.outbox)?;
         // What is written out by now need not be told again by the next daemon.
@@ -357,18 +366,18 @@ impl Watch {
 }
 
 /// Begins to take the stacks of interpreters at their forks; without it everything else works.
-fn start_following(kernel: &mut Kernel, copying: Copying, proc: &Proc) -> Option<Stacks> {
+fn start_following(kernel: &mut Kernel, copying: Option<Copying>, proc: &Proc) -> Option<Stacks> {
     if let Some(reason) = kernel.no_origins() {
         tracing::warn!("the lines that fork zombies cannot be told: {reason}");
         return None;
     }
     let natives = match (copying, kernel.no_natives()) {
-        (Copying::Off, _) => None,
-        (_, Some(reason)) => {
+        (None, _) => None,
+        (Some(_), Some(reason)) => {
             tracing::warn!("native stacks cannot be taken, only those of Python: {reason}");
             None
         }
-        (copying, None) => kernel
+        (Some(copying), None) => kernel
             .natives(copying)
             .inspect_err(|error| {
                 tracing::warn!("native stacks cannot be taken, only those of Python: {error}");

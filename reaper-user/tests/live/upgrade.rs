@@ -201,6 +201,21 @@ fn a_daemon_that_does_not_persist_leaves_no_pins() {
     held.assert_gone();
 }
 
+#[test]
+fn stacks_are_taken_for_the_daemon_that_wants_them_and_for_no_other() {
+    let _machine = machine();
+    let pins = Pins::new("stages");
+    let stages = || dump(&pins.set().join("FORK_STAGES")).len();
+    let daemon = Daemon::run_pinned(pins.path(), &[&AGE[..], &["--origin", "all"]].concat());
+    assert_eq!((stages(), word(&pins.set().join("COPYING"))), (2, 2), "Python's and native ones, of all");
+    let Ended { log, .. } = daemon.end_with(libc::SIGKILL);
+    assert_eq!(stages(), 2, "it had no time to take them away:\n{log}");
+    let daemon = Daemon::run_pinned(pins.path(), &[&AGE[..], &["--origin", "off"]].concat());
+    assert_eq!(stages(), 1, "Python's only");
+    let Ended { code, log, .. } = daemon.end_with(libc::SIGTERM);
+    assert_eq!((code, stages()), (Some(0), 0), "nobody reads them:\n{log}");
+}
+
 /// What it says.
 fn unload(pins: &Pins) -> String {
     let output = pins.unload();
@@ -242,12 +257,26 @@ fn is_complete(pins: &Pins) -> bool {
     if !meta.exists() {
         return false;
     }
+    word(&meta) != 0
+}
+
+/// The first entry of a map of words.
+fn word(map: &Path) -> u64 {
+    let entries = dump(map);
+    let value = entries[0]["value"].as_array().unwrap_or_else(|| panic!("{entries:?}"));
+    let digits: String =
+        value.iter().rev().map(|byte| byte.as_str().unwrap().trim_start_matches("0x")).collect();
+    u64::from_str_radix(&digits, 16).unwrap()
+}
+
+/// The entries of a pinned map that have a value.
+fn dump(map: &Path) -> Vec<serde_json::Value> {
     let output =
-        run_briefly(Command::new(program("bpftool")).args(["--json", "map", "dump", "pinned"]).arg(meta));
+        run_briefly(Command::new(program("bpftool")).args(["--json", "map", "dump", "pinned"]).arg(map));
     let text = String::from_utf8(output.stdout).unwrap();
-    let entries: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-    let value = entries[0]["value"].as_array().unwrap_or_else(|| panic!("{text}"));
-    value.iter().any(|byte| byte != "0x00")
+    let entries: Vec<serde_json::Value> =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    entries.into_iter().filter(|entry| entry["value"].is_array()).collect()
 }
 
 /// Says what the set was made from: eight times this byte. Zero says that it is not complete.
