@@ -20,10 +20,12 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use reaper::{
-    proc::Proc,
+    proc::{
+        Proc,
+        maps::{Mapping, mappings},
+    },
     remedy::inject::{
         Cache, Code, arch, layout,
-        maps::{Mapping, mappings},
         memory::Memory,
         place::Place,
         ptrace,

@@ -1,6 +1,8 @@
 //! One process in /proc, read by its pid. Never a listing of /proc: a zombie, its holder, its forker and its
 //! tracer are the only processes that are ever looked at, once each.
 
+pub mod maps;
+
 use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},

@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::remedy::inject::maps::Mapping;
+use crate::proc::maps::Mapping;
 
 /// Bytes of `mountinfo` that are read.
 const MOUNTS: u64 = 4 << 20;
@@ -34,29 +34,20 @@ pub struct FileKey {
 
 /// Files that were opened, for later questions about the same code.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub(in crate::origin) struct Files {
     open: HashMap<FileKey, (Arc<OwnedFd>, u64)>,
     uses: u64,
 }
 
 impl Files {
     /// A mapping's file. `directory` is the process's in /proc.
-    pub(super) fn of(
+    pub(in crate::origin) fn of(
         &mut self,
         directory: &Path,
         mapping: &Mapping,
         mounts: &Mounts,
     ) -> Result<FileKey, Errno> {
-        let link = directory.join(format!("map_files/{:x}-{:x}", mapping.start, mapping.end));
-        let found =
-            open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).or_else(|error| match error {
-                // Without CAP_CHECKPOINT_RESTORE what the path leads to now is looked at, and taken where it is the same file.
-                Errno::PERM | Errno::ACCESS => {
-                    let path = Path::new(&mapping.path);
-                    under_root(directory, path).and_then(|file| is_mapped(&file, mapping).map(|()| file))
-                }
-                error => Err(error),
-            })?;
+        let found = mapped(directory, mapping)?;
         let (key, device) = identify(&found)?;
         if !self.open.contains_key(&key) {
             let file = reopen(&found, device, mounts)?;
@@ -66,7 +57,7 @@ impl Files {
     }
 
     /// One that was opened, where it is still open.
-    pub(super) fn get(&mut self, key: &FileKey) -> Option<Arc<OwnedFd>> {
+    pub(in crate::origin) fn get(&mut self, key: &FileKey) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
         let (file, used) = self.open.get_mut(key)?;
         *used = self.uses;
@@ -90,14 +81,14 @@ impl Files {
 /// not among them: whoever runs that can make an open take for ever.
 /// Read when it is asked.
 #[derive(Debug, Default)]
-pub(super) struct Mounts {
+pub(in crate::origin) struct Mounts {
     directory: PathBuf,
     mounted: OnceCell<HashMap<u64, bool>>,
 }
 
 impl Mounts {
     /// What this process and the one with this directory in /proc see.
-    pub(super) fn of(directory: &Path) -> Self {
+    pub(in crate::origin) fn of(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), mounted: OnceCell::new() }
     }
 
@@ -135,11 +126,29 @@ fn read_mount(mounted: &mut HashMap<u64, bool>, line: &[u8]) {
     }
 }
 
+/// Opens the file that a process executes.
+pub(in crate::origin) fn executable(directory: &Path, mounts: &Mounts) -> Result<OwnedFd, Errno> {
+    regular(open(directory.join("exe"), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?, mounts)
+}
+
+/// A handle, that opens nothing, of a mapping's file, whatever is at its path by now.
+pub(in crate::origin) fn mapped(directory: &Path, mapping: &Mapping) -> Result<OwnedFd, Errno> {
+    let link = directory.join(format!("map_files/{:x}-{:x}", mapping.start, mapping.end));
+    open(&link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).or_else(|error| match error {
+        // Without CAP_CHECKPOINT_RESTORE what the path leads to now is looked at, and taken where it is the same file.
+        Errno::PERM | Errno::ACCESS => {
+            let file = under_root(directory, Path::new(&mapping.path))?;
+            is_mapped(&file, mapping).map(|()| file)
+        }
+        error => Err(error),
+    })
+}
+
 /// A device's numbers.
 type Device = (u32, u32);
 
 /// Opens what a handle that opened nothing is of, where it is a regular file.
-pub(super) fn regular(found: impl AsFd, mounts: &Mounts) -> Result<OwnedFd, Errno> {
+pub(in crate::origin) fn regular(found: impl AsFd, mounts: &Mounts) -> Result<OwnedFd, Errno> {
     let (_, device) = identify(&found)?;
     reopen(found, device, mounts)
 }
@@ -168,7 +177,7 @@ fn reopen(found: impl AsFd, (major, minor): Device, mounts: &Mounts) -> Result<O
 }
 
 /// A handle, that opens nothing, of a path as the process sees it.
-pub(super) fn under_root(directory: &Path, path: &Path) -> Result<OwnedFd, Errno> {
+fn under_root(directory: &Path, path: &Path) -> Result<OwnedFd, Errno> {
     let root =
         open(directory.join("root"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -176,7 +185,7 @@ pub(super) fn under_root(directory: &Path, path: &Path) -> Result<OwnedFd, Errno
 }
 
 /// Who owns what a handle is of.
-pub(super) fn owner(found: impl AsFd) -> Result<u32, Errno> {
+pub(in crate::origin) fn owner(found: impl AsFd) -> Result<u32, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(statx(found, c"", flags, StatxFlags::UID)?.stx_uid)
 }
@@ -193,6 +202,7 @@ mod tests {
     use rustix::fs::CWD;
 
     use super::*;
+    use crate::proc::maps::mappings;
 
     #[test]
     fn a_file_system_in_user_space_is_not_waited_for() {
@@ -222,6 +232,16 @@ mod tests {
         let found = open(&path, OFlags::PATH, Mode::empty()).unwrap();
         let mounts = Mounts::default();
         assert_eq!(regular(&found, &mounts).unwrap_err(), Errno::INVAL);
+    }
+
+    #[test]
+    fn a_file_that_is_mapped_can_be_opened_by_its_path_in_the_processs_root() {
+        let own = Path::new("/proc/self");
+        let mapping = mappings(own).into_iter().find(Mapping::is_code).unwrap();
+        let found = under_root(own, Path::new(&mapping.path)).unwrap();
+        is_mapped(&found, &mapping).unwrap();
+        let other = Mapping { inode: mapping.inode + 1, ..mapping };
+        assert_eq!(is_mapped(&found, &other).unwrap_err(), Errno::STALE);
     }
 
     #[test]

@@ -159,12 +159,12 @@ pub(crate) fn start(
         named: Condvar::default(),
         bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
     }));
-    let natives =
-        natives.map(|copies| (copies, NativeStacks::new(proc.clone(), Symbolizer::of_this_program())));
+    let symbolizer = Symbolizer::of_this_program();
+    let natives = natives.map(|copies| (copies, NativeStacks::new(proc.clone(), symbolizer.clone())));
     let mut follower = Follower {
         origins,
         natives,
-        recognizer: Recognizer::new(proc),
+        recognizer: Recognizer::new(proc, symbolizer),
         codes: Codes::default(),
         stacks: stacks.clone(),
         pending: Vec::new(),

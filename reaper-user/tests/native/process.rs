@@ -17,15 +17,15 @@ use reaper::origin::{
 use crate::{build, matrix::reaper};
 
 /// Asks something that it can always answer.
-fn ping(symbolizer: &mut Symbolizer) {
+fn ping(symbolizer: &Symbolizer) {
     let answer = symbolizer.ask(&Request::Symbolize { addresses: vec![], debug: vec![] }, &[], &[]);
     assert!(matches!(answer, Ok(Answer::Symbolized(names)) if names.is_empty()));
 }
 
 #[test]
 fn it_has_no_privileges_and_can_open_nothing() {
-    let mut symbolizer = Symbolizer::new(reaper());
-    ping(&mut symbolizer);
+    let symbolizer = Symbolizer::new(reaper());
+    ping(&symbolizer);
     let directory = format!("/proc/{}", symbolizer.pid().unwrap());
     let status = fs::read_to_string(format!("{directory}/status")).unwrap();
     let field = |name: &str| {
@@ -53,14 +53,14 @@ fn it_has_no_privileges_and_can_open_nothing() {
 
 #[test]
 fn one_that_dies_is_counted_and_replaced() {
-    let mut symbolizer = Symbolizer::new(reaper());
-    ping(&mut symbolizer);
+    let symbolizer = Symbolizer::new(reaper());
+    ping(&symbolizer);
     let first = symbolizer.pid().unwrap();
     // SIGKILL, as the kernel does where memory is short.
     assert!(Command::new("kill").args(["-KILL", &first.to_string()]).status().unwrap().success());
     let died = symbolizer.ask(&Request::PerfMap { addresses: vec![] }, &[], &[]);
     assert!(matches!(died, Err(Unanswered::Died(_))), "{died:?}");
-    ping(&mut symbolizer);
+    ping(&symbolizer);
     let counts = symbolizer.counts();
     assert_eq!((counts.started, counts.died, counts.late), (2, 1, 0));
     assert_eq!((counts.answered, counts.unanswered), (2, 1));
@@ -69,21 +69,21 @@ fn one_that_dies_is_counted_and_replaced() {
 
 #[test]
 fn one_that_does_not_answer_is_killed() {
-    let mut symbolizer = Symbolizer::new(reaper());
-    ping(&mut symbolizer);
+    let symbolizer = Symbolizer::new(reaper());
+    ping(&symbolizer);
     let pid = symbolizer.pid().unwrap();
     assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success());
     let late = symbolizer.ask(&Request::PerfMap { addresses: vec![] }, &[], &[]);
     assert!(matches!(late, Err(Unanswered::Late)), "{late:?}");
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
-    ping(&mut symbolizer);
+    ping(&symbolizer);
     assert_eq!(symbolizer.counts().late, 1);
 }
 
 #[test]
 fn it_ends_with_the_daemon() {
-    let mut symbolizer = Symbolizer::new(reaper());
-    ping(&mut symbolizer);
+    let symbolizer = Symbolizer::new(reaper());
+    ping(&symbolizer);
     let pid = symbolizer.pid().unwrap();
     drop(symbolizer);
     assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
@@ -94,7 +94,7 @@ fn forged_files_harm_nobody_else() {
     let program = build::c("gcc", &["-O1", "-g"], false);
     let original = fs::read(&program.path).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let mut symbolizer = Symbolizer::new(reaper());
+    let symbolizer = Symbolizer::new(reaper());
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |below: u64| {
         random ^= random << 13;

@@ -3,7 +3,6 @@
 //! What is read here is the kernel's text about the forker. The files that its code is in are opened here and read elsewhere,
 //! by [`super::symbols`].
 
-mod files;
 mod perf_map;
 mod registers;
 mod stacks;

@@ -7,7 +7,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::files::{Mounts, owner, regular};
+use crate::origin::files::{Mounts, owner, regular};
 
 /// Opens a process's perf map. `pid` is the process's own for itself, `uid` whom it runs as: what anybody else has put
 /// there says nothing.

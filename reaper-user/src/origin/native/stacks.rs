@@ -10,22 +10,21 @@ use std::{
 use rustix::fs::{Mode, OFlags, open};
 use thiserror::Error;
 
-use super::{
-    Registers,
-    files::{FileKey, Files, Mounts},
-    perf_map,
-};
+use super::{Registers, perf_map};
 use crate::{
     identity::Identity,
     origin::{
         Frame, FrameKind, Language, Quality, Stack,
+        files::{FileKey, Files, Mounts},
         symbols::{
             Counts, Symbolizer, Unanswered,
             message::{Answer, FILES, FRAMES, Function, Place, Request, SPANS, STACK, Span, Unwound},
         },
     },
-    proc::{self, Proc},
-    remedy::inject::maps::{Mapping, mappings},
+    proc::{
+        self, Proc,
+        maps::{Mapping, mappings},
+    },
     text::Untrusted,
 };
 
@@ -144,7 +143,7 @@ impl NativeStacks {
 
     /// What became of what the symbolizing process was asked.
     #[must_use]
-    pub const fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         self.symbolizer.counts()
     }
 

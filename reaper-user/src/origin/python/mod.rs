@@ -5,9 +5,7 @@
 //! not known.
 
 mod code;
-mod elf;
 mod lines;
-mod maps;
 mod memory;
 mod recognize;
 mod shape;

@@ -1,18 +1,35 @@
 //! Which processes are interpreters. A file is looked at once; a process of one that is linked to libpython is looked at each
 //! time, for the library is at another address in each.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use reaper_ebpf::interpreter::{Executable, Layout};
+use rustix::io::Errno;
 
 use super::{
-    elf::{self, Elf, Interpreter},
-    maps, memory,
+    memory,
     shape::{OFFSETS_BYTES, Shape},
 };
 use crate::{
     identity::BootTime,
-    proc::{Proc, ticks},
+    origin::{
+        files::{self, Mounts},
+        symbols::{
+            Symbolizer, Unanswered,
+            message::{Answer, Cpython, Interpreter, Request},
+        },
+    },
+    proc::{
+        Proc,
+        maps::{Mapping, mappings},
+        ticks,
+    },
 };
 
 /// Files that are remembered.
@@ -52,19 +69,37 @@ pub(in crate::origin) enum Found {
     },
 }
 
+/// Reads a file, which is somebody else's.
+type Reader = Box<dyn Fn(BorrowedFd<'_>) -> Result<Cpython, Unanswered> + Send>;
+
 /// Remembers files.
-#[derive(Debug)]
 pub(in crate::origin) struct Recognizer {
     proc: Proc,
-    executables: HashMap<Executable, Elf>,
+    reader: Reader,
+    executables: HashMap<Executable, Cpython>,
     /// By device and inode.
-    libraries: HashMap<String, Elf>,
+    libraries: HashMap<(u64, u64), Cpython>,
     shapes: Vec<Arc<Shape>>,
 }
 
+impl fmt::Debug for Recognizer {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.debug_struct("Recognizer").field("executables", &self.executables).finish_non_exhaustive()
+    }
+}
+
 impl Recognizer {
-    pub(in crate::origin) fn new(proc: Proc) -> Self {
-        Self { proc, executables: HashMap::new(), libraries: HashMap::new(), shapes: Vec::new() }
+    /// Of the processes in this proc file system. Files are read by the symbolizing process.
+    pub(in crate::origin) fn new(proc: Proc, symbolizer: Symbolizer) -> Self {
+        let read = move |file: BorrowedFd<'_>| match symbolizer.ask(&Request::Cpython, &[], &[file])? {
+            Answer::Cpython(found) => Ok(found),
+            _ => Err(Unanswered::Refused("another question was answered".to_owned())),
+        };
+        Self::with(proc, Box::new(read))
+    }
+
+    fn with(proc: Proc, reader: Reader) -> Self {
+        Self { proc, reader, executables: HashMap::new(), libraries: HashMap::new(), shapes: Vec::new() }
     }
 
     /// Whether its file has been looked at.
@@ -88,22 +123,23 @@ impl Recognizer {
     fn find(&mut self, subject: &Subject) -> io::Result<Found> {
         let Subject { pid, executable, code, .. } = *subject;
         let process = self.proc.of(pid);
-        let elf = match self.executables.get(&executable) {
-            Some(elf) => *elf,
+        let mounts = Mounts::of(&process);
+        let found = match self.executables.get(&executable) {
+            Some(found) => *found,
             None => {
-                let elf = elf::look(maps::open(&process.join("exe"))?)?;
+                let found = self.read(files::executable(&process, &mounts))?;
                 // What was opened is what the event is about.
                 if !self.is_still(subject) {
                     return Ok(Found::Gone);
                 }
                 make_room(&mut self.executables, FILES);
-                self.executables.insert(executable, elf);
-                elf
+                self.executables.insert(executable, found);
+                found
             }
         };
-        match elf {
-            Elf::Other => Ok(Found::Other),
-            Elf::Interpreter(found) => {
+        match found {
+            Cpython::Other => Ok(Found::Other),
+            Cpython::Interpreter(found) => {
                 let bias = code.wrapping_sub(found.code);
                 let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
                     return Ok(Found::Other);
@@ -112,19 +148,22 @@ impl Recognizer {
                 let distance = Some(head.wrapping_sub(code));
                 Ok(Found::Interpreter { head, distance, shape: number, layout: shape.layout })
             }
-            Elf::Linked => {
-                let Some(mapping) = maps::libpython(&process)? else { return Ok(Found::Linked) };
-                let library = match self.libraries.get(&mapping.file) {
+            Cpython::Linked => {
+                let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
+                let identity = (mapping.device, mapping.inode);
+                let library = match self.libraries.get(&identity) {
                     Some(library) => *library,
                     None => {
-                        let library = elf::look(mapping.open(&process)?)?;
+                        let file = files::mapped(&process, &mapping)
+                            .and_then(|handle| files::regular(handle, &mounts));
+                        let library = self.read(file)?;
                         make_room(&mut self.libraries, FILES);
-                        self.libraries.insert(mapping.file.clone(), library);
+                        self.libraries.insert(identity, library);
                         library
                     }
                 };
                 // A number of libpython's that has no interpreter, or one that is not known.
-                let Elf::Interpreter(found) = library else { return Ok(Found::Linked) };
+                let Cpython::Interpreter(found) = library else { return Ok(Found::Linked) };
                 let bias = mapping.start.wrapping_sub(found.first);
                 let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
                     return Ok(Found::Linked);
@@ -135,6 +174,15 @@ impl Recognizer {
                 let head = bias.wrapping_add(found.symbol).wrapping_add(shape.head);
                 Ok(Found::Interpreter { head, distance: None, shape: number, layout: shape.layout })
             }
+        }
+    }
+
+    /// What a file has. One that whoever runs its file system can keep us waiting for is not read.
+    fn read(&self, file: Result<OwnedFd, Errno>) -> io::Result<Cpython> {
+        match file {
+            Ok(file) => (self.reader)(file.as_fd()).map_err(io::Error::other),
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(Cpython::Other),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -172,6 +220,16 @@ impl Recognizer {
     }
 }
 
+/// The first mapping of libpython; `None` where there is none.
+fn libpython(process: &Path) -> Option<Mapping> {
+    mappings(process).into_iter().find(|mapping| {
+        let path = mapping.path.as_encoded_bytes();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let is_library = name.starts_with(b"libpython3") && !name.starts_with(b"libpython3.so");
+        is_library && mapping.inode != 0 && mapping.offset == 0
+    })
+}
+
 fn make_room<K, V>(known: &mut HashMap<K, V>, most: usize) {
     if known.len() >= most {
         known.clear();
@@ -190,6 +248,13 @@ mod tests {
     };
 
     use super::*;
+    use crate::origin::symbols::child;
+
+    /// Without the symbolizing process, which is not this program.
+    fn recognizer() -> Recognizer {
+        let read = |file: BorrowedFd<'_>| Ok(child::look_here(file.try_clone_to_owned().unwrap()));
+        Recognizer::with(Proc::at("/proc"), Box::new(read))
+    }
 
     /// An interpreter that has begun.
     struct Python(Child);
@@ -223,7 +288,7 @@ mod tests {
     fn an_interpreters_first_thread_is_where_it_is_said_to_be() {
         let python = Python::start();
         let subject = python.subject();
-        let mut recognizer = Recognizer::new(Proc::at("/proc"));
+        let mut recognizer = recognizer();
         assert!(!recognizer.knows(&subject.executable));
         let Found::Interpreter { head, distance, layout, .. } = recognizer.look(&subject).unwrap() else {
             panic!("not recognized")
@@ -240,7 +305,7 @@ mod tests {
     #[test]
     fn another_program_than_the_events_is_not_looked_at() {
         let python = Python::start();
-        let mut recognizer = Recognizer::new(Proc::at("/proc"));
+        let mut recognizer = recognizer();
         let other = Subject { code: python.subject().code + 4096, ..python.subject() };
         assert_eq!(recognizer.look(&other).unwrap(), Found::Gone);
         let older = Subject { start: BootTime(1), ..python.subject() };
@@ -251,6 +316,6 @@ mod tests {
     #[test]
     fn one_that_is_gone_is_gone() {
         let subject = Subject { pid: u32::MAX, ..Python::start().subject() };
-        assert_eq!(Recognizer::new(Proc::at("/proc")).look(&subject).unwrap(), Found::Gone);
+        assert_eq!(recognizer().look(&subject).unwrap(), Found::Gone);
     }
 }

@@ -47,6 +47,8 @@ pub enum Request {
         /// A file of debug information for a file, by the same build id.
         debug: Vec<(u16, u16)>,
     },
+    /// What the executable or library in file 0 has of CPython.
+    Cpython,
     /// The names that the perf map in file 0 has for these addresses.
     PerfMap {
         /// As the process has them.
@@ -85,10 +87,36 @@ pub enum Answer {
     Unwound(Unwound),
     /// Of each address the functions, the innermost first; none where none is known.
     Symbolized(Vec<Vec<Function>>),
+    /// What a file has of CPython.
+    Cpython(Cpython),
     /// Of each address its name.
     PerfMap(Vec<Option<String>>),
     /// The request made no sense.
     Refused(String),
+}
+
+/// What a file has of CPython.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cpython {
+    /// Nothing.
+    Other,
+    /// It is linked to libpython.
+    Linked,
+    /// It has the interpreter.
+    Interpreter(Interpreter),
+}
+
+/// An interpreter in a file. Addresses are as the file states them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// `_PyRuntime`; in 3.6 `interp_head`.
+    pub symbol: u64,
+    /// Its minor version up to 3.12; `None` for one that says it itself.
+    pub minor: Option<u32>,
+    /// Where its code begins, as the kernel sees it (`mm_struct.start_code`).
+    pub code: u64,
+    /// Where the file's first page is.
+    pub first: u64,
 }
 
 /// A stack's frames.

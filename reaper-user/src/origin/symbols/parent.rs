@@ -5,6 +5,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -70,9 +71,12 @@ pub struct Counts {
     pub late: u64,
 }
 
-/// Asks the symbolizing process, and starts it when it is needed.
+/// Asks the symbolizing process, and starts it when it is needed. Clones ask the same one, one after the other.
+#[derive(Clone, Debug)]
+pub struct Symbolizer(Arc<Mutex<Asker>>);
+
 #[derive(Debug)]
-pub struct Symbolizer {
+struct Asker {
     program: PathBuf,
     running: Option<Running>,
     counts: Counts,
@@ -92,7 +96,8 @@ impl Symbolizer {
     #[must_use]
     pub fn new(program: PathBuf) -> Self {
         let (running, paused) = (None, None);
-        Self { program, running, counts: Counts::default(), deaths: 0, paused, room: Vec::new() }
+        let counts = Counts::default();
+        Self(Arc::new(Mutex::new(Asker { program, running, counts, deaths: 0, paused, room: Vec::new() })))
     }
 
     /// By processes of this very program.
@@ -104,32 +109,39 @@ impl Symbolizer {
 
     /// What became of requests so far.
     #[must_use]
-    pub const fn counts(&self) -> Counts {
-        self.counts
+    pub fn counts(&self) -> Counts {
+        self.asker().counts
     }
 
     /// The pid of the process, where one runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|running| running.child.id())
+        self.asker().running.as_ref().map(|running| running.child.id())
     }
 
     /// Asks. Blocks until there is an answer or the process is given up.
     pub fn ask(
-        &mut self,
+        &self,
         request: &Request,
         bytes: &[u8],
         files: &[BorrowedFd<'_>],
     ) -> Result<Answer, Unanswered> {
-        let answer = self.try_ask(request, bytes, files);
+        let mut asker = self.asker();
+        let answer = asker.ask(request, bytes, files);
         match &answer {
-            Ok(_) => self.counts.answered += 1,
-            Err(_) => self.counts.unanswered += 1,
+            Ok(_) => asker.counts.answered += 1,
+            Err(_) => asker.counts.unanswered += 1,
         }
         answer
     }
 
-    fn try_ask(
+    fn asker(&self) -> MutexGuard<'_, Asker> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asker {
+    fn ask(
         &mut self,
         request: &Request,
         bytes: &[u8],
@@ -220,7 +232,7 @@ impl Symbolizer {
     }
 }
 
-impl Drop for Symbolizer {
+impl Drop for Asker {
     fn drop(&mut self) {
         if let Some(mut running) = self.running.take() {
             let _ended = running.child.kill();

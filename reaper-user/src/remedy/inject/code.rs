@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     arch::{ALIGNED, CALL_AND_RETURN, IN_VDSO, POP_FIRST, POP_NUMBER, SIGRETURNS},
-    maps::{Mapping, mappings},
     ptrace,
 };
-use crate::proc::Proc;
+use crate::proc::{
+    Proc,
+    maps::{Mapping, mappings},
+};
 
 /// Bytes of code that are read of one holder. The largest programs have 200 MiB of it, and what is needed is in their libc.
 const MOST_BYTES: u64 = 256 << 20;

@@ -54,13 +54,8 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use super::{
-        super::{
-            maps::{Mapping, mappings},
-            ptrace,
-        },
-        *,
-    };
+    use super::{super::ptrace, *};
+    use crate::proc::maps::{Mapping, mappings};
 
     /// Where its stack begins to be used.
     fn stack(process: &Path) -> u64 {

@@ -5,9 +5,9 @@ use std::{fs::File, os::unix::fs::FileExt as _};
 
 use super::{
     layout::{self, PAGE},
-    maps::Mapping,
     memory::Memory,
 };
+use crate::proc::maps::Mapping;
 
 /// A smaller stack has no room to spare.
 const LEAST: u64 = 128 << 10;

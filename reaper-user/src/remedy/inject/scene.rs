@@ -9,14 +9,16 @@ use rustix::{
 
 use super::{
     attempt,
-    maps::{Mapping, mappings},
     memory::Memory,
     order::{Answer, Order},
     outcome::no_place,
     place::{MainStack, NoPlace, Place as FramePlace},
     threads::{Fitness, Place, Thread},
 };
-use crate::proc::Proc;
+use crate::proc::{
+    Proc,
+    maps::{Mapping, mappings},
+};
 
 /// How long between two looks at whether a frame that a dead tracer has left is still used.
 const UNWINDS: Duration = Duration::from_millis(40);

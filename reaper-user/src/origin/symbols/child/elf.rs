@@ -6,7 +6,7 @@ use flate2::read::ZlibDecoder;
 use object::{
     LittleEndian,
     elf::{self, FileHeader64, ProgramHeader64, SectionHeader64},
-    read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable},
+    read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, SectionTable, Sym as _},
 };
 
 /// Sections and segments of a file, more are an attempt to keep us busy.
@@ -54,6 +54,47 @@ impl Elf {
     /// Where execution begins.
     pub(super) fn entry(&self) -> u64 {
         self.header.e_entry.get(LittleEndian)
+    }
+
+    /// Its kind: an executable, a library, …
+    pub(super) fn kind(&self) -> u16 {
+        self.header.e_type.get(LittleEndian)
+    }
+
+    /// Where its code begins, as the kernel sees it (`mm_struct.start_code`).
+    pub(super) fn code(&self) -> Option<u64> {
+        self.loaded(elf::PF_X).map(|(address, ..)| address).min()
+    }
+
+    /// Where its first page is.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.loaded(0).find(|(_, offset, _)| *offset == 0).map(|(address, ..)| address)
+    }
+
+    /// Shows names and addresses of the symbols in a table of this kind that have an address.
+    pub(super) fn each_symbol(&self, kind: u32, mut visit: impl FnMut(&'static [u8], u64)) {
+        let table = self.sections.symbols(LittleEndian, self.bytes, kind).unwrap_or_default();
+        let strings = table.strings();
+        for symbol in table.iter().take(SYMBOLS) {
+            let address = symbol.st_value(LittleEndian);
+            if address != 0
+                && let Ok(name) = symbol.name(LittleEndian, strings)
+            {
+                visit(name, address);
+            }
+        }
+    }
+
+    /// Whether it has a dynamic entry with this tag whose text is `wanted`.
+    pub(super) fn has_dynamic(&self, tag: i64, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        let Ok(Some((entries, link))) = self.sections.dynamic(LittleEndian, self.bytes) else { return false };
+        let names = self.sections.section(link).and_then(|names| names.data(LittleEndian, self.bytes));
+        let Ok(names) = names else { return false };
+        entries.iter().filter(|entry| entry.d_tag.get(LittleEndian) == tag).any(|entry| {
+            let at = usize::try_from(entry.d_val.get(LittleEndian)).ok();
+            let text = at.and_then(|at| names.get(at..)?.split(|byte| *byte == 0).next());
+            text.is_some_and(&wanted)
+        })
     }
 
     /// What the address of an executable mapping is more than the address that the file states for it.
@@ -132,7 +173,6 @@ impl Elf {
             let table = self.sections.symbols(LittleEndian, self.bytes, kind).unwrap_or_default();
             let strings = table.strings();
             let functions = table.iter().filter_map(|symbol| {
-                use object::read::elf::Sym as _;
                 let is_code = match symbol.st_type() {
                     elf::STT_FUNC | elf::STT_GNU_IFUNC => symbol.st_shndx(LittleEndian) != elf::SHN_UNDEF,
                     // What was written in assembler, and much that is no code.

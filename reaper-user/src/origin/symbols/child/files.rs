@@ -11,11 +11,10 @@ const FILES: usize = 512;
 pub(super) struct Module {
     /// The file.
     pub(super) elf: Elf,
-    /// Its unwind tables.
-    pub(super) tables: Tables,
     /// Its build id.
     pub(super) build_id: Option<String>,
-    go: Option<Table>,
+    tables: OnceCell<Tables>,
+    go: OnceCell<Option<Table>>,
     symbols: OnceCell<Symbols>,
     lines: OnceCell<Option<Lines>>,
 }
@@ -23,10 +22,14 @@ pub(super) struct Module {
 impl Module {
     pub(super) fn parse(bytes: &'static [u8]) -> Option<Self> {
         let elf = Elf::parse(bytes)?;
-        let go = Table::of(&elf);
-        let tables = Tables::of(&elf, go.is_some());
         let build_id = elf.build_id();
-        Some(Self { elf, tables, build_id, go, symbols: OnceCell::new(), lines: OnceCell::new() })
+        let (tables, go) = (OnceCell::new(), OnceCell::new());
+        Some(Self { elf, build_id, tables, go, symbols: OnceCell::new(), lines: OnceCell::new() })
+    }
+
+    /// Its unwind tables.
+    pub(super) fn tables(&self) -> &Tables {
+        self.tables.get_or_init(|| Tables::of(&self.elf, self.go().is_some()))
     }
 
     /// Its functions by name.
@@ -40,13 +43,13 @@ impl Module {
     }
 
     /// What Go's runtime knows of its functions.
-    pub(super) const fn go(&self) -> Option<&Table> {
-        self.go.as_ref()
+    pub(super) fn go(&self) -> Option<&Table> {
+        self.go.get_or_init(|| Table::of(&self.elf)).as_ref()
     }
 
     /// Whether the code there is Go's, whose compiler always keeps frame pointers.
     pub(super) fn keeps_frame_pointers(&self, address: u64) -> bool {
-        self.go.as_ref().is_some_and(|table| table.holds(address))
+        self.go().is_some_and(|table| table.holds(address))
     }
 }
 

@@ -74,7 +74,7 @@ fn forged_elf_files_end() {
         for _ in 0..64 {
             let address = u64::try_from(random.below(0x10000)).unwrap();
             module.symbols().at(address);
-            module.tables.cover(address);
+            module.tables().cover(address);
             module.elf.bytes_before::<7>(address);
         }
     }

@@ -3,6 +3,7 @@
 //! anything else.
 
 mod call;
+mod cpython;
 mod dwarf;
 mod elf;
 mod files;
@@ -29,7 +30,9 @@ use self::{
 };
 use super::{
     channel,
-    message::{ADDRESSES, Answer, FRAMES, Function, PACKET, Place, Request, STACK, Unreadable, pack, unpack},
+    message::{
+        ADDRESSES, Answer, Cpython, FRAMES, Function, PACKET, Place, Request, STACK, Unreadable, pack, unpack,
+    },
 };
 
 /// The hidden first argument.
@@ -110,6 +113,7 @@ fn answer(request: &Request, stack: &[u8], descriptors: Vec<OwnedFd>, files: &mu
             });
             Answer::Symbolized(names.collect())
         }
+        Request::Cpython => Answer::Cpython(cpython(files, &descriptors)),
         Request::PerfMap { addresses } if addresses.len() <= FRAMES => match descriptors.into_iter().next() {
             Some(file) => Answer::PerfMap(perf_map::names(File::from(file), addresses)),
             None => Answer::Refused("no file".to_owned()),
@@ -118,6 +122,18 @@ fn answer(request: &Request, stack: &[u8], descriptors: Vec<OwnedFd>, files: &mu
             Answer::Refused("too many addresses".to_owned())
         }
     }
+}
+
+/// What the first file has of CPython. What is no ELF file of this machine, or not a well-formed one, has nothing.
+fn cpython(files: &mut Files, descriptors: &[OwnedFd]) -> Cpython {
+    let file = files.of(descriptors).into_iter().next().flatten();
+    file.map_or(Cpython::Other, |file| cpython::find(&file.elf))
+}
+
+/// The same in this process, for tests of who asks.
+#[cfg(test)]
+pub(in crate::origin) fn look_here(file: OwnedFd) -> Cpython {
+    cpython(&mut Files::default(), &[file])
 }
 
 /// What a function takes of an answer, with what escaping can make of it.

@@ -73,7 +73,7 @@ impl<'a> Stack<'a> {
         for span in spans {
             let module = span.file.and_then(|file| modules.get(usize::from(file))?.as_ref());
             if let Some((module, bias)) = module.and_then(|module| Some((module, bias(module, span)?))) {
-                unwinder.add_module(module.tables.module(&module.elf, span.start, span.end, bias));
+                unwinder.add_module(module.tables().module(&module.elf, span.start, span.end, bias));
             }
         }
         Self { spans, modules, from: registers.sp(), bytes, unwinder }
@@ -287,11 +287,11 @@ impl<'a> Stack<'a> {
             Some((span, None)) if span.anonymous => Ground::Memory,
             Some((_, None)) => Ground::TableLess,
             Some((_, Some((module, address)))) => {
-                if module.tables.cover(address) {
+                if module.tables().cover(address) {
                     Ground::Covered
                 } else if module.keeps_frame_pointers(address) {
                     Ground::FramePointers
-                } else if module.tables.exist() {
+                } else if module.tables().exist() {
                     Ground::Bare
                 } else {
                     Ground::TableLess
