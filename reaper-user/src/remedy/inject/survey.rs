@@ -7,7 +7,6 @@ use std::{
 };
 
 use super::{
-    arch,
     code::Cache,
     layout::PAGE,
     order::{Child, Method, Order, Process, Task},
