@@ -99,6 +99,13 @@ impl Kernel {
         Ok(left)
     }
 
+    /// Whether the forker of this process was recorded and had to give way to newer ones.
+    #[must_use]
+    pub fn has_forgotten_forker(&self, record: &Record) -> bool {
+        let unseen = flag::PREDATES_FORK | flag::FORK_UNSEEN;
+        record.flags & unseen == 0 && record.flags & flag::FORKER != 0 && self.forker(record.id()).is_none()
+    }
+
     /// Who called fork for this process, where that was seen.
     #[must_use]
     pub fn forker_of(&self, record: &Record) -> Option<Identity> {

@@ -8,6 +8,7 @@ mod census;
 mod clock;
 mod error;
 mod load;
+mod memory;
 mod natives;
 mod notices;
 mod offsets;
@@ -157,6 +158,12 @@ impl Kernel {
     /// The ring buffer with the kernel's notices. Once, and inside a runtime.
     pub fn notices(&mut self) -> Result<Notices, KernelError> {
         Notices::new(map(&mut self.ebpf, "NOTICES")?)
+    }
+
+    /// Bytes of kernel memory that all maps take which this process has open, as the kernel counts them. Asked once, at the start.
+    #[must_use]
+    pub fn memory() -> u64 {
+        memory::of_maps()
     }
 
     /// Gives memory back to the system that loading needed and nothing else does.

@@ -51,6 +51,10 @@ pub enum Loss {
     ObserverHung,
     /// A holder could not be watched.
     HolderUnwatched,
+    /// The native stacks of a workload on probation could not be taken.
+    WorkloadUncopied,
+    /// The forker of a zombie had to give way to newer ones.
+    ForkerForgotten,
     /// An event was dropped because nobody reads the output.
     EventDropped,
 }
@@ -68,7 +72,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -91,6 +95,8 @@ impl Loss {
         Self::SweepLate,
         Self::ObserverHung,
         Self::HolderUnwatched,
+        Self::WorkloadUncopied,
+        Self::ForkerForgotten,
         Self::EventDropped,
     ];
 
@@ -120,6 +126,8 @@ impl Loss {
             | Self::SweepLate
             | Self::ObserverHung
             | Self::HolderUnwatched
+            | Self::WorkloadUncopied
+            | Self::ForkerForgotten
             | Self::EventDropped => Counted::Here,
         }
     }
@@ -183,6 +191,8 @@ impl Loss {
             Self::SweepLate => "sweep-late",
             Self::ObserverHung => "observer-hung",
             Self::HolderUnwatched => "holder-unwatched",
+            Self::WorkloadUncopied => "workload-uncopied",
+            Self::ForkerForgotten => "forker-forgotten",
             Self::EventDropped => "event-dropped",
         }
     }
@@ -279,6 +289,14 @@ impl Loss {
                 "there was no room to watch another holder's wait calls: its zombies are reported without them; \
                  nothing to do"
             }
+            Self::WorkloadUncopied => {
+                "there was no room to take the native stacks of another workload that leaks: its zombies are reported without \
+                 them; see to the workloads that leak already"
+            }
+            Self::ForkerForgotten => {
+                "zombies were forked for another parent than their forker (CLONE_PARENT), and too many others were since then: \
+                 they are reported without their forker; report zombies at a smaller age"
+            }
             Self::EventDropped => {
                 "releases or losses were not written because nobody read the output in time: read it faster, or \
                  write to a file"
@@ -286,6 +304,15 @@ impl Loss {
         }
     }
 }
+
+// A loss is an index into what is kept by kind.
+const _: () = {
+    let mut index = 0;
+    while index < Loss::ALL.len() {
+        assert!(Loss::ALL[index] as usize == index);
+        index += 1;
+    }
+};
 
 #[cfg(test)]
 mod tests {

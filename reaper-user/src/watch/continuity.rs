@@ -1,15 +1,15 @@
 //! What a daemon owes to those before and after it, and to the truth: zombies that were told of are marked, those that
 //! stand are taken over, the ledger is compared with the kernel's own list, and losses are said.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use reaper_ebpf::{flag, state};
 
-use super::{Describer, Watch, WatchError};
+use super::{Describer, Watch, WatchError, sweep::ANSWERED};
 use crate::{
     identity::BootTime,
-    kernel::Kernel,
+    kernel::{Kernel, boot_now},
     ledger::Due,
     observe::{Purpose, Scene},
     proc::{Proc, ticks},
@@ -20,27 +20,89 @@ use crate::{
 /// Nothing here is more urgent than this.
 const NOT_SOONER: Duration = Duration::from_millis(100);
 
+/// Between two looks at what there was no answer to.
+pub(super) const RESTORED_APART: Duration = Duration::from_secs(1);
+
+/// Zombies that an earlier daemon has reported and that this one has not taken over yet.
+#[derive(Debug, Default)]
+pub(super) struct Restoring {
+    left: BTreeSet<u64>,
+    /// They have been asked about, and the last answer has not come.
+    asked: bool,
+    next: BootTime,
+}
+
+impl Restoring {
+    fn is_due(&self, now: BootTime) -> bool {
+        !self.left.is_empty() && !self.asked && now >= self.next
+    }
+
+    /// Nothing more is to be found out about this one. False where that was so already.
+    pub(super) fn settle(&mut self, id: u64) -> bool {
+        self.left.remove(&id)
+    }
+
+    /// No more answers come; those that are left are asked about again `then`.
+    pub(super) const fn ask_again(&mut self, then: BootTime) {
+        (self.asked, self.next) = (false, then);
+    }
+
+    /// When there is something to ask; far away where nothing is left.
+    pub(super) fn next(&self) -> BootTime {
+        if self.left.is_empty() { BootTime(u64::MAX) } else { self.next }
+    }
+}
+
 impl Watch {
-    /// Writes down which zombies have been told of.
-    pub(super) fn tell(&mut self) {
+    /// Writes down which zombies, and which losses, have been told of.
+    pub(super) fn tell(&mut self) -> Result<(), WatchError> {
         let written = self.outbox.written();
         while let Some((_, id)) = self.untold.pop_front_if(|(number, _)| *number <= written) {
             self.describer.kernel.tell(id);
         }
+        Ok(self.losses.tell(written, &mut self.describer.kernel)?)
     }
 
     /// Looks at what an earlier daemon has reported and still stands: its release will be announced to this one.
     pub(super) fn restore(&mut self) -> Result<(), WatchError> {
-        let mut standing = Vec::new();
-        self.describer.kernel.each(|state| state == state::STANDING, |record| standing.push(record))?;
-        if standing.is_empty() {
+        let mut standing = BTreeSet::new();
+        self.describer.kernel.each(
+            |state| state == state::STANDING,
+            |record| {
+                standing.insert(record.id());
+            },
+        )?;
+        if !standing.is_empty() {
+            self.describer.kernel.see_releases();
+        }
+        self.restoring = Restoring { left: standing, ..Restoring::default() };
+        self.restore_rest(boot_now())
+    }
+
+    /// Asks about those of them that there was no answer to yet.
+    pub(super) fn restore_rest(&mut self, now: BootTime) -> Result<(), WatchError> {
+        if !self.restoring.is_due(now) {
+            return Ok(());
+        }
+        let mut requests = Vec::new();
+        for id in self.restoring.left.clone() {
+            match self.describer.kernel.record(id).filter(|record| record.state() == state::STANDING) {
+                Some(record) => requests.push(self.request(Due::Report, &record)),
+                None => drop(self.restoring.settle(id)),
+            }
+        }
+        if requests.is_empty() {
             return Ok(());
         }
         self.describer.look_up_v1()?;
-        self.describer.kernel.see_releases();
-        let requests = standing.iter().map(|record| self.request(Due::Report, record)).collect();
-        // Its queue is empty now.
-        let _full = self.observer.ask(Purpose::Restore, requests);
+        if self.observer.ask(Purpose::Restore, requests).is_ok() {
+            self.restoring.asked = true;
+            // Somebody has to notice when no answer comes.
+            self.sweep_by(now.plus(ANSWERED));
+        } else {
+            self.restoring.ask_again(now.plus(RESTORED_APART));
+            self.sweep_by(self.restoring.next());
+        }
         Ok(())
     }
 
@@ -123,6 +185,7 @@ impl Watch {
     /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest.
     pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>) {
         let ours = self.remedies.remove(id);
+        self.restoring.settle(id);
         self.sites.remove(id);
         if let Some(zombie) = self.standing.remove(id) {
             // What it does when it is told to says nothing of what it does by itself.
@@ -168,4 +231,24 @@ pub(super) fn self_check(kernel: &Kernel, proc: &Proc) -> Result<(), WatchError>
         return failed(format!("parent {}, /proc says {}", record.parent_tgid, seen.parent));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_was_no_answer_to_is_asked_about_again_and_taken_over_once() {
+        let mut restoring = Restoring { left: BTreeSet::from([1, 2]), ..Restoring::default() };
+        assert!(restoring.is_due(BootTime(5)));
+        restoring.asked = true;
+        assert!(!restoring.is_due(BootTime(5)), "an answer may come");
+        assert!(restoring.settle(1) && !restoring.settle(1));
+        restoring.ask_again(BootTime(9));
+        assert_eq!(restoring.next(), BootTime(9));
+        assert!(!restoring.is_due(BootTime(8)) && restoring.is_due(BootTime(9)));
+        assert!(restoring.settle(2));
+        assert!(!restoring.is_due(BootTime(9)));
+        assert_eq!(restoring.next(), BootTime(u64::MAX));
+    }
 }

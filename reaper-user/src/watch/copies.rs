@@ -13,15 +13,17 @@ const KEEP: Duration = Duration::from_mins(15);
 pub(super) struct Copies(HashMap<u64, BootTime>);
 
 impl Copies {
-    /// A zombie of this cgroup of v2 is half as old as is reported. Nothing to do where that is not known.
-    pub(super) fn put(&mut self, cgroup: u64, now: BootTime, kernel: &mut Kernel) {
+    /// A zombie of this cgroup of v2 is half as old as is reported. Nothing to do where that is not known. False where there is
+    /// no room for another one.
+    pub(super) fn put(&mut self, cgroup: u64, now: BootTime, kernel: &mut Kernel) -> bool {
         if cgroup == 0 || self.0.insert(cgroup, now).is_some() {
-            return;
+            return true;
         }
-        if !kernel.copy_in(cgroup) {
+        let there_is_room = kernel.copy_in(cgroup);
+        if !there_is_room {
             self.0.remove(&cgroup);
-            tracing::debug!(cgroup, "no room for another workload on probation");
         }
+        there_is_room
     }
 
     /// Ends the probation of those that were clean for long.

@@ -1,6 +1,6 @@
 //! What could not be recorded, said as events and once a minute in the log.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use jiff::Timestamp;
 
@@ -24,6 +24,10 @@ pub(super) struct Losses {
     counted: [u64; KINDS],
     said: [u64; KINDS],
     logged: [u64; KINDS],
+    /// What the books were put right after.
+    heeded: [u64; KINDS],
+    /// Events that are not written out yet, by their number: then a total is written down at this place.
+    unwritten: VecDeque<(u64, u32, u64)>,
     last: BootTime,
     last_logged: BootTime,
 }
@@ -45,6 +49,7 @@ impl Losses {
             if let Some(place) = loss.said_at() {
                 losses.said[index] = kernel.said(place)?;
                 losses.logged[index] = losses.said[index];
+                losses.heeded[index] = losses.said[index];
             }
         }
         Ok(losses)
@@ -80,10 +85,23 @@ impl Losses {
             .collect())
     }
 
+    /// Writes down what has been said, for a daemon that comes after this one: the events up to this number are written out.
+    pub(super) fn tell(&mut self, written: u64, kernel: &mut Kernel) -> Result<(), KernelError> {
+        while let Some((_, place, total)) = self.unwritten.pop_front_if(|(number, ..)| *number <= written) {
+            kernel.say(place, total)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all that was said is written out.
+    pub(super) fn are_told(&self) -> bool {
+        self.unwritten.is_empty()
+    }
+
     /// Says what was lost since it was last said, not too often unless this is the `end`.
     pub(super) fn report(
         &mut self,
-        kernel: &mut Kernel,
+        kernel: &Kernel,
         now: BootTime,
         end: bool,
         outbox: &mut Outbox,
@@ -99,14 +117,18 @@ impl Losses {
             if loss.is_expected() {
                 continue;
             }
-            let count = total.saturating_sub(self.said[index]);
-            if count > 0 && outbox.send(Event::lost(loss, count, total, Timestamp::now())).is_some() {
-                self.said[index] = total;
+            // Whether anybody reads of it or not.
+            if total > self.heeded[index] {
+                self.heeded[index] = total;
                 needed.releases |= loss == Loss::ReleaseLost;
                 needed.census |= loss.unsettles();
-                if let Some(place) = loss.said_at() {
-                    kernel.say(place, total)?;
-                }
+            }
+            let count = total.saturating_sub(self.said[index]);
+            if count > 0
+                && let Some(number) = outbox.send(Event::lost(loss, count, total, Timestamp::now()))
+            {
+                self.said[index] = total;
+                self.unwritten.extend(loss.said_at().map(|place| (number, place, total)));
             }
             if log && total > self.logged[index] {
                 let count = total - self.logged[index];

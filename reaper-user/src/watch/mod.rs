@@ -28,8 +28,15 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::lists::Listing;
 use self::{
-    alarm::Alarm, books::Books, continuity::self_check, explain::Reply, leaks::moment, lists::Lists,
-    losses::Losses, remedies::Remedies, standing::Standings,
+    alarm::Alarm,
+    books::Books,
+    continuity::{Restoring, self_check},
+    explain::Reply,
+    leaks::moment,
+    lists::Lists,
+    losses::Losses,
+    remedies::Remedies,
+    standing::Standings,
 };
 pub(crate) use self::{
     describe::Describer,
@@ -131,6 +138,7 @@ pub struct Watch {
     observer: Observer,
     answers: mpsc::UnboundedReceiver<Answers>,
     lists: Lists,
+    restoring: Restoring,
     remedies: Remedies,
     /// When the ledger is swept next.
     next_sweep: BootTime,
@@ -182,6 +190,7 @@ impl Watch {
         tracing::info!(
             age = %crate::config::Span(age),
             ledger_kib = options.sizes.bytes() / 1024,
+            kernel_kib = Kernel::memory() / 1024,
             cgroups = walked.known,
             "watching"
         );
@@ -199,6 +208,7 @@ impl Watch {
             observer,
             answers,
             lists: Lists::default(),
+            restoring: Restoring::default(),
             remedies,
             next_sweep: BootTime(0),
             pruned: None,
@@ -268,11 +278,11 @@ impl Watch {
         }
         let now = self.describer.clock.refresh();
         self.take_over_losses();
-        self.losses.report(&mut self.describer.kernel, now, true, &mut self.outbox)?;
+        self.losses.report(&self.describer.kernel, now, true, &mut self.outbox)?;
         // What is written out by now need not be told again by the next daemon.
         for _ in 0..30 {
-            self.tell();
-            if self.untold.is_empty() {
+            self.tell()?;
+            if self.untold.is_empty() && self.losses.are_told() {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -9,7 +9,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::{Describer, Watch, WatchError};
+use super::{Describer, Watch, WatchError, continuity::RESTORED_APART};
 use crate::{
     identity::{BootTime, Identity},
     kernel::Kernel,
@@ -28,7 +28,7 @@ const PASS_SHARE: u32 = 10;
 const PASSES_APART: Duration = Duration::from_millis(200);
 
 /// Within this there should be an answer.
-const ANSWERED: Duration = Duration::from_secs(6);
+pub(super) const ANSWERED: Duration = Duration::from_secs(6);
 
 /// Cgroups are not pruned more often than this.
 const PRUNED_APART: Duration = Duration::from_secs(1);
@@ -45,6 +45,7 @@ impl Watch {
             self.losses.count(Loss::ObserverHung);
             self.aging.ask_all_again();
             self.remedies.ask_again(now);
+            self.restoring.ask_again(now);
             self.lists.refuse_all();
         }
         let mut requests = Vec::new();
@@ -103,7 +104,8 @@ impl Watch {
         kernel.settle(!holders.is_empty())?;
         self.reconcile(now)?;
         self.remedy(now)?;
-        self.tell();
+        self.tell()?;
+        self.restore_rest(now)?;
         if self.standing.have_ebbed() {
             Kernel::trim();
         }
@@ -163,9 +165,20 @@ impl Watch {
             Purpose::Remedy => return self.consider(answers, last, now),
             Purpose::Restore => {
                 for answer in answers {
-                    if let Answer::Zombie { id, scene, .. } = answer {
-                        self.resume(id, &scene, now);
+                    match answer {
+                        // Not where it came late, and another look has been taken meanwhile.
+                        Answer::Zombie { id, scene, .. } if self.restoring.settle(id) => {
+                            self.resume(id, &scene, now);
+                        }
+                        Answer::NotAZombie { id, absent: true } => {
+                            self.restoring.settle(id);
+                        }
+                        _ => {}
                     }
+                }
+                if last {
+                    self.restoring.ask_again(now.plus(RESTORED_APART));
+                    self.sweep_by(self.restoring.next());
                 }
                 return Ok(());
             }
@@ -176,8 +189,10 @@ impl Watch {
                 Answer::Probation { id, holder } => {
                     self.aging.on_probation(id, holder.as_ref().map(|holder| holder.tgid));
                     let Describer { kernel, copies, .. } = &mut self.describer;
-                    if let Some(record) = kernel.record(id) {
-                        copies.put(record.cgroup_v2, now, kernel);
+                    if let Some(record) = kernel.record(id)
+                        && !copies.put(record.cgroup_v2, now, kernel)
+                    {
+                        self.losses.count(Loss::WorkloadUncopied);
                     }
                     if let Some(holder) = holder {
                         watched = true;
@@ -235,6 +250,9 @@ impl Watch {
         }
         if !self.filter.matches(&zombie) {
             return;
+        }
+        if self.describer.kernel.has_forgotten_forker(&record) {
+            self.losses.count(Loss::ForkerForgotten);
         }
         self.announce(id, &zombie, now);
         self.remedies.add(id, zombie.holder.pid, now);

@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, ErrorKind},
+    path::Path,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -33,7 +34,51 @@ fn a_daemon_that_was_stopped_tells_everything_when_it_goes_on() {
     // Not to wait for a fact: this is the fault.
     thread::sleep(Duration::from_secs(rounds(19, 59)));
     signal(daemon.pid(), libc::SIGCONT);
-    tells_all(daemon, workload);
+    let log = tells_all(daemon, workload);
+    assert!(log.contains("sweep-late"), "it does not say that it was late:\n{log}");
+}
+
+#[test]
+fn releases_that_find_no_room_are_counted_and_told() {
+    /// Notices that the ring buffer has room for: <https://docs.kernel.org/bpf/ringbuf.html> puts 8 bytes before each.
+    const ROOM: usize = (512 << 10) / (size_of::<reaper_ebpf::Notice>() + 8);
+    let _machine = machine();
+    let mut daemon = Daemon::run(&AGE);
+    let workload = Workload::standing(ROOM + 2_000);
+    let truth = workload.truth();
+    let mut waited_for: HashSet<_> = truth.leaks.keys().copied().collect();
+    daemon.until("the leaks' reports", Duration::from_secs(60), |seen| {
+        if seen.is("zombie") {
+            waited_for.remove(&seen.process());
+        }
+        waited_for.is_empty()
+    });
+    signal(daemon.pid(), libc::SIGSTOP);
+    workload.end();
+    let stands = |(pid, _): &&(u64, u64)| Path::new("/proc").join(pid.to_string()).exists();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Some(process) = truth.leaks.keys().find(stands) {
+        assert!(Instant::now() < deadline, "{process:?} is still there");
+        thread::sleep(Duration::from_millis(50));
+    }
+    signal(daemon.pid(), libc::SIGCONT);
+    let mut standing: HashSet<_> = truth.leaks.keys().copied().collect();
+    daemon.came(Duration::from_secs(30), |seen| {
+        if seen.is("released") {
+            standing.remove(&seen.process());
+        }
+        standing.is_empty()
+    });
+    let Ended { code, seen, log } = daemon.end_with(libc::SIGTERM);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(standing.is_empty(), "{} releases are not told:\n{log}", standing.len());
+    let lost: u64 = seen
+        .iter()
+        .filter(|seen| seen.text("/what") == "release-lost")
+        .map(|seen| seen.number("/count"))
+        .sum();
+    println!("{lost} of {} releases found no room", truth.leaks.len());
+    assert!((1_500..4_000).contains(&lost), "{lost}");
 }
 
 #[test]
@@ -169,7 +214,7 @@ fn on_a_full_disk_events_wait_until_there_is_room() {
 }
 
 /// The events in a file, each a whole line but the last, and whether that is one, too.
-fn events(path: &std::path::Path) -> (bool, Vec<Seen>) {
+fn events(path: &Path) -> (bool, Vec<Seen>) {
     let text = fs::read(path).unwrap();
     let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
     let lines = text[..end].split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

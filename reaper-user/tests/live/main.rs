@@ -43,6 +43,7 @@ mod remedy;
 #[cfg(test)]
 mod seed;
 #[cfg(test)]
+mod soak;
 mod standing;
 #[cfg(test)]
 mod support;

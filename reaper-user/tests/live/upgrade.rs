@@ -142,13 +142,15 @@ fn a_set_that_is_not_complete_is_made_anew() {
     let _machine = machine();
     let pins = Pins::new("torn");
     // Each way to be torn that a kill between two system calls can leave, and none: then it is taken as it is.
-    let ways: [(&str, Tear); 5] = [
+    let ways: [(&str, Tear); 7] = [
         ("as it was", |_| {}),
         ("not declared complete", |pins| declare(&pins.set(), 0)),
         ("no links", |pins| {
             declare(&pins.set(), 0);
             remove(pins, |name| name.starts_with("link_"));
         }),
+        ("no links, and complete by its own account", |pins| remove(pins, |name| name.starts_with("link_"))),
+        ("a program less, and complete by its own account", |pins| remove(pins, |name| name == "prog_fork")),
         ("no links, no programs, one map", |pins| remove(pins, |name| name != "LEDGER")),
         ("an empty directory", |pins| remove(pins, |_| true)),
     ];
@@ -158,6 +160,29 @@ fn a_set_that_is_not_complete_is_made_anew() {
         tear(&pins);
         assert_works(&pins);
     }
+}
+
+#[test]
+fn the_memory_that_the_kernel_side_takes_is_said_at_the_start() {
+    let _machine = machine();
+    let pins = Pins::new("memory");
+    let Ended { log, .. } = Daemon::run_pinned(pins.path(), &AGE).end_with(libc::SIGTERM);
+    let said = log.split("kernel_kib=").nth(1).and_then(|rest| rest.split_whitespace().next());
+    let said: u64 =
+        said.and_then(|said| said.parse().ok()).unwrap_or_else(|| panic!("it is not said:\n{log}"));
+    let bytes_of = |name: &String| {
+        let mut bpftool = Command::new(program("bpftool"));
+        let output =
+            run_briefly(bpftool.args(["--json", "map", "show", "pinned"]).arg(pins.set().join(name)));
+        let map: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        map["bytes_memlock"].as_u64().unwrap_or_else(|| panic!("{map}"))
+    };
+    let names = pins.names();
+    let maps = names.iter().filter(|name| !name.starts_with("link_") && !name.starts_with("prog_"));
+    let kib = maps.map(bytes_of).sum::<u64>() / 1024;
+    println!("{said} KiB, {kib} of them pinned");
+    // What is not pinned is small: constants, the log's.
+    assert!((kib..kib + kib / 10).contains(&said), "{said} KiB are said, the pinned maps take {kib}");
 }
 
 #[test]

@@ -26,8 +26,13 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it and waits until it watches.
     pub(crate) fn start(age: &str) -> Self {
+        Self::start_as(&["trace", "--age", age, "--output", "json"])
+    }
+
+    /// Starts reaper with these arguments and waits until it watches.
+    pub(crate) fn start_as(arguments: &[&str]) -> Self {
         let mut child = Command::new("reaper")
-            .args(["trace", "--age", age, "--output", "json"])
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -157,6 +162,12 @@ impl Daemon {
     pub(crate) fn lost(&self, what: &str) -> u64 {
         let lost = self.events("lost").filter(|event| event["what"] == what);
         lost.map(|event| event["count"].as_u64().unwrap_or_else(|| panic!("count: {event}"))).sum()
+    }
+
+    /// Ends it as the kernel does where memory is short.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("reaper is our child");
     }
 
     fn text(&self) -> String {

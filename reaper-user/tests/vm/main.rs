@@ -13,6 +13,8 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod apparmor;
+mod cgroups;
+mod clock;
 mod daemon;
 mod early;
 mod fentry;
@@ -24,6 +26,7 @@ mod leak;
 #[cfg(target_arch = "x86_64")]
 mod origins;
 mod pid_reuse;
+mod pins;
 #[expect(dead_code, reason = "not all that the live tests use of it is used here")]
 #[path = "../live/support/random.rs"]
 mod random;
