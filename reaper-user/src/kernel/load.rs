@@ -11,7 +11,7 @@ use super::{
     attach::Always,
     boot_now,
     btf::Btf,
-    census, demand, map, natives, offsets, origins, patch, pins,
+    census, demand, map, memory, natives, offsets, origins, patch, pins,
     pins::{Set, Store},
     release::Release,
     requirements,
@@ -124,6 +124,8 @@ impl Kernel {
                 remedy: "rebuild it with `cargo xtask build-ebpf`".to_owned(),
             });
         };
+        // While each of them is open.
+        let memory = memory::of_maps();
         let table = Table::map(ledger.fd().as_fd(), options.sizes.entries)
             .map_err(|error| KernelError::system("mapping the ledger", error))?;
         let cmdlines = if no_cmdlines.is_some() { Cmdlines::Off } else { options.cmdlines };
@@ -149,6 +151,7 @@ impl Kernel {
             no_natives,
             copies: natives::Copies::new(&mut ebpf)?,
             stages,
+            memory,
             pinned,
             ebpf,
         })

@@ -117,6 +117,7 @@ pub struct Kernel {
     no_natives: Option<KernelError>,
     copies: natives::Copies,
     stages: stages::Stages,
+    memory: u64,
     pinned: Option<Pinned>,
 }
 
@@ -160,10 +161,10 @@ impl Kernel {
         Notices::new(map(&mut self.ebpf, "NOTICES")?)
     }
 
-    /// Bytes of kernel memory that all maps take which this process has open, as the kernel counts them. Asked once, at the start.
+    /// Bytes of kernel memory that all maps took when they were made, as the kernel counts them.
     #[must_use]
-    pub fn memory() -> u64 {
-        memory::of_maps()
+    pub const fn memory(&self) -> u64 {
+        self.memory
     }
 
     /// Gives memory back to the system that loading needed and nothing else does.

@@ -190,7 +190,7 @@ impl Watch {
         tracing::info!(
             age = %crate::config::Span(age),
             ledger_kib = options.sizes.bytes() / 1024,
-            kernel_kib = Kernel::memory() / 1024,
+            kernel_kib = kernel.memory() / 1024,
             cgroups = walked.known,
             "watching"
         );

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Daemon, Pins, Workload, machine, reaper, rounds, run_briefly};
+use crate::support::{Cgroup, Daemon, Pins, Workload, churn, machine, reaper, rounds, run_briefly};
 
 /// pid and start in clock ticks.
 type Process = (u64, u64);
@@ -24,19 +24,24 @@ fn under_load_neither_memory_nor_descriptors_grow_and_what_is_listed_is_what_sta
     let _machine = machine();
     let pins = Pins::new("soak");
     let daemon = Daemon::run_pinned(pins.path(), &["--age", "1s"]);
-    let mut lives = Workload::start(&[
-        "load",
-        "--rate",
-        "1200",
-        "--workers",
-        "6",
-        "--leaks",
-        "0",
-        "--seconds",
-        "86400",
-        "--truth",
-        "{truth}",
-    ]);
+    let cgroup = Cgroup::new(format!("reaper-soak-{}", std::process::id()));
+    let mut lives = Workload::start_in(
+        cgroup,
+        &churn(),
+        &[
+            "load",
+            "--rate",
+            "1200",
+            "--workers",
+            "6",
+            "--leaks",
+            "0",
+            "--seconds",
+            "86400",
+            "--truth",
+            "{truth}",
+        ],
+    );
     let proc = format!("/proc/{}", daemon.pid());
     let (mut resident, mut descriptors) = (Vec::new(), Vec::new());
     for round in 0..rounds(8, 60) {
