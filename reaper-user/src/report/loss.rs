@@ -165,6 +165,12 @@ impl Loss {
         )
     }
 
+    /// Whether the daemon puts it right by itself: nobody has to do anything.
+    #[must_use]
+    pub const fn is_mended(self) -> bool {
+        matches!(self, Self::HookMissed | Self::ProgramSkipped | Self::FreeMissed)
+    }
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -134,7 +134,11 @@ impl Losses {
                 let count = total - self.logged[index];
                 self.logged[index] = total;
                 self.last_logged = now;
-                tracing::warn!(count, total, "{}: {}", loss.as_str(), loss.message());
+                if loss.is_mended() {
+                    tracing::info!(count, total, "{}: {}", loss.as_str(), loss.message());
+                } else {
+                    tracing::warn!(count, total, "{}: {}", loss.as_str(), loss.message());
+                }
             }
         }
         Ok(needed)

@@ -7,6 +7,7 @@ mod continuity;
 mod copies;
 mod describe;
 mod explain;
+mod following;
 mod holders;
 mod leaks;
 mod lineage;
@@ -32,6 +33,7 @@ use self::{
     books::Books,
     continuity::{Restoring, self_check},
     explain::Reply,
+    following::{crowded, start_following},
     leaks::moment,
     lists::Lists,
     losses::Losses,
@@ -48,7 +50,7 @@ use crate::{
     kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::Aging,
     observe::{Answers, Observer},
-    origin::{self, Sites, Stacks},
+    origin::Sites,
     policy::Terms,
     proc::Proc,
     report::{Event, Filter, LeaksEvent, Loss, Outbox},
@@ -372,39 +374,6 @@ impl Watch {
             }
         }
         Ok(())
-    }
-}
-
-/// Begins to take the stacks of interpreters at their forks; without it everything else works.
-fn start_following(kernel: &mut Kernel, copying: Option<Copying>, proc: &Proc) -> Option<Stacks> {
-    if let Some(reason) = kernel.no_origins() {
-        tracing::warn!("the lines that fork zombies cannot be told: {reason}");
-        return None;
-    }
-    let natives = match (copying, kernel.no_natives()) {
-        (None, _) => None,
-        (Some(_), Some(reason)) => {
-            tracing::warn!("native stacks cannot be taken, only those of Python: {reason}");
-            None
-        }
-        (Some(copying), None) => kernel
-            .natives(copying)
-            .inspect_err(|error| {
-                tracing::warn!("native stacks cannot be taken, only those of Python: {error}");
-            })
-            .ok(),
-    };
-    let started = kernel.origins().map_err(std::io::Error::other);
-    let started =
-        started.and_then(|(origins, running)| origin::follow(origins, running, natives, proc.clone()));
-    started.inspect_err(|error| tracing::warn!("the lines that fork zombies cannot be told: {error}")).ok()
-}
-
-/// Waits until there is little room left for stacks.
-async fn crowded(stacks: Option<&Stacks>) {
-    match stacks {
-        Some(stacks) => stacks.crowded().await,
-        None => std::future::pending().await,
     }
 }
 
