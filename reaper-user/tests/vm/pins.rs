@@ -18,7 +18,7 @@ const BPF_FS: i64 = 0xcafe_4a11;
 
 const MOUNT: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/reaper-vm";
-const RUN: [&str; 5] = ["run", "--age", "1s", "--pin-path", PINS];
+const RUN: [&str; 7] = ["run", "--age", "1s", "--output", "json", "--pin-path", PINS];
 
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]
