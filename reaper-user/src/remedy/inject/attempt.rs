@@ -19,7 +19,7 @@ use super::{
         tracer, unreadable_filters,
     },
     permission,
-    place::{MainStack, Place as FramePlace},
+    place::{MainStack, NoPlace, Place as FramePlace},
     ptrace,
     puppet::{Broken, Puppet, Stands},
     rest::{self, Rest},
@@ -224,11 +224,9 @@ impl Attempt<'_> {
             Some(_) => main_stack(self.main_thread)
                 .ok_or_else(|| Outcome::Elsewhere("running", "its main thread began to run".to_owned()))?,
         };
-        if self.place.is_near(puppet.stack()) && self.place.left().is_some() {
-            let Outcome::Refused(word, message) = refused_place(&super::place::NoPlace::Unwinding) else {
-                return Err(Outcome::Elsewhere("unwinding", String::new()));
-            };
-            return Err(Outcome::Refused(word, message));
+        // Of the others none has its own stack there.
+        if self.main.is_some() && self.place.is_low(puppet.stack()) {
+            return Err(refused_place(&NoPlace::Unwinding));
         }
         let (at, start) = (self.place.at(), order.holder.start_ticks);
         let layout = match step {
@@ -292,7 +290,7 @@ impl Attempt<'_> {
         let in_use = layout.in_use();
         let orderly = matches!(broken, None | Some(Broken::Signal(0)));
         let back = puppet.leave_after(signal, orderly, || {
-            let _gone = memory.write(in_use, &0_u64.to_le_bytes());
+            let _gone = memory.write(in_use, &layout::DONE.to_le_bytes());
         });
         match broken {
             _ if !back => Outcome::Partly(fates, "failed", format!("thread {tid} could not be put back")),

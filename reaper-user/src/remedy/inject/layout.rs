@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 0    magic · start of the holder · pages · checksum          what says that only we were here
-//! 32   seconds, microseconds (written by select) · in use
+//! 32   seconds, microseconds (written by select) · in use, or done with
 //! 64   room for two signal actions
 //! 128  for each further call: pop first · number · pop number · call's number · call; then the same for select
 //!      frame (returns to rt_sigreturn, or is preceded by what calls it)
@@ -21,6 +21,13 @@ pub const PAGE: u64 = 4096;
 
 /// Where a chain waits for the tracer: a moment later it falls through into the frame.
 const HOLD_MICROSECONDS: u64 = 20_000;
+
+/// Pages that are written at most.
+pub const MOST_PAGES: u64 = 16;
+
+/// What a tracer writes that has put the thread's own registers back while it stood: nobody is in the frame, nor will be. Anything
+/// else means that somebody may be, zeros as well, which are what memory holds that was only cleared.
+pub const DONE: u64 = u64::from_le_bytes(*b"all out\n");
 
 const MAGIC: u64 = u64::from_le_bytes(*b"reaper\x01\n");
 const TIMEVAL: u64 = 32;
@@ -157,14 +164,14 @@ pub fn left(bytes: &[u8], start: u64) -> Option<(u64, bool)> {
         && of == Some(start)
         && pages.is_some_and(|pages| pages * PAGE == bytes.len() as u64)
         && sum == Some(checksum(bytes));
-    whole.then_some((pages?, word(bytes, IN_USE) != Some(0)))
+    whole.then_some((pages?, word(bytes, IN_USE) != Some(DONE)))
 }
 
 /// The pages that a header claims, before all of them are read.
 #[must_use]
 pub fn claimed(header: &[u8], start: u64) -> Option<u64> {
     let ours = word(header, 0) == Some(MAGIC) && word(header, 8) == Some(start);
-    word(header, 16).filter(|pages| ours && (1..=16).contains(pages))
+    word(header, 16).filter(|pages| ours && (1..=MOST_PAGES).contains(pages))
 }
 
 /// Of all behind the header, which the calls themselves write into. Not a secret: what it is for is to see that nobody else has
@@ -260,6 +267,8 @@ mod tests {
         for at in [TIMEVAL + 8, IN_USE, ACTIONS + 8] {
             put(&mut used, at, 0);
         }
+        assert_eq!(left(&used, 9), Some((pages, true)), "nobody has said that it is done with");
+        put(&mut used, IN_USE, DONE);
         assert_eq!(left(&used, 9), Some((pages, false)));
         assert_eq!(left(&used, 10), None, "another life of the pid");
         for at in [BODY, used.len() as u64 - 8] {

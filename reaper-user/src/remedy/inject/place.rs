@@ -78,15 +78,33 @@ impl Place {
         &self.stack
     }
 
-    /// Whether a thread with this stack pointer may be in the frame, or in a handler that runs on it.
+    /// Whether a thread with this stack pointer may be in what was left here: in the chain or the frame of a tracer that died, or in a
+    /// handler that runs below it.
+    ///
+    /// It is not where the tracer has said that it is done: that is written after the thread's own registers were put back and before
+    /// the thread ran again, and each frame is laid over the one before with the mark of one that is in use. Otherwise the chain
+    /// begins in these pages and goes up to the frame, which ends in them; the frame's context is the thread's own, and handlers go
+    /// down. So above the pages nobody is in it. They are those of all that was laid before, too:
+    /// a layout is never shorter than what it replaces ([`Self::check`]).
     #[must_use]
-    pub const fn is_near(&self, stack: u64) -> bool {
-        stack >= self.stack.start && stack < self.at() + 16 * PAGE
+    pub fn may_be_in_use_at(&self, stack: u64) -> bool {
+        stack >= self.stack.start
+            && matches!(self.left(), Some((pages, true)) if stack < self.at() + pages * PAGE)
+    }
+
+    /// Whether a stack pointer is where frames may lie, or handlers that run on them. Only the main thread's may be there for another
+    /// reason.
+    #[must_use]
+    pub const fn is_low(&self, stack: u64) -> bool {
+        stack >= self.stack.start && stack < self.at() + layout::MOST_PAGES * PAGE
     }
 
     /// Whether `bytes` may be written there now: nothing of the program's is there. Says how much of it must be written, so that
     /// all of what was left there before is replaced.
     pub fn check(&self, bytes: u64, main: MainStack) -> Result<u64, NoPlace> {
+        let left = self.left();
+        let ours = left.map_or(0, |(pages, _)| pages * PAGE);
+        let bytes = bytes.max(ours);
         let end = self.at() + bytes;
         let is_on_it = |stack: u64| stack >= self.stack.start && stack <= self.stack.end;
         let pointer = match main {
@@ -95,25 +113,21 @@ impl Place {
             MainStack::Ended => None,
         };
         if let Some((stack, above)) = pointer.filter(|(stack, _)| is_on_it(*stack)) {
+            if self.may_be_in_use_at(stack) {
+                return Err(NoPlace::Unwinding);
+            }
             if stack < end + above {
-                return Err(if self.is_near(stack) && self.left().is_some() {
-                    NoPlace::Unwinding
-                } else {
-                    NoPlace::NoRoom("its main stack is in use almost to its end")
-                });
+                return Err(NoPlace::NoRoom("its main stack is in use almost to its end"));
             }
             // Below the stack pointer is nothing that a program keeps, as long as it stands.
             if matches!(main, MainStack::Stands(_)) {
-                let ours = self.left().map_or(0, |(pages, _)| pages * PAGE);
-                return Ok(bytes.max(ours));
+                return Ok(bytes);
             }
         }
         // It is on a stack of its own making, or gone, or may wake up and go as deep as it has been before: only pages that nobody
         // has used are free.
-        let mut ours = 0;
-        if self.is_there(self.at())? {
-            let (pages, _) = self.left().ok_or(NoPlace::NoRoom("the end of its main stack has been used"))?;
-            ours = pages * PAGE;
+        if left.is_none() && self.is_there(self.at())? {
+            return Err(NoPlace::NoRoom("the end of its main stack has been used"));
         }
         let mut page = self.at() + ours;
         while page < end {
@@ -122,7 +136,7 @@ impl Place {
             }
             page += PAGE;
         }
-        Ok(bytes.max(ours))
+        Ok(bytes)
     }
 
     /// What was left here, if it is exactly that: its pages, and whether a frame may still be in use.
@@ -159,7 +173,14 @@ impl Place {
 mod tests {
     use std::io::{Seek as _, SeekFrom, Write as _};
 
-    use super::*;
+    use super::{
+        super::{
+            arch::{self, Registers},
+            code::Code,
+            layout::Context,
+        },
+        *,
+    };
 
     /// A stack of 132 KiB whose pages are there as `used` says, counted from the first of the frame.
     fn place(used: &[u64]) -> Place {
@@ -213,6 +234,71 @@ mod tests {
                 assert!(matches!(place(&[used]).check(2 * PAGE, main), Err(NoPlace::NoRoom(_))), "{used}");
             }
         }
+    }
+
+    /// The same stack with a layout of so many pages in it, and what says whether it is in use.
+    fn left(pages: u64, in_use: u64) -> Place {
+        let used: Vec<u64> = (0..pages).collect();
+        let place = place(&used);
+        let code = Code { call: Some(1), sigreturn: Some(2), ..Code::default() };
+        let registers = Registers::from_words([7; arch::WORDS]);
+        let context = Context { registers, vectors: vec![3; 832], mask: 0 };
+        let mut layout = layout::single(place.at(), 9, &code, &context).unwrap();
+        layout.extend_to(pages * PAGE);
+        place.memory().write(layout.at, &layout.bytes).unwrap();
+        place.memory().write(layout.in_use(), &in_use.to_le_bytes()).unwrap();
+        place
+    }
+
+    const AT: u64 = 0x10_8000;
+
+    #[test]
+    fn what_is_done_with_is_no_frame_in_use_wherever_a_thread_is() {
+        let place = left(2, layout::DONE);
+        for stack in [0x10_0000, AT, AT + PAGE, AT + 2 * PAGE, AT + 15 * PAGE] {
+            assert!(!place.may_be_in_use_at(stack));
+        }
+        // Well above it, and not above the 64 KiB that a layout may have.
+        assert_eq!(
+            place.check(PAGE, MainStack::Stands(AT + 4 * PAGE)),
+            Ok(2 * PAGE),
+            "all of it is replaced"
+        );
+        assert_eq!(place.check(PAGE, MainStack::Blocked(AT + 10 * PAGE)), Ok(2 * PAGE));
+        for main in [MainStack::Stands(AT + 4 * PAGE - 8), MainStack::Blocked(AT + 10 * PAGE - 8)] {
+            assert!(matches!(place.check(PAGE, main), Err(NoPlace::NoRoom(_))), "{main:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_nobody_is_known_to_have_left_is_in_use_up_to_its_last_byte() {
+        // Zeros say nothing.
+        for in_use in [1, 0, layout::DONE + 1] {
+            let place = left(6, in_use);
+            for stack in [0x10_0000, AT - 8, AT + 128, AT + PAGE, AT + 6 * PAGE - 8] {
+                assert!(place.may_be_in_use_at(stack), "{stack:x}");
+                for main in [MainStack::Stands(stack), MainStack::Blocked(stack)] {
+                    assert_eq!(place.check(PAGE, main), Err(NoPlace::Unwinding), "{main:?}");
+                }
+            }
+            assert!(!place.may_be_in_use_at(AT + 6 * PAGE) && !place.may_be_in_use_at(0x7f00_0000));
+            assert_eq!(place.check(PAGE, MainStack::Stands(AT + 8 * PAGE)), Ok(6 * PAGE));
+        }
+    }
+
+    #[test]
+    fn a_longer_layout_takes_no_page_above_that_was_used() {
+        let blocked = MainStack::Blocked(AT + 14 * PAGE);
+        assert_eq!(left(2, layout::DONE).check(4 * PAGE, blocked), Ok(4 * PAGE));
+        let place = Place { pages: place(&[0, 1, 3]).pages, ..left(2, layout::DONE) };
+        assert!(matches!(place.check(4 * PAGE, blocked), Err(NoPlace::NoRoom(_))));
+    }
+
+    #[test]
+    fn where_frames_may_lie_no_thread_but_the_main_one_has_its_stack() {
+        let place = place(&[]);
+        assert!(place.is_low(0x10_0000) && place.is_low(AT + 16 * PAGE - 8));
+        assert!(!place.is_low(0x10_0000 - 8) && !place.is_low(AT + 16 * PAGE));
     }
 
     #[test]

@@ -76,13 +76,16 @@ impl Scene {
 
     /// Waits until nobody uses what an earlier tracer left when it died.
     pub(super) fn let_unwind(&self) -> Result<(), Answer> {
-        // Where nothing was left, nobody is in it.
-        let Some((_, in_use)) = self.place.left() else { return Ok(()) };
+        let in_use = matches!(self.place.left(), Some((_, true)));
         // Whoever runs may be in it, until it has been seen elsewhere.
         let mut unclear: Vec<&Thread> = self.threads.iter().collect();
         for again in [true, true, true, false] {
             unclear.retain(|thread| match thread.place() {
-                Some(Place::Blocked { stack, .. }) => self.place.is_near(stack),
+                Some(Place::Blocked { stack, .. }) if thread.tid == self.holder => {
+                    self.place.may_be_in_use_at(stack)
+                }
+                // Its own stack is elsewhere, whatever is written here.
+                Some(Place::Blocked { stack, .. }) => self.place.is_low(stack),
                 Some(Place::Running) => in_use,
                 None => false,
             });

@@ -21,7 +21,7 @@ const AT_ONCE: usize = 4;
 const RESTS: [&str; 4] = ["read", "futex", "nanosleep", "epoll-wait"];
 
 /// Lets it make its mistake. One that finds no processor in time leaves the holder alone, and is started again.
-fn careless(holder: &Holder, how: &str) -> Output {
+pub(super) fn careless(holder: &Holder, how: &str) -> Output {
     let run = || {
         let mut careless = Command::new(built_example("careless"));
         careless.arg(holder.pid.to_string()).arg(holder.tid.to_string()).args(how.split(' '));
@@ -39,7 +39,7 @@ fn careless(holder: &Holder, how: &str) -> Output {
 }
 
 /// It did what it was told to and was killed then.
-fn has_died(output: &Output) -> bool {
+pub(super) fn has_died(output: &Output) -> bool {
     output.status.signal() == Some(libc::SIGKILL)
 }
 

@@ -7,6 +7,7 @@
 
 mod checks;
 mod controls;
+mod deep;
 mod done;
 mod hand;
 mod holder;

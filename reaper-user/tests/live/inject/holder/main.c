@@ -1,11 +1,11 @@
 /* A holder of zombies that checks itself: one of its threads rests where it is told, with a known value in every register, and says
  * of each round what was not as it should be.
  *
- *   holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack]
+ *   holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep]
  *
  * The thread is the main one, or another: `beside` a main one that waits for it to end; with the main one in a vfork, where nobody can
  * stop it (`other`, and `small` with a stack of 16 KiB); or left `alone` by a main one that has ended. `tiles` uses AMX too, `no-stack`
- * runs handlers on the stack of the thread. Orders, one a line on standard input, which the companion reads:
+ * runs handlers on the stack of the thread, `deep` rests low in the main thread's stack. Orders, one a line on standard input, which the companion reads:
  *
  *   pile N             N orphans die               `zombies PID:CODE…`
  *   once STATE MS      rests there once            `resting`, and when it has ended `done …`
@@ -37,6 +37,8 @@
 #define SMALL_STACK 16384
 #define SIGNAL_STACK 65536
 #define GS_BASE 0x123456789000
+/* As deep as Python's select(), and what calls it. */
+#define DEPTH 57344
 #define ENDS_SOON 20000000
 
 struct shared *shared;
@@ -45,7 +47,7 @@ static char small_stack[SMALL_STACK] __attribute__((aligned(4096)));
 static struct report report;
 static volatile uint64_t plain, restarting, releases, queued, out_of_order;
 static uint64_t fs_base;
-static int strict, use_tiles, no_stack;
+static int strict, use_tiles, no_stack, deep;
 static unsigned rounds;
 static struct sections sections;
 
@@ -251,6 +253,12 @@ static void *rest_as_told(void *unused) {
     }
 }
 
+static void rest_deep(void) {
+    volatile char depth[DEPTH];
+    depth[0] = 0;
+    rest_as_told((void *)depth);
+}
+
 /* Until the process ends. */
 static void stay_in_vfork(void) {
     if (vfork() == 0) {
@@ -279,11 +287,12 @@ static pthread_t begin(int small) {
 int main(int count, char **arguments) {
     const char *thread = "main";
     if (count < 2)
-        fail("usage: holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack]");
+        fail("usage: holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep]");
     for (int i = 2; i < count; i++) {
         use_tiles |= !strcmp(arguments[i], "tiles");
         no_stack |= !strcmp(arguments[i], "no-stack");
-        if (strcmp(arguments[i], "tiles") && strcmp(arguments[i], "no-stack"))
+        deep |= !strcmp(arguments[i], "deep");
+        if (strcmp(arguments[i], "tiles") && strcmp(arguments[i], "no-stack") && strcmp(arguments[i], "deep"))
             thread = arguments[i];
     }
     if (!__rseq_size)
@@ -300,6 +309,8 @@ int main(int count, char **arguments) {
     close(resources.orders[1]);
     probe_init(use_tiles);
     handle_all();
+    if (deep)
+        rest_deep();
     if (!strcmp(thread, "main"))
         rest_as_told(NULL);
     pthread_t other = begin(!strcmp(thread, "small"));
