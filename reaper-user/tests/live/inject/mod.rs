@@ -12,6 +12,7 @@ mod done;
 mod hand;
 mod holder;
 mod kill;
+mod loads;
 mod matrix;
 mod programs;
 mod races;

@@ -28,7 +28,7 @@ pub(crate) use self::{
     random::Random,
     reports::Reports,
     schema::assert_valid,
-    sys::{boot_now, deny_bpf, limit_files, queue, signal, waiting_bytes},
+    sys::{adopt_orphans, boot_now, deny_bpf, limit_files, queue, signal, waiting_bytes},
     workload::{Leak, Truth, Workload},
 };
 

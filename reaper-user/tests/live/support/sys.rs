@@ -84,3 +84,14 @@ pub(crate) fn deny_bpf(command: &mut Command) {
     // SAFETY: the closure makes two system calls and does not allocate.
     unsafe { command.pre_exec(install) };
 }
+
+/// The command will be given the orphans among its descendants.
+pub(crate) fn adopt_orphans(command: &mut Command) {
+    let adopt = || {
+        // SAFETY: no memory is involved.
+        let refused = unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0 };
+        if refused { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure makes one system call and does not allocate.
+    unsafe { command.pre_exec(adopt) };
+}

@@ -1,0 +1,295 @@
+//! Real programs in the states that they have by nature: under a steady load whose results they check, the orphans that were given to
+//! them are reaped again and again. Each of their own children is waited for by its parent, which must get its status.
+//!
+//! The programs are in `programs/`. Each iteration runs a child and checks its exit code, leaves an orphan behind (`sleep`), and says
+//! `tick`; whatever is wrong it says as `fault`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    each,
+    hand::{Hand, Wish, came},
+    holder::{PATIENCE, Zombie},
+};
+use crate::support::{adopt_orphans, fixture, machine, program, rounds, signal};
+
+const AT_ONCE: usize = 4;
+
+/// Beyond its own patience.
+const OVERRUNS: Duration = Duration::from_secs(5);
+
+/// Iterations that must follow the last reap.
+const GOES_ON: usize = 5;
+
+/// What is run, and who of it is the holder.
+struct Load {
+    name: &'static str,
+    command: Command,
+    /// A port on which requests are answered by the holder.
+    port: Option<u16>,
+}
+
+fn own(name: &str) -> PathBuf {
+    fixture("inject/programs").join(name)
+}
+
+fn run(name: &'static str, program: impl AsRef<Path>, arguments: &[&str], file: &str) -> Load {
+    let mut command = Command::new(program.as_ref());
+    command.args(arguments);
+    if !file.is_empty() {
+        command.arg(own(file));
+    }
+    Load { name, command, port: None }
+}
+
+/// A program that is compiled first, to this path.
+fn built(name: &'static str, compile: impl FnOnce(&Path) -> Command) -> Load {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load-{name}"));
+    let output = compile(&target).output().unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    run(name, target, &[], "")
+}
+
+fn python(name: &'static str, mode: &str) -> Load {
+    let mut load = run(name, "/usr/bin/python3", &["-I", "-S"], "load.py");
+    load.command.arg(mode);
+    load
+}
+
+fn gunicorn() -> Load {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-m", "gunicorn", "--workers", "1", "--log-level", "warning", "--bind"]);
+    command.arg(format!("127.0.0.1:{port}")).arg("worker:application").current_dir(own(""));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Load { name: "gunicorn", command, port: Some(port) }
+}
+
+fn go() -> Load {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-cache");
+    built("go", |target| {
+        let mut go = Command::new(program("go"));
+        go.args(["build", "-o"]).arg(target).arg(own("load.go"));
+        go.env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOCACHE", cache);
+        go
+    })
+}
+
+fn java() -> Load {
+    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load-java");
+    let mut javac = Command::new(program("javac"));
+    let output = javac.arg("-d").arg(&classes).arg(own("Load.java")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run("java", program("java"), &["-cp", classes.to_str().unwrap(), "Load"], "")
+}
+
+fn mono() -> Load {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("load-mono.exe");
+    let mut mcs = Command::new(program("mcs"));
+    let output = mcs.arg(format!("-out:{}", target.display())).arg(own("load.cs")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    run("mono", program("mono"), &[target.to_str().unwrap()], "")
+}
+
+fn loads() -> Vec<Load> {
+    vec![
+        built("rust", |target| {
+            let mut rustc = Command::new(Path::new(env!("CARGO")).with_file_name("rustc"));
+            rustc.args(["--edition", "2024", "-O", "-o"]).arg(target).arg(own("load.rs"));
+            rustc
+        }),
+        go(),
+        python("python subprocess", "subprocess"),
+        python("python asyncio", "asyncio"),
+        python("python multiprocessing", "multiprocessing"),
+        gunicorn(),
+        run("node", program("node"), &[], "load.js"),
+        java(),
+        run("ruby", program("ruby"), &[], "load.rb"),
+        run("perl", program("perl"), &[], "load.pl"),
+        built("musl static", |target| {
+            let mut gcc = Command::new(program("musl-gcc"));
+            gcc.args(["-static", "-O2", "-Wall", "-Werror", "-o"]).arg(target).arg(own("load.c"));
+            gcc
+        }),
+        mono(),
+    ]
+}
+
+/// A program under load; it ends with this.
+struct Running {
+    name: &'static str,
+    child: Child,
+    holder: u32,
+    ticks: usize,
+    faults: Vec<String>,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(load: Load) -> Self {
+        let Load { name, mut command, port } = load;
+        adopt_orphans(&mut command);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let output = child.stdout.take().unwrap();
+        match port {
+            Some(port) => {
+                thread::spawn(move || request(port, &sender));
+            }
+            None => {
+                thread::spawn(move || {
+                    let lines = BufReader::new(output).lines().map_while(Result::ok);
+                    lines.for_each(|line| drop(sender.send(line)));
+                });
+            }
+        }
+        let holder = child.id();
+        let mut this = Self { name, child, holder, ticks: 0, faults: Vec::new(), lines };
+        this.go_on(1);
+        this
+    }
+
+    fn take(&mut self, line: &str) {
+        match line.split_once(' ') {
+            Some(("tick", _)) => self.ticks += 1,
+            // A worker that was replaced has died.
+            Some(("holder", pid)) if self.ticks == 0 => self.holder = pid.parse().unwrap(),
+            Some(("holder", pid)) if pid.parse() == Ok(self.holder) => {}
+            _ => self.faults.push(line.to_owned()),
+        }
+    }
+
+    fn read(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(&line);
+        }
+    }
+
+    /// Waits for so many iterations more.
+    fn go_on(&mut self, ticks: usize) {
+        let (wanted, deadline) = (self.ticks + ticks, Instant::now() + PATIENCE);
+        while self.ticks < wanted {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line
+                .unwrap_or_else(|_| panic!("{} hangs or has died: {:?}", self.name, self.child.try_wait()));
+            self.take(&line);
+        }
+    }
+
+    /// Orphans of its that are zombies.
+    fn orphans(&self) -> Vec<Zombie> {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.holder)) else { return Vec::new() };
+        let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+        let children: Vec<u32> = children
+            .flat_map(|text| text.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+            .collect();
+        let is_orphan = |pid: &u32| {
+            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains("(sleep) Z"))
+        };
+        children.into_iter().filter(is_orphan).map(|pid| Zombie { pid, ns_pid: pid }).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if self.holder != self.child.id() {
+            signal(self.holder, libc::SIGKILL);
+        }
+    }
+}
+
+/// Asks for one iteration after the other.
+fn request(port: u16, lines: &mpsc::Sender<String>) {
+    let ask = |number: u32| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.write_all(format!("GET /?{number} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while ask(0).is_err() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+    for number in 1_u32.. {
+        let wanted = number % 100;
+        let answer = ask(wanted);
+        let said = answer.as_ref().ok().and_then(|answer| answer.lines().last()?.split_once(' '));
+        let told = match said {
+            Some((pid, status)) if status.parse() == Ok(wanted) => {
+                lines.send(format!("holder {pid}")).and_then(|()| lines.send(format!("tick {number}")))
+            }
+            _ => lines.send(format!("fault {number} {answer:?}")),
+        };
+        if told.is_err() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// One cell: what it came to, as a line, and all that was wrong.
+fn cell(load: Load) -> (String, Vec<String>) {
+    let mut running = Running::start(load);
+    let mut hand = Hand::default();
+    let (wanted, mut orders, mut done, mut reaped) = (rounds(10, 200), 0, 0, 0);
+    let mut refused = BTreeMap::<String, usize>::new();
+    while done < wanted && orders < wanted * 5 && running.faults.is_empty() {
+        running.go_on(1);
+        let zombies = running.orphans();
+        if zombies.is_empty() {
+            continue;
+        }
+        orders += 1;
+        let wish = Wish { patience: Duration::from_millis(300), ..Wish::new() };
+        let came = match hand.start_on(running.holder, &zombies, wish) {
+            Ok(tracer) => came(tracer.finish(wish.patience + OVERRUNS)),
+            Err(came) => came,
+        };
+        let standing = running.orphans();
+        let still =
+            zombies.iter().filter(|zombie| standing.iter().any(|other| other.pid == zombie.pid)).count();
+        if still + came.reaped != zombies.len() {
+            running.faults.push(format!("{still} of {} stand, though {came:?}", zombies.len()));
+        }
+        done += usize::from(came.reaped > 0);
+        reaped += came.reaped;
+        if let Some(word) = came.refusal {
+            *refused.entry(word).or_default() += 1;
+        }
+        running.read();
+    }
+    running.go_on(GOES_ON);
+    if done < wanted {
+        running.faults.push(format!(
+            "{done} of {orders} orders were carried out: a cure that refuses everybody is none"
+        ));
+    }
+    let line = format!(
+        "{:<24} {orders:>4} orders {done:>4} done {reaped:>5} orphans {:>5} iterations refused {refused:?}",
+        running.name, running.ticks
+    );
+    (line, running.faults.iter().map(|fault| format!("{}: {fault}", running.name)).collect())
+}
+
+#[test]
+fn programs_under_load_get_all_of_their_own_statuses_while_their_orphans_are_reaped() {
+    let _machine = machine();
+    let results = each(AT_ONCE, loads(), cell);
+    results.iter().for_each(|(line, _)| println!("{line}"));
+    let faults: Vec<_> = results.into_iter().flat_map(|(_, faults)| faults).collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
