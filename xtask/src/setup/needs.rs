@@ -167,8 +167,6 @@ pub(crate) const NEEDS: &[Need] = &[
     on_path("java", "openjdk-17-jre-headless", "runs it", &[Live]),
     on_path("ruby", "ruby", "runs a holder in Ruby", &[Live]),
     on_path("perl", "perl", "runs a holder in Perl", &[Live]),
-    on_path("bash", "bash", "is a holder in the tests", &[Live]),
-    on_path("dash", "dash", "is a holder in the tests", &[Live]),
     on_path("mcs", "mono-mcs", "compiles a holder in C#", &[Live]),
     on_path("mono", "mono-runtime", "runs it", &[Live]),
     Need {

@@ -19,14 +19,22 @@ use std::{
 use super::{
     each,
     hand::{Hand, Wish, came},
-    holder::{PATIENCE, Zombie},
+    holder::{PATIENCE, Zombie, is_traced},
 };
-use crate::support::{adopt_orphans, fixture, machine, program, rounds, signal};
+use crate::support::{
+    Random, adopt_orphans, built_example, fixture, machine, program, rounds, run_briefly, signal,
+};
 
 const AT_ONCE: usize = 4;
 
 /// Beyond its own patience.
 const OVERRUNS: Duration = Duration::from_secs(5);
+
+/// Within which what is wrong must show.
+const SOON: Duration = Duration::from_secs(3);
+
+/// After a death the frame is done with, and another may be laid.
+const COOLS: Duration = Duration::from_millis(100);
 
 /// Iterations that must follow the last reap.
 const GOES_ON: usize = 5;
@@ -113,7 +121,7 @@ fn loads() -> Vec<Load> {
         python("python asyncio", "asyncio"),
         python("python multiprocessing", "multiprocessing"),
         gunicorn(),
-        run("node", program("node"), &[], "load.js"),
+        node(),
         java(),
         run("ruby", program("ruby"), &[], "load.rb"),
         run("perl", program("perl"), &[], "load.pl"),
@@ -178,27 +186,48 @@ impl Running {
 
     /// Waits for so many iterations more.
     fn go_on(&mut self, ticks: usize) {
-        let (wanted, deadline) = (self.ticks + ticks, Instant::now() + PATIENCE);
-        while self.ticks < wanted {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line
-                .unwrap_or_else(|_| panic!("{} hangs or has died: {:?}", self.name, self.child.try_wait()));
-            self.take(&line);
+        if let Err(why) = self.goes_on(ticks, PATIENCE) {
+            panic!("{why}");
         }
     }
 
-    /// Orphans of its that are zombies.
-    fn orphans(&self) -> Vec<Zombie> {
+    /// Whether it does them in time.
+    fn goes_on(&mut self, ticks: usize, patience: Duration) -> Result<(), String> {
+        let (wanted, deadline) = (self.ticks + ticks, Instant::now() + patience);
+        while self.ticks < wanted {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                return Err(format!("{} hangs or has died: {:?}", self.name, self.child.try_wait()));
+            };
+            self.take(&line);
+        }
+        Ok(())
+    }
+
+    /// Children that are zombies and whose name begins so.
+    fn zombies(&self, name: &str) -> Vec<Zombie> {
         let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.holder)) else { return Vec::new() };
         let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
         let children: Vec<u32> = children
             .flat_map(|text| text.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
             .collect();
-        let is_orphan = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains("(sleep) Z"))
+        let is_named = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.is_ok_and(|stat| stat.contains(&format!("({name}) Z")))
         };
-        children.into_iter().filter(is_orphan).map(|pid| Zombie { pid, ns_pid: pid }).collect()
+        children.into_iter().filter(is_named).map(|pid| Zombie { pid, ns_pid: pid }).collect()
+    }
+
+    /// Whether somebody traces one of its threads.
+    fn is_traced(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.holder)).into_iter().flatten();
+        let tids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+        tids.into_iter().any(|tid| is_traced(self.holder, tid))
+    }
+
+    /// Orphans of its that are zombies.
+    fn orphans(&self) -> Vec<Zombie> {
+        self.zombies("sleep")
     }
 }
 
@@ -242,10 +271,10 @@ fn request(port: u16, lines: &mpsc::Sender<String>) {
 }
 
 /// One cell: what it came to, as a line, and all that was wrong.
-fn cell(load: Load) -> (String, Vec<String>) {
+fn cell(load: Load, wanted: usize) -> (String, Vec<String>) {
     let mut running = Running::start(load);
     let mut hand = Hand::default();
-    let (wanted, mut orders, mut done, mut reaped) = (rounds(10, 200), 0, 0, 0);
+    let (mut orders, mut done, mut reaped) = (0, 0, 0);
     let mut refused = BTreeMap::<String, usize>::new();
     while done < wanted && orders < wanted * 5 && running.faults.is_empty() {
         running.go_on(1);
@@ -285,11 +314,109 @@ fn cell(load: Load) -> (String, Vec<String>) {
     (line, running.faults.iter().map(|fault| format!("{}: {fault}", running.name)).collect())
 }
 
-#[test]
-fn programs_under_load_get_all_of_their_own_statuses_while_their_orphans_are_reaped() {
-    let _machine = machine();
-    let results = each(AT_ONCE, loads(), cell);
+fn run_all(loads: Vec<Load>, wanted: usize) {
+    let results = each(AT_ONCE, loads, |load| cell(load, wanted));
     results.iter().for_each(|(line, _)| println!("{line}"));
     let faults: Vec<_> = results.into_iter().flat_map(|(_, faults)| faults).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn node() -> Load {
+    run("node", program("node"), &[], "load.js")
+}
+
+#[test]
+fn programs_under_load_get_all_of_their_own_statuses_while_their_orphans_are_reaped() {
+    let _machine = machine();
+    run_all(loads(), rounds(10, 200));
+}
+
+#[test]
+fn one_go_and_one_node_process_are_made_to_wait_again_and_again() {
+    let _machine = machine();
+    run_all(vec![go(), node()], rounds(50, 1_000));
+}
+
+#[test]
+fn programs_whose_tracer_is_killed_at_any_moment_go_on() {
+    let _machine = machine();
+    let mut random = Random::new();
+    let loads =
+        [python("python", "subprocess"), node(), java(), go()].map(|load| (load, random.below(u64::MAX)));
+    let results = each(AT_ONCE, loads.into(), |(load, seed)| {
+        let (mut running, mut hand, mut random) = (Running::start(load), Hand::default(), Random::of(seed));
+        let (wanted, mut killed, mut inside, mut tried) = (rounds(5, 300), 0, 0, 0);
+        while killed < wanted && tried < wanted * 20 {
+            running.go_on(1);
+            let zombies = running.orphans();
+            let wish = Wish { patience: Duration::from_millis(300), ..Wish::new() };
+            tried += 1;
+            let Ok(tracer) = hand.start_on(running.holder, &zombies, wish) else { continue };
+            let deadline = Instant::now() + Duration::from_millis(100);
+            while !running.is_traced() && Instant::now() < deadline {
+                std::hint::spin_loop();
+            }
+            let until = Instant::now() + Duration::from_micros(random.below(120));
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            let traced = running.is_traced();
+            signal(tracer.pid(), libc::SIGKILL);
+            if came(tracer.finish(wish.patience + OVERRUNS)).refusal.as_deref() == Some("tracer-died") {
+                killed += 1;
+                inside += usize::from(traced);
+                thread::sleep(COOLS);
+            }
+            running.read();
+        }
+        running.go_on(GOES_ON);
+        let line = format!("{:<8} {killed} tracers killed, {inside} while it was traced", running.name);
+        let few = (killed < wanted || inside == 0).then(|| format!("that shows little: {line}"));
+        (line, running.faults.iter().cloned().chain(few).collect::<Vec<_>>())
+    });
+    results.iter().for_each(|(line, _)| println!("{line}"));
+    let faults: Vec<_> = results.into_iter().flat_map(|(_, faults)| faults).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_status_that_is_taken_from_its_parent_is_found() {
+    let _machine = machine();
+    let (mut running, mut hand) = (Running::start(node()), Hand::default());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // Its own child dies while it is stopped: it has no chance to be the first.
+        signal(running.holder, libc::SIGSTOP);
+        let until = Instant::now() + Duration::from_millis(50);
+        let mut own = running.zombies("sh");
+        while own.is_empty() && Instant::now() < until {
+            own = running.zombies("sh");
+        }
+        let taken = !own.is_empty()
+            && hand
+                .start_on(running.holder, &own, Wish::new())
+                .is_ok_and(|tracer| came(tracer.finish(OVERRUNS)).reaped > 0);
+        signal(running.holder, libc::SIGCONT);
+        if taken {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no child of its own was ever caught");
+        thread::sleep(Duration::from_millis(3));
+    }
+    let goes_on = running.goes_on(100, SOON);
+    assert!(goes_on.is_err() || !running.faults.is_empty(), "it has not noticed");
+}
+
+#[test]
+fn a_program_that_its_tracer_kills_is_found() {
+    let _machine = machine();
+    let mut running = Running::start(run("perl", program("perl"), &[], "load.pl"));
+    let pid = running.holder.to_string();
+    let deadline = Instant::now() + PATIENCE;
+    while running.child.try_wait().unwrap().is_none() {
+        let mut careless = Command::new(built_example("careless"));
+        run_briefly(careless.args([pid.as_str(), pid.as_str(), "dies-without-frame"]));
+        assert!(Instant::now() < deadline, "it lives");
+    }
+    assert!(running.goes_on(100, SOON).is_err());
 }
