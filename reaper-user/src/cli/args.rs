@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::{
-    config::{Age, Natives, Output, Overrides, PinPath, Span},
+    config::{Age, MaxPause, Natives, Output, Overrides, PinPath, Span},
     exit_code,
     report::Filter,
     zombie::Cause,
@@ -229,6 +229,11 @@ pub struct ReapArgs {
     /// How long to watch the holders' wait calls before
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub watch: Span,
+    /// How long a holder may stand still at once, between 1ms and 100ms
+    ///
+    /// The zombies of one stop are as many as take half of it. The configuration of a daemon says nothing here.
+    #[arg(long, value_name = "DURATION", default_value_t = MaxPause::default())]
+    pub max_pause: MaxPause,
     /// Only say what would be done, and why
     #[arg(long)]
     pub dry_run: bool,

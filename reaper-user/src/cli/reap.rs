@@ -262,7 +262,7 @@ fn options(args: &ReapArgs) -> Options {
     Options {
         allow_interrupted_wait: args.allow_interrupted_wait,
         grace: Duration::ZERO,
-        max_pause: Duration::from_millis(2),
+        max_pause: args.max_pause.get(),
     }
 }
 

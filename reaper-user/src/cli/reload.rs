@@ -6,7 +6,7 @@ use super::log::Switch;
 use crate::config::{Config, ConfigError, Output, Overrides};
 
 /// The keys that change at once. Every other one is taken at the next start.
-const AT_ONCE: [&str; 8] = [
+const AT_ONCE: [&str; 9] = [
     "age",
     "log.level",
     "remedy.dry_run",
@@ -14,6 +14,7 @@ const AT_ONCE: [&str; 8] = [
     "remedy.per_minute",
     "remedy.per_holder",
     "remedy.grace",
+    "remedy.max_pause",
     "rule",
 ];
 

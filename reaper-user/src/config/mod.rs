@@ -23,7 +23,7 @@ pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
     overrides::Overrides,
-    remedy::{Grace, PerHolder, PerMinute, Remedies},
+    remedy::{Grace, MaxPause, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
     value::{
         Age, CacheEntries, Cmdlines, LogLevel, Natives, Output, Overflow, PinPath, SiteCount, Slots,
@@ -129,13 +129,14 @@ impl Config {
     /// What is done about zombies.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        let Remedies { dry_run, paused, per_minute, per_holder, grace } = self.remedy;
+        let Remedies { dry_run, paused, per_minute, per_holder, grace, max_pause } = self.remedy;
         Terms {
             dry_run,
             paused,
             per_minute: per_minute.get(),
             per_holder: per_holder.get(),
             grace: grace.get(),
+            max_pause: max_pause.get(),
             rules: self.rules.clone(),
         }
     }
@@ -153,7 +154,7 @@ impl Config {
             capture: Capture { cmdline },
             origin: Origin { sites, native },
             log: Log { level },
-            remedy: Remedies { dry_run, paused, per_minute, per_holder, grace },
+            remedy: Remedies { dry_run, paused, per_minute, per_holder, grace, max_pause },
             rules,
             written: _,
         } = self;
@@ -174,6 +175,7 @@ impl Config {
             ("remedy.per_minute", *per_minute != other.remedy.per_minute),
             ("remedy.per_holder", *per_holder != other.remedy.per_holder),
             ("remedy.grace", *grace != other.remedy.grace),
+            ("remedy.max_pause", *max_pause != other.remedy.max_pause),
             ("rule", *rules != other.rules),
         ]
         .into_iter()
@@ -207,6 +209,7 @@ impl Config {
             remedies_per_minute,
             remedies_per_holder,
             terminate_grace,
+            max_pause,
         } = flags;
         Self {
             age: age.unwrap_or(self.age),
@@ -230,6 +233,7 @@ impl Config {
                 per_minute: remedies_per_minute.unwrap_or(self.remedy.per_minute),
                 per_holder: remedies_per_holder.unwrap_or(self.remedy.per_holder),
                 grace: terminate_grace.unwrap_or(self.remedy.grace),
+                max_pause: max_pause.unwrap_or(self.remedy.max_pause),
             },
             rules: self.rules,
             written: self.written,

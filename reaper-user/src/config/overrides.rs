@@ -1,7 +1,7 @@
 //! The configuration as flags.
 
 use super::{
-    Age, CacheEntries, Cmdlines, Grace, LogLevel, Natives, Overflow, PerHolder, PerMinute, PinPath,
+    Age, CacheEntries, Cmdlines, Grace, LogLevel, MaxPause, Natives, Overflow, PerHolder, PerMinute, PinPath,
     SiteCount, Slots,
 };
 
@@ -59,4 +59,9 @@ pub struct Overrides {
     /// How long a holder has from SIGTERM to SIGKILL [file: remedy.grace; default: 10s]
     #[arg(long, value_name = "DURATION")]
     pub terminate_grace: Option<Grace>,
+    /// How long a holder may stand still at once while it is made to wait [file: remedy.max_pause; default: 2ms]
+    ///
+    /// Between 1ms and 100ms.
+    #[arg(long, value_name = "DURATION")]
+    pub max_pause: Option<MaxPause>,
 }

@@ -23,6 +23,8 @@ pub struct Remedies {
     pub per_holder: PerHolder,
     /// From SIGTERM to SIGKILL.
     pub grace: Grace,
+    /// How long a holder may stand still at once.
+    pub max_pause: MaxPause,
 }
 
 /// Remedies a minute on the whole machine: 1 to 6,000. One remedy is one act on one holder, for up to 256 of its zombies.
@@ -36,6 +38,11 @@ pub struct PerHolder(u32);
 /// From SIGTERM to SIGKILL: 0 to 10 minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grace(Duration);
+
+/// How long a holder may stand still at once while it is made to wait for zombies: 1 ms to 100 ms. The zombies of one stop are as
+/// many as take half of it, so that one stop in a hundred may be twice as slow as the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxPause(Duration);
 
 impl PerMinute {
     /// The number.
@@ -64,6 +71,19 @@ impl Grace {
     }
 }
 
+impl MaxPause {
+    /// The least. A stop for a single zombie takes a good part of it on a slow machine.
+    const MIN: Duration = Duration::from_millis(1);
+    /// The most. What a person notices is not for a remedy.
+    const MAX: Duration = Duration::from_millis(100);
+
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
 impl Default for PerMinute {
     fn default() -> Self {
         Self(60)
@@ -79,6 +99,12 @@ impl Default for PerHolder {
 impl Default for Grace {
     fn default() -> Self {
         Self(Duration::from_secs(10))
+    }
+}
+
+impl Default for MaxPause {
+    fn default() -> Self {
+        Self(Duration::from_millis(2))
     }
 }
 
@@ -104,6 +130,25 @@ impl FromStr for Grace {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let Span(span) = text.parse()?;
         if span <= Self::MAX { Ok(Self(span)) } else { Err(ValueError::Grace(Span(span))) }
+    }
+}
+
+impl FromStr for MaxPause {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let Span(span) = text.parse()?;
+        if (Self::MIN..=Self::MAX).contains(&span) {
+            Ok(Self(span))
+        } else {
+            Err(ValueError::MaxPause(text.into()))
+        }
+    }
+}
+
+impl fmt::Display for MaxPause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Span(self.0).fmt(f)
     }
 }
 

@@ -123,6 +123,13 @@ fn a_bad_rule_is_refused_with_file_line_and_key() {
             "0 is out of range",
         ),
         ("[remedy]\nper_minute = 0", "2:14: remedy.per_minute:", "between 1 and 6000"),
+        (
+            "[remedy]\nmax_pause = '0.9ms'",
+            "2:13: remedy.max_pause:",
+            "0.9ms is out of range: write a duration between 1ms and 100ms",
+        ),
+        ("[remedy]\nmax_pause = '101ms'", "2:13: remedy.max_pause:", "101ms is out of range"),
+        ("[remedy]\nmax_pause = 2", "2:13: remedy.max_pause:", "is not a duration"),
         ("[remedy]\ngrace = '11m'", "2:9: remedy.grace:", "11m is out of range: write a duration up to 10m"),
     ] {
         let told = refusal(text);

@@ -40,6 +40,7 @@ fn the_printed_default_names_every_key() {
         "per_minute",
         "per_holder",
         "grace",
+        "max_pause",
     ] {
         assert!(text.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}");
     }
@@ -174,7 +175,7 @@ fn pins_are_where_the_file_or_the_flag_says_unless_there_shall_be_none() {
 fn the_keys_that_differ_are_named() {
     let all = "age = '1s'\noutput = 'json'\ncgroup_cache = 64\npersist = false\npin_path = '/a'\n\
                ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\norigin.sites = 16\norigin.native = 'all'\nlog.level = 'warn'\n\
-               remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 1, grace = '1s' }\n\
+               remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 1, grace = '1s', max_pause = '1ms' }\n\
                rule = [{ steps = [{ remedy = 'report', after = '1m' }] }]";
     let keys = parse(all).unwrap().differences(&Config::default());
     assert_eq!(
@@ -196,6 +197,7 @@ fn the_keys_that_differ_are_named() {
             "remedy.per_minute",
             "remedy.per_holder",
             "remedy.grace",
+            "remedy.max_pause",
             "rule"
         ]
     );

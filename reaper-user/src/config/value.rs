@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::{
-    remedy::{Grace, PerHolder, PerMinute},
+    remedy::{Grace, MaxPause, PerHolder, PerMinute},
     span::{Span, SpanError},
 };
 use crate::text::Untrusted;
@@ -30,6 +30,10 @@ pub enum ValueError {
     /// It is a duration, but too long.
     #[error("{0} is out of range: write a duration up to 10m")]
     Grace(Span),
+    /// It is a duration, but too short or too long for a holder to stand still. As it was written: it may be below what a [`Span`]
+    /// shows.
+    #[error("{0} is out of range: write a duration between 1ms and 100ms")]
+    MaxPause(Untrusted),
     /// It is no number of slots.
     #[error("\"{0}\" is not a number of slots: write \"auto\" or a power of two between {min} and {max}, such as 131072", min = Slots::MIN, max = Slots::MAX)]
     Slots(Untrusted),
@@ -389,4 +393,4 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace);
+deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace MaxPause);

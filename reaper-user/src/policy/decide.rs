@@ -34,6 +34,8 @@ pub struct Terms {
     pub per_holder: u32,
     /// From SIGTERM to SIGKILL.
     pub grace: Duration,
+    /// How long a holder may stand still at once.
+    pub max_pause: Duration,
     /// The rules.
     pub rules: Vec<Rule>,
 }

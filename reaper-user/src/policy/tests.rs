@@ -51,6 +51,7 @@ fn policy(rules: Vec<Rule>) -> Policy {
         per_minute: 60,
         per_holder: 12,
         grace: 10 * SECOND,
+        max_pause: SECOND / 500,
         rules,
     })
 }

@@ -48,7 +48,7 @@ fn every_scalar_key_is_a_flag_of_run() {
     let Command::Run(args) = parse(
         "reaper run --config f --age 1s --cgroup-cache 64 --pin-path /a --ledger-entries 512 --ledger-overflow 512 \
          --capture-cmdline off --origin-sites 16 --log-level warn --dry-run --pause-remedies --remedies-per-minute 1 \
-         --remedies-per-holder 2 --terminate-grace 3s",
+         --remedies-per-holder 2 --terminate-grace 3s --max-pause 5ms",
     )
     .command
     else {
@@ -57,7 +57,7 @@ fn every_scalar_key_is_a_flag_of_run() {
     let config = crate::config::Config::default().with(&args.overrides, None);
     let text = "age = '1s'\ncgroup_cache = 64\nledger = { entries = 512, overflow = 512 }\ncapture.cmdline = 'off'\n\
                 origin.sites = 16\nlog.level = 'warn'\npin_path = '/a'\n\
-                remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 2, grace = '3s' }";
+                remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 2, grace = '3s', max_pause = '5ms' }";
     assert_eq!(config, crate::config::Config::parse(std::path::Path::new("f"), text).unwrap());
     let Command::Run(args) = parse("reaper run --no-persist").command else { panic!() };
     assert!(!crate::config::Config::default().with(&args.overrides, None).persist);
@@ -78,6 +78,7 @@ fn wrong_usage_exits_64_and_says_what_can_be_written() {
         ("reaper run --no-persist --pin-path /a", "--no-persist"),
         ("reaper unload --pin-path a", "path from the root"),
         ("reaper reap --yes", "--holder"),
+        ("reaper reap 1 --max-pause 0s", "between 1ms and 100ms"),
         ("reaper reap 1 --cause lazy", "never-waited"),
         ("reaper reap 1 --undo-autoreap", "--holder"),
         ("reaper leaks xyz", "hexadecimal"),

@@ -225,11 +225,8 @@ impl Watch {
         }
         let terms = self.remedies.policy.terms();
         let allowed = terms.rules.get(act.rule).is_some_and(|rule| rule.allow_interrupted_wait);
-        let options = Options {
-            allow_interrupted_wait: allowed,
-            grace: terms.grace,
-            max_pause: std::time::Duration::from_millis(2),
-        };
+        let options =
+            Options { allow_interrupted_wait: allowed, grace: terms.grace, max_pause: terms.max_pause };
         let targets = zombies
             .iter()
             .map(|zombie| Target { identity: zombie.identity, ns_pid: zombie.ns_pid })
