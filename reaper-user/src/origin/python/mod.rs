@@ -5,6 +5,8 @@
 //! not known.
 
 mod code;
+#[cfg(test)]
+mod fuzz_tests;
 mod lines;
 mod memory;
 mod recognize;

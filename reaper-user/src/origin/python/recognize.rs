@@ -221,7 +221,7 @@ impl Recognizer {
 }
 
 /// The first mapping of libpython; `None` where there is none.
-fn libpython(process: &Path) -> Option<Mapping> {
+pub(super) fn libpython(process: &Path) -> Option<Mapping> {
     mappings(process).into_iter().find(|mapping| {
         let path = mapping.path.as_encoded_bytes();
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
