@@ -9,7 +9,10 @@ use super::{
     recognize::libpython,
     shape::{At, OFFSETS_BYTES, Shape},
 };
-use crate::origin::fuzz::{Limits, damage};
+use crate::{
+    origin::fuzz::{Limits, damage},
+    proc::maps::mappings,
+};
 
 const LIMITS: Limits = Limits { time: Duration::from_millis(200), memory: 1 << 20 };
 
@@ -66,7 +69,7 @@ fn damaged_tables_of_lines_are_read_to_an_end() {
         seeds[format(*minor) as usize].push(table);
     }
     for (format, seeds) in [Format::Steps, Format::Ranges, Format::Locations].into_iter().zip(seeds) {
-        damage(4_000, LIMITS, &seeds, |table| {
+        damage(1_500, LIMITS, &seeds, |table| {
             for (first, offset) in [(1, 0), (1, 2), (100, 50), (u32::MAX, 1_000), (0, 1 << 40), (7, u64::MAX)]
             {
                 assert_ne!(lines::line(format, table, first, offset), Some(0));
@@ -91,7 +94,7 @@ fn damaged_offsets_make_no_shape_that_reads_elsewhere() {
     assert_eq!((layout.frame_code, layout.frame_back, layout.frame_at, layout.frame_owner), (0, 8, 56, 70));
     assert_eq!((layout.code_first_line, layout.code_file, layout.code_table), (68, 112, 136));
     assert_eq!(at, At::Pointer(200));
-    damage(20_000, LIMITS, &[seed], |bytes| {
+    damage(5_000, LIMITS, &[seed], |bytes| {
         let Some(Shape { layout, head, text_heads, .. }) = shape(bytes) else { return };
         let frame = [layout.frame_back, layout.frame_code, layout.frame_at];
         assert!(frame.iter().all(|offset| offset % 8 == 0 && offset + 8 <= layout.frame_bytes));
@@ -115,11 +118,14 @@ fn damaged_maps_are_read_to_an_end() {
     assert_eq!((found.start, found.device, found.inode), (0x7f0c_2e40_0000, 8 << 32 | 1, 393_245));
     fs::write(&path, &own).unwrap();
     assert_eq!(libpython(process.path()), None);
-    damage(2_000, LIMITS, &[seed, library.to_vec()], |text| {
+    damage(500, LIMITS, &[seed, library.to_vec()], |text| {
         fs::write(&path, text).unwrap();
         if let Some(mapping) = libpython(process.path()) {
             // It is some process's own mistake; where it leads to is opened as a file or not at all.
             assert!(mapping.inode != 0 && mapping.offset == 0);
         }
+        // Not more than there are lines.
+        let lines = text.split(|byte| *byte == b'\n').count();
+        assert!(mappings(process.path()).len() <= lines);
     });
 }

@@ -79,7 +79,7 @@ fn damaged_tables_of_go_are_read_to_an_end() {
             }
         });
     };
-    damage(300, LIMITS, &[dense], |bytes| {
+    damage(60, LIMITS, &[dense], |bytes| {
         let mut table = real.clone();
         for (at, byte) in places.iter().zip(bytes) {
             table[*at] = *byte;
@@ -88,7 +88,7 @@ fn damaged_tables_of_go_are_read_to_an_end() {
     });
     let small: Vec<_> = go::tests::LAYOUTS.into_iter().map(go::tests::table).collect();
     let text = go::tests::TEXT;
-    damage(10_000, LIMITS, &small, |table| ask(table, &[text, text + 0x25, text + 0x35, text + 0x60]));
+    damage(3_000, LIMITS, &small, |table| ask(table, &[text, text + 0x25, text + 0x35, text + 0x60]));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn damaged_perf_maps_are_read_to_an_end() {
     for (line, name) in lines.iter().zip(names) {
         assert_eq!(line.splitn(3, ' ').last(), name.as_deref());
     }
-    damage(3_000, LIMITS, &[PERF_MAP.to_vec()], |text| {
+    damage(500, LIMITS, &[PERF_MAP.to_vec()], |text| {
         fs::write(&path, text).unwrap();
         let names =
             perf_map::names(File::open(&path).unwrap(), &[addresses[0], addresses[5] + 1, 0, u64::MAX]);
@@ -115,7 +115,7 @@ fn damaged_perf_maps_are_read_to_an_end() {
 fn damaged_elf_files_are_read_to_an_end() {
     let limits = Limits { time: Duration::from_secs(5), memory: 64 << 20 };
     let seed = fs::read("/bin/true").unwrap();
-    damage(300, limits, &[seed], |bytes| {
+    damage(40, limits, &[seed], |bytes| {
         lend(bytes, |bytes| {
             let Some(elf) = Elf::parse(bytes) else { return };
             elf.relocated(0);
@@ -179,7 +179,7 @@ fn damaged_requests_are_answered_or_refused() {
         assert_eq!(unpack::<Request>(&packet).unwrap(), (request, &*stack));
         seeds.push(packet);
     }
-    damage(3_000, limits, &seeds, |packet| {
+    damage(500, limits, &seeds, |packet| {
         let Ok((request, stack)) = unpack::<Request>(packet) else { return };
         let file = OwnedFd::from(File::open("/bin/true").unwrap());
         // They are kept for as long as the process lives: a new one each time would map the file anew.
@@ -224,7 +224,7 @@ fn damaged_answers_are_understood_or_refused() {
         assert_eq!(unpack::<Answer>(&packet).unwrap(), (answer, &b""[..]));
         seeds.push(packet);
     }
-    damage(20_000, LIMITS, &seeds, |packet| {
+    damage(5_000, LIMITS, &seeds, |packet| {
         // What is understood can be said again, and means the same.
         let Ok((answer, _)) = unpack::<Answer>(packet) else { return };
         let again = pack(&answer, &[]).unwrap();
