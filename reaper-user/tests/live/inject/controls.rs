@@ -45,11 +45,12 @@ pub(super) fn has_died(output: &Output) -> bool {
 
 /// Rounds in this state with one that makes this mistake; in those that count all of the extended state is in use.
 fn tried(state: State, how: &str, dies: bool) -> Vec<Verdict> {
-    let mut holder = Holder::start(Thread::Main, &["tiles"]);
-    let how = how.replace("SECTION", &format!("{} {}", holder.code.section.0, holder.code.section.1));
     let round = Round { state, signal: None };
     (0..rounds(3, 20))
         .map(|_| {
+            // Another one each time: what is lost of one stays lost, protection keys for one.
+            let mut holder = Holder::start(Thread::Main, &["tiles"]);
+            let how = how.replace("SECTION", &format!("{} {}", holder.code.section.0, holder.code.section.1));
             let (_, quiet) = round.run(&mut holder, |_| (), |()| Expect::Exact);
             assert!(quiet.faults.is_empty(), "{:?}", quiet.faults);
             let act = |holder: &Holder| {
