@@ -162,13 +162,20 @@ impl Holders {
 
     /// Ends the probation of those that had no unwaited child for `keep`.
     pub(super) fn expire(&mut self, now: BootTime, keep: Duration, kernel: &mut Kernel) {
+        let mut left = false;
         self.watched.retain(|tgid, holder| {
             let wanted = now.since(holder.needed) <= keep;
             if !wanted {
+                left |= kernel.waits(*tgid).is_some_and(|profile| profile.numbers > 0);
                 kernel.unwatch(*tgid);
             }
             wanted
         });
+        if left {
+            // What it has asked for goes with its probation: the room for numbers is shared by all holders.
+            let watched = &self.watched;
+            kernel.prune_awaited(|holder, _| watched.contains_key(&holder));
+        }
     }
 
     /// Forgets the numbers that nobody has any more, before there is no room for others.
@@ -181,7 +188,7 @@ impl Holders {
                 (holder.lost, holder.unclear) = (profile.lost, Some(now));
             }
         }
-        // Of holders that are watched no longer some may be left as well.
+        // A call that was under way when a probation ended may have left some as well.
         if entered.abs_diff(self.pruned_at) > PRUNED_AFTER {
             let watched = &self.watched;
             kernel.prune_awaited(|holder, number| watched.contains_key(&holder) && is_somebodys(number));
