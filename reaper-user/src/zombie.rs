@@ -246,6 +246,8 @@ pub struct Waits {
     pub last_number: Option<u32>,
     /// Whether this very zombie was asked for.
     pub asked: Asked,
+    /// The longest that a child of it stood which it then waited for; `None` where only its calls were watched.
+    pub longest: Option<Duration>,
 }
 
 /// Whether a holder asked for a zombie by its number: its pid, or its process group.

@@ -21,7 +21,7 @@ use crate::{
     kernel::{Kernel, boot_now},
     lock::directory,
     observe::{self, Answer, Request, Scene},
-    policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
+    policy::{Case, Match, ReapTimes, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
     remedy::{Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, apply, take_lock},
     report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State, ZombieEvent},
@@ -48,26 +48,24 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     if args.undo_autoreap {
         return undo(args, &describer);
     }
-    let known = match control::zombies(&control::socket()) {
-        Ok(listing) => listing.zombies,
-        // What it would know besides a census: causes, ages.
-        Err(ControlError::NoDaemon(_)) => Vec::new(),
-        Err(error) => {
-            tracing::warn!("{error}; going by a census alone");
-            Vec::new()
-        }
-    };
-    let known: HashMap<_, _> =
-        known.into_iter().map(|zombie| ((zombie.pid, zombie.start_time), zombie)).collect();
-    let found = find(args, &mut describer, &records, &known)?;
+    let found = find(args, &mut describer, &records, &known())?;
     let (mut done, mut refused) = (true, false);
     for pid in &args.pids {
         if !found.iter().any(|found| found.zombie.identity.pid == *pid) {
             refused = true;
-            tracing::warn!(pid, "there is no such zombie");
+            if args.cause.is_empty() {
+                tracing::warn!(pid, "there is no such zombie");
+            } else {
+                tracing::warn!(
+                    pid,
+                    "there is no such zombie, or its cause is another one: see `reaper explain {pid}`"
+                );
+            }
         }
     }
     let seen_waits = watch(args.watch.0, &found, &mut describer)?;
+    // While this command watched, a holder may have waited for a child that had stood for longer than any before.
+    let known = known();
     let rule = rule(args);
     let mut allowed: BTreeMap<Identity, Vec<&Zombie>> = BTreeMap::new();
     let mut refusals: BTreeMap<(Identity, &'static str), (Refusal, Vec<&Zombie>)> = BTreeMap::new();
@@ -79,7 +77,11 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             Waited::Unwatched | Waited::ForOthers => seen(own),
             waited => waited,
         };
-        let case = Case { zombie, holder, waited, reap_times: None };
+        let reap_times = known
+            .get(&(zombie.identity.pid, zombie.identity.start))
+            .filter(|event| is_of(event, zombie))
+            .and_then(reap_times);
+        let case = Case { zombie, holder, waited, reap_times };
         let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         match allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now())) {
             Ok(()) => allowed.entry(of).or_default().push(zombie),
@@ -114,6 +116,39 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     Ok(if done && !refused { exit_code::OK } else { exit_code::REFUSED })
 }
 
+/// The daemon's zombies by pid and start; none where there is no daemon.
+type Known = HashMap<(u32, BootTime), ZombieEvent>;
+
+/// What the daemon knows.
+fn known() -> Known {
+    let zombies = match control::zombies(&control::socket()) {
+        Ok(listing) => listing.zombies,
+        // What it would know besides a census: causes, ages, reap times.
+        Err(ControlError::NoDaemon(_)) => Vec::new(),
+        Err(error) => {
+            tracing::warn!("{error}; going by a census alone");
+            Vec::new()
+        }
+    };
+    zombies.into_iter().map(|zombie| ((zombie.pid, zombie.start_time), zombie)).collect()
+}
+
+/// Whether what the daemon said is about this zombie and the holder that it has now: it may have been given to another one
+/// since.
+fn is_of(event: &ZombieEvent, zombie: &Zombie) -> bool {
+    let same_start = match (event.holder.start_time, zombie.holder.start) {
+        (Some(known), Some(found)) => known == found,
+        _ => true,
+    };
+    event.holder.pid == zombie.holder.pid && same_start
+}
+
+/// How long the holder takes, by what the daemon has seen; `None` where it has not.
+fn reap_times(event: &ZombieEvent) -> Option<ReapTimes> {
+    let waits = event.evidence.waits.as_ref()?;
+    Some(ReapTimes { watched: waits.watched_seconds.0, longest: waits.longest_reap_seconds?.0 })
+}
+
 /// What the flags say, as a rule.
 fn rule(args: &ReapArgs) -> Rule {
     Rule {
@@ -132,7 +167,7 @@ fn find(
     args: &ReapArgs,
     describer: &mut Describer,
     records: &[reaper_ebpf::Record],
-    known: &HashMap<(u32, BootTime), ZombieEvent>,
+    known: &Known,
 ) -> Result<Vec<Found>, Failure> {
     let inits = describer.namespace_inits()?;
     let requests: Vec<_> = records
@@ -151,7 +186,8 @@ fn find(
     for (record, answer) in records.iter().zip(observe::look_at(&describer.proc, &requests)) {
         let Answer::Zombie { scene, sight, .. } = answer else { continue };
         let mut zombie = describer.describe(record, &scene, now);
-        if let Some(event) = known.get(&(zombie.identity.pid, zombie.identity.start)) {
+        let event = known.get(&(zombie.identity.pid, zombie.identity.start));
+        if let Some(event) = event.filter(|event| is_of(event, &zombie)) {
             learn(&mut zombie, event, now);
         }
         if !is_meant(args, &zombie) {
@@ -189,6 +225,7 @@ fn learn(zombie: &mut Zombie, event: &ZombieEvent, now: BootTime) {
             None if waits.complete => Asked::No,
             None => Asked::Unclear,
         },
+        longest: waits.longest_reap_seconds.map(|longest| longest.0),
     });
 }
 

@@ -231,6 +231,9 @@ pub struct ShownWaits {
     pub asked_for: Option<u32>,
     /// Whether every number that the holder asked for is known.
     pub complete: bool,
+    /// The longest that a child of it was seen to stand which it then waited for, rounded up.
+    #[serde(default)]
+    pub longest_reap_seconds: Option<Seconds>,
 }
 
 /// What an operator would name.
@@ -424,7 +427,7 @@ impl From<&Evidence> for ShownEvidence {
 }
 
 impl From<Waits> for ShownWaits {
-    fn from(Waits { watched, any, one, last_ago, last_number, asked }: Waits) -> Self {
+    fn from(Waits { watched, any, one, last_ago, last_number, asked, longest }: Waits) -> Self {
         let asked_for = match asked {
             Asked::For(number) => Some(number),
             Asked::No | Asked::Unclear => None,
@@ -437,6 +440,8 @@ impl From<Waits> for ShownWaits {
             last_number,
             asked_for,
             complete: asked != Asked::Unclear,
+            // It is written rounded down.
+            longest_reap_seconds: longest.map(|longest| Seconds(longest + Duration::from_micros(999))),
         }
     }
 }

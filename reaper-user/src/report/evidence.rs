@@ -129,6 +129,7 @@ mod tests {
             last_ago: last_ago.map(Duration::from_secs),
             last_number,
             asked: crate::zombie::Asked::No,
+            longest: None,
         }))
     }
 

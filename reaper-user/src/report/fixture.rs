@@ -83,6 +83,7 @@ pub(crate) fn never_waited() -> Zombie {
                 last_ago: None,
                 last_number: None,
                 asked: Asked::No,
+                longest: Some(Duration::from_millis(2_500)),
             }),
             ..Evidence::default()
         },
@@ -136,6 +137,7 @@ pub(super) fn coalesced() -> Zombie {
         last_ago: Some(Duration::from_millis(1_500)),
         last_number: Some(4800),
         asked: Asked::No,
+        longest: None,
     };
     let evidence =
         Evidence { sigchld: Some(Sigchld::Coalesced), waits: Some(waits), ..never_waited().evidence };

@@ -60,7 +60,8 @@ impl Holder {
         let profile = kernel.waits(tgid)?;
         // What was lost before it was there was not about it.
         let unclear = profile.lost > self.lost || self.unclear.is_some_and(|until| zombie.start <= until);
-        Some(waits(tgid, &profile, zombie, unclear, now.since(self.since), now, kernel))
+        let seen = waits(tgid, &profile, zombie, unclear, now.since(self.since), now, kernel);
+        Some(Waits { longest: Some(self.longest), ..seen })
     }
 }
 
@@ -102,6 +103,7 @@ pub(crate) fn waits(
             None if unclear => Asked::Unclear,
             None => Asked::No,
         },
+        longest: None,
     }
 }
 

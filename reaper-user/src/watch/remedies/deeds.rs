@@ -140,6 +140,10 @@ impl Watch {
             let again = if *refusal == Refusal::Busy { SOON } else { AGAIN };
             for id in &underway.ids {
                 self.remedies.schedule(*id, now.plus(again));
+                // What stands in the way is known as long as nobody has looked again.
+                if let Some(plan) = self.remedies.plans.get_mut(id) {
+                    plan.looked.refusals.push((underway.act, refusal.clone()));
+                }
             }
             let zombies: Vec<_> = underway.zombies.iter().collect();
             self.refuse(underway.act, underway.holder, refusal, &zombies);

@@ -266,7 +266,7 @@ mod tests {
     fn waits_that_could_return_the_zombie_are_told_from_those_that_could_not() {
         let second = Duration::from_secs(1);
         let waits = |watched, any, asked| {
-            Some(Waits { watched, any, one: 9, last_ago: None, last_number: Some(60), asked })
+            Some(Waits { watched, any, one: 9, last_ago: None, last_number: Some(60), asked, longest: None })
         };
         let of = |any, asked| waited(waits(15 * second, any, asked), 15 * second);
         assert_eq!(of(0, Asked::No), Waited::ForOthers);

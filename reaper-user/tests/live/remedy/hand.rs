@@ -3,6 +3,7 @@
 use std::{
     fs,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -84,6 +85,41 @@ fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
     }
     let output = reap(&["1", "--dry-run"]);
     assert_eq!(output.status.code(), Some(REFUSED), "no zombie: {output:?}");
+}
+
+#[test]
+fn a_never_waited_one_is_reaped_by_hand_with_a_consent_and_long_past_what_the_holder_takes() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "400ms"]);
+    let mut holder = Holder::start("deaf", 1);
+    let pid = holder.zombies[0].to_string();
+    let named = [pid.as_str(), "--cause", "never-waited", "--yes"];
+    let consent = [&named[..], &["--parent-may-miss-status"]].concat();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut reasons = Vec::new();
+    // Half the age is 200 ms: after ten times that it is long past.
+    loop {
+        assert!(Instant::now() < deadline, "{reasons:?}");
+        let output = reap(&consent);
+        // It is unknown until the daemon has told its cause.
+        let Some(event) = events(&output).pop() else { continue };
+        if event["outcome"] == "applied" {
+            assert_eq!(event["zombies"][0]["cause"], "never-waited", "{event:#}");
+            break;
+        }
+        reasons.push(event["reason"].as_str().unwrap().to_owned());
+        assert_eq!(output.status.code(), Some(REFUSED), "{output:?}");
+        let before = reap(&named);
+        assert_eq!(events(&before)[0]["reason"], "needs-consent", "{before:?}");
+    }
+    println!("{reasons:?}");
+    assert!(
+        reasons.iter().all(|reason| ["reap-time-unknown", "may-still-wait"].contains(&&**reason)),
+        "{reasons:?}"
+    );
+    assert!(!reasons.is_empty(), "nothing was refused before");
+    assert_eq!((holder.standing(), holder.lives()), (0, true));
+    daemon.end();
 }
 
 #[test]
