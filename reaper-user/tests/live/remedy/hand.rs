@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::Holder;
+use super::{Holder, daemon};
 use crate::support::{Daemon, assert_refused, assert_valid, machine, program, reaper, run_briefly};
 
 const REFUSED: i32 = 1;
@@ -90,7 +90,10 @@ fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
 #[test]
 fn a_never_waited_one_is_reaped_by_hand_with_a_consent_and_long_past_what_the_holder_takes() {
     let _machine = machine();
-    let daemon = Daemon::run(&["--age", "400ms"]);
+    // A rule for such zombies keeps their holders watched, however late it would do something.
+    let consent = "match.cause = 'never-waited'\nparent_may_miss_status = true";
+    let (daemon, _file) =
+        daemon(&format!("[[rule]]\n{consent}\nsteps = [{{remedy = 'reap', after = '1h'}}]\n"), &[]);
     let mut holder = Holder::start("deaf", 1);
     let pid = holder.zombies[0].to_string();
     let named = [pid.as_str(), "--cause", "never-waited", "--yes"];
