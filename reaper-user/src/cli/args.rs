@@ -221,6 +221,9 @@ pub struct ReapArgs {
     #[arg(long, value_name = "CAUSE", value_parser = cause)]
     pub cause: Vec<Cause>,
     /// Accept that a status is taken which the parent asks for later
+    ///
+    /// With --cause never-waited it also takes a daemon that has watched the holder for longer than ten times what it takes to
+    /// wait for a child. One watches on for as long as a rule of it is about such zombies, whatever its steps.
     #[arg(long)]
     pub parent_may_miss_status: bool,
     /// Accept that a timed wait of the holder ends early with EINTR
