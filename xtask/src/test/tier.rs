@@ -55,10 +55,11 @@ impl Tier {
     pub(super) fn budget(self, full: bool) -> Duration {
         Duration::from_mins(match (self, full) {
             (Self::Lint, _) => 8,
-            (Self::Unit, _) => 5,
+            (Self::Unit, false) => 5,
+            (Self::Unit, true) => 60,
             (Self::Live, false) => 24,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 15,
+            (Self::Vm, _) => 20,
         })
     }
 
