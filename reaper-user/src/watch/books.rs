@@ -52,7 +52,6 @@ impl Books {
         if now < self.last.plus(if self.wanted { APART_AT_LEAST } else { APART }) {
             return Ok(false);
         }
-        (self.last, self.wanted) = (now, false);
         // First the entries, then the processes: whoever is in the one and not in the other was there and is gone.
         let mut entries = HashSet::new();
         kernel.each(
@@ -62,6 +61,8 @@ impl Books {
             },
         )?;
         let there = kernel.census()?;
+        // Where it could not be made, it is due still.
+        (self.last, self.wanted) = (now, false);
         let gone: Vec<u64> = entries.difference(&there).copied().collect();
         tracing::debug!(
             entries = entries.len(),

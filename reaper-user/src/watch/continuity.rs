@@ -149,7 +149,8 @@ impl Watch {
         // Before the books: a death whose hook was skipped is found by a census only.
         self.take_over_losses();
         let Describer { kernel, .. } = &mut self.describer;
-        if self.books.compare(kernel, now)? || kernel.ancestors_are_crowded()? {
+        let compared = self.books.compare(kernel, now)?;
+        if compared || kernel.ancestors_are_crowded()? {
             let left = kernel.prune_ancestors()?;
             tracing::debug!(left, "dead ancestors");
             self.describer.prune_stacks();
@@ -175,7 +176,8 @@ impl Watch {
             self.aging.settle(id);
             self.release(id, now, None);
         }
-        if needed.releases {
+        // An announcement may have been missed without a loss: two that change one entry's state at the same moment.
+        if needed.releases || compared {
             self.find_unannounced(now);
         }
         self.sweep_by(self.books.next().max(now.plus(NOT_SOONER)));
