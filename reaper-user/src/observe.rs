@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
@@ -172,7 +172,8 @@ pub struct Observer {
     at_work: Arc<AtWork>,
     /// Processes whose command line is not to be read: a thread hangs on it.
     avoided: Arc<Mutex<HashSet<u32>>>,
-    hanging: usize,
+    /// What the threads that were replaced do; those that have ended hold theirs no longer.
+    hung: Vec<Weak<AtWork>>,
 }
 
 /// What the thread is doing.
@@ -188,7 +189,7 @@ impl Observer {
     pub fn start(proc: Proc, answers: UnboundedSender<Answers>) -> io::Result<Self> {
         let (at_work, avoided) = (Arc::default(), Arc::default());
         let requests = spawn(&proc, &answers, &at_work, &avoided)?;
-        Ok(Self { requests, proc, answers, at_work, avoided, hanging: 0 })
+        Ok(Self { requests, proc, answers, at_work, avoided, hung: Vec::new() })
     }
 
     /// Hands a batch over, or gives it back where too many wait.
@@ -202,14 +203,18 @@ impl Observer {
     /// process it hangs on.
     pub fn replace_if_it_hangs(&mut self, now: BootTime) -> io::Result<Option<u32>> {
         let since = self.at_work.since.load(Ordering::Relaxed);
-        if since == 0 || now.since(BootTime(since)) < HANGS || self.hanging == HANGING {
+        if since == 0 || now.since(BootTime(since)) < HANGS {
+            return Ok(None);
+        }
+        self.hung.retain(|thread| thread.strong_count() > 0);
+        if self.hung.len() >= HANGING {
             return Ok(None);
         }
         let pid = self.at_work.pid.load(Ordering::Relaxed);
         self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
-        self.at_work = Arc::default();
-        self.requests = spawn(&self.proc, &self.answers, &self.at_work, &self.avoided)?;
-        self.hanging += 1;
+        let at_work = Arc::default();
+        self.requests = spawn(&self.proc, &self.answers, &at_work, &self.avoided)?;
+        self.hung.push(Arc::downgrade(&std::mem::replace(&mut self.at_work, at_work)));
         Ok(Some(pid))
     }
 }
@@ -282,6 +287,8 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+    use std::time::Instant;
+
     use super::*;
     use crate::{kernel::boot_now, proc::tests::fake};
 
@@ -339,5 +346,10 @@ mod tests {
         fs::write(&endless, "late").unwrap();
         let Answer::Zombie { scene, .. } = answer(&mut answers) else { panic!("it is a zombie") };
         assert_eq!(scene.holder.seen.unwrap().1.unwrap().as_str(), "late");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while observer.hung.iter().any(|thread| thread.strong_count() > 0) {
+            assert!(Instant::now() < deadline, "it has not ended, and counts for ever");
+            thread::yield_now();
+        }
     }
 }
