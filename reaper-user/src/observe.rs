@@ -282,12 +282,10 @@ pub fn look_at(proc: &Proc, requests: &[Request]) -> Vec<Answer> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, thread};
+    use std::{fs, thread, time::Instant};
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-    use std::time::Instant;
 
     use super::*;
     use crate::{kernel::boot_now, proc::tests::fake};

@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer.
 #[derive(Debug)]
-struct Listing {
+pub(crate) struct Listing {
     source: String,
-    zombies: Vec<Value>,
+    pub(crate) zombies: Vec<Value>,
     log: String,
 }
 
 impl Listing {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let output = run_briefly(Command::new(reaper()).args(["ls", "--output", "json"]));
         assert!(output.status.success(), "{output:?}");
         let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());

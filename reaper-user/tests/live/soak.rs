@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    process::Command,
-    thread,
+    fs, thread,
     time::{Duration, Instant},
 };
 
-use crate::support::{Cgroup, Daemon, Pins, Workload, churn, machine, reaper, rounds, run_briefly};
+use serde_json::Value;
+
+use crate::{
+    ls::Listing,
+    support::{Cgroup, Daemon, Pins, Workload, churn, machine, rounds},
+};
 
 /// pid and start in clock ticks.
 type Process = (u64, u64);
@@ -100,12 +103,7 @@ fn standing() -> BTreeSet<Process> {
 
 /// By the daemon.
 fn listed() -> BTreeSet<Process> {
-    let output = run_briefly(Command::new(reaper()).args(["ls", "--output", "json"]));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let zombies = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    zombies
-        .filter(|event| event["event"] == "zombie")
-        .map(|event| (event["pid"].as_u64().unwrap(), event["start_time"].as_u64().unwrap() / 10_000_000))
-        .collect()
+    let zombies = Listing::take().zombies.into_iter();
+    let number = |event: &Value, field: &str| event[field].as_u64().unwrap();
+    zombies.map(|event| (number(&event, "pid"), number(&event, "start_time") / 10_000_000)).collect()
 }

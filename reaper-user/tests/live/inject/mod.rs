@@ -17,6 +17,7 @@ mod matrix;
 mod programs;
 mod races;
 mod round;
+mod running;
 mod seccomp;
 mod states;
 mod stopped;

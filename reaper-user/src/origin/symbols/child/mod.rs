@@ -18,8 +18,6 @@ mod tables;
 mod unwind;
 
 #[cfg(test)]
-mod forged_tests;
-#[cfg(test)]
 mod fuzz_tests;
 
 use std::{fs::File, io, os::fd::OwnedFd, process::ExitCode};
