@@ -262,7 +262,7 @@ impl Attempt<'_> {
         // From here on the tracer may die at any moment.
         let done = match step {
             Step::Reap { numbers, held, .. } if chained => self.chain(puppet, layout, numbers, held),
-            Step::Reap { numbers, .. } => self.step(puppet, layout, numbers),
+            Step::Reap { numbers, held, .. } => self.step(puppet, layout, numbers, held),
             Step::Autoreap(wanted) => self.autoreap(puppet, layout, *wanted),
         };
         let (broken, fates) = match done {

@@ -20,13 +20,21 @@ impl Attempt<'_> {
         puppet: &mut Puppet,
         layout: &Layout,
         numbers: &[u32],
+        held: &[&OwnedFd],
     ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
         let mut fates = vec![Fate::Untouched; numbers.len()];
         for place in 0..numbers.len() {
             let arguments = [u64::from(numbers[place]), 0, WITHOUT_BLOCKING, 0, 0, 0];
             match puppet.call(layout, &self.order.code, libc::SYS_wait4, arguments) {
                 Ok(result) => fates[place] = fate(result, numbers[place]),
-                Err(broken) => return Err((broken, fates)),
+                Err(broken) => {
+                    // The call may have been made and nobody has seen what it returned: an exec of another thread ends this
+                    // one. Whose number is free has been waited for.
+                    if held.get(place).is_some_and(|held| !ptrace::is_unwaited(held.as_fd())) {
+                        fates[place] = Fate::Reaped;
+                    }
+                    return Err((broken, fates));
+                }
             }
         }
         Ok(fates)
