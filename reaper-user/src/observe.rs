@@ -170,10 +170,38 @@ pub struct Observer {
     proc: Proc,
     answers: UnboundedSender<Answers>,
     at_work: Arc<AtWork>,
-    /// Processes whose command line is not to be read: a thread hangs on it.
-    avoided: Arc<Mutex<HashSet<u32>>>,
+    /// What is not to be read.
+    avoided: Arc<Mutex<Avoided>>,
     /// What the threads that were replaced do; those that have ended hold theirs no longer.
     hung: Vec<Weak<AtWork>>,
+    /// Since when the latest look hangs that could not be replaced: it is said once.
+    stuck: u64,
+}
+
+/// What is not to be read, because threads hang on it: command lines, and what decides about remedies.
+#[derive(Debug, Default)]
+struct Avoided {
+    of: HashSet<u32>,
+    /// So many hang that nothing more is tried.
+    all: bool,
+}
+
+impl Avoided {
+    fn has(this: &Mutex<Self>, pid: u32) -> bool {
+        let this = this.lock().unwrap_or_else(PoisonError::into_inner);
+        this.all || this.of.contains(&pid)
+    }
+}
+
+/// A look that hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hung {
+    /// The process that was looked at.
+    pub pid: u32,
+    /// Whether another thread goes on without it; else no answers come until it ends.
+    pub replaced: bool,
+    /// Whether so many hang that no command line is read until one of them ends.
+    pub cautious: bool,
 }
 
 /// What the thread is doing.
@@ -189,7 +217,7 @@ impl Observer {
     pub fn start(proc: Proc, answers: UnboundedSender<Answers>) -> io::Result<Self> {
         let (at_work, avoided) = (Arc::default(), Arc::default());
         let requests = spawn(&proc, &answers, &at_work, &avoided)?;
-        Ok(Self { requests, proc, answers, at_work, avoided, hung: Vec::new() })
+        Ok(Self { requests, proc, answers, at_work, avoided, hung: Vec::new(), stuck: 0 })
     }
 
     /// Hands a batch over, or gives it back where too many wait.
@@ -199,23 +227,34 @@ impl Observer {
         })
     }
 
-    /// Replaces the thread where it hangs; what was asked of it and not answered must be asked again. Says which
-    /// process it hangs on.
-    pub fn replace_if_it_hangs(&mut self, now: BootTime) -> io::Result<Option<u32>> {
-        let since = self.at_work.since.load(Ordering::Relaxed);
-        if since == 0 || now.since(BootTime(since)) < HANGS {
-            return Ok(None);
-        }
+    /// Replaces the thread where it hangs; what was asked of it and not answered must be asked again. Says each hang once.
+    pub fn replace_if_it_hangs(&mut self, now: BootTime) -> Option<Hung> {
         self.hung.retain(|thread| thread.strong_count() > 0);
-        if self.hung.len() >= HANGING {
-            return Ok(None);
+        let since = self.at_work.since.load(Ordering::Relaxed);
+        let hangs = since != 0 && now.since(BootTime(since)) >= HANGS;
+        let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        // The thread that comes next is the last: it must not hang.
+        avoided.all = self.hung.len() + usize::from(hangs) >= HANGING;
+        if !hangs {
+            return None;
         }
-        let pid = self.at_work.pid.load(Ordering::Relaxed);
-        self.avoided.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        let (pid, cautious) = (self.at_work.pid.load(Ordering::Relaxed), avoided.all);
+        avoided.of.insert(pid);
+        drop(avoided);
         let at_work = Arc::default();
-        self.requests = spawn(&self.proc, &self.answers, &at_work, &self.avoided)?;
-        self.hung.push(Arc::downgrade(&std::mem::replace(&mut self.at_work, at_work)));
-        Ok(Some(pid))
+        let next = if self.hung.len() < HANGING {
+            spawn(&self.proc, &self.answers, &at_work, &self.avoided).ok()
+        } else {
+            None
+        };
+        let replaced = next.is_some();
+        if let Some(requests) = next {
+            self.requests = requests;
+            self.hung.push(Arc::downgrade(&std::mem::replace(&mut self.at_work, at_work)));
+        } else if std::mem::replace(&mut self.stuck, since) == since {
+            return None;
+        }
+        Some(Hung { pid, replaced, cautious })
     }
 }
 
@@ -223,7 +262,7 @@ fn spawn(
     proc: &Proc,
     answers: &UnboundedSender<Answers>,
     at_work: &Arc<AtWork>,
-    avoided: &Arc<Mutex<HashSet<u32>>>,
+    avoided: &Arc<Mutex<Avoided>>,
 ) -> io::Result<SyncSender<Batch>> {
     let (requests, batches) = sync_channel(WAITING);
     let (proc, answers) = (proc.clone(), answers.clone());
@@ -239,7 +278,7 @@ fn observe(
     batches: &Receiver<Batch>,
     sender: &UnboundedSender<Answers>,
     at_work: &AtWork,
-    avoided: &Mutex<HashSet<u32>>,
+    avoided: &Mutex<Avoided>,
 ) {
     /// Answers that go out together: the first zombies of a large batch need not wait for the last.
     const TOGETHER: usize = 64;
@@ -293,6 +332,66 @@ mod tests {
     const HOLDER: u32 = 7;
     const ZOMBIE: u32 = 42;
 
+    fn looks_at(observer: &Observer, pid: u32) -> bool {
+        observer.at_work.pid.load(Ordering::Relaxed) == pid
+            && observer.at_work.since.load(Ordering::Relaxed) != 0
+    }
+
+    #[test]
+    fn when_as_many_hang_as_may_no_more_is_risked_until_one_has_ended() {
+        let (root, proc) = fake(b"x");
+        let zombie = root.path().join(ZOMBIE.to_string());
+        let [stat, status] = ["stat", "status"].map(|file| fs::read_to_string(zombie.join(file)).unwrap());
+        // It goes from one holder to the next.
+        let held_by = |pid: u32, hostile: bool| {
+            let holder = root.path().join(pid.to_string());
+            fs::create_dir(&holder).unwrap();
+            fs::write(holder.join("stat"), &stat).unwrap();
+            fs::write(holder.join("status"), &status).unwrap();
+            fs::write(zombie.join("stat"), stat.replacen("Z 7 ", &format!("Z {pid} "), 1)).unwrap();
+            fs::write(zombie.join("status"), status.replacen("PPid:\t7", &format!("PPid:\t{pid}"), 1)).unwrap();
+            if hostile {
+                mknodat(CWD, holder.join("cmdline"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            } else {
+                fs::write(holder.join("cmdline"), "harmless").unwrap();
+            }
+            holder.join("cmdline")
+        };
+        let (sender, mut answers) = unbounded_channel();
+        let mut observer = Observer::start(proc, sender).unwrap();
+        let mut endless = Vec::new();
+        for number in 1..=HANGING {
+            let pid = 100 + u32::try_from(number).unwrap();
+            endless.push(held_by(pid, true));
+            observer.ask(Purpose::Sweep, request()).unwrap();
+            while !looks_at(&observer, pid) {
+                thread::yield_now();
+            }
+            let hung = observer.replace_if_it_hangs(boot_now().plus(HANGS * 2));
+            assert_eq!(hung, Some(Hung { pid, replaced: true, cautious: number == HANGING }));
+        }
+        let cmdline = |observer: &Observer, answers: &mut UnboundedReceiver<Answers>| {
+            observer.ask(Purpose::Sweep, request()).unwrap();
+            let Answer::Zombie { scene, .. } = answer(answers) else { panic!("it is a zombie") };
+            scene.holder.seen.unwrap().1
+        };
+        held_by(200, false);
+        assert_eq!(cmdline(&observer, &mut answers), None, "a risk was taken");
+        assert_eq!(observer.replace_if_it_hangs(boot_now()), None);
+
+        for endless in endless {
+            fs::write(endless, "late").unwrap();
+            answer(&mut answers);
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while observer.hung.iter().any(|thread| thread.strong_count() > 0) {
+            assert!(Instant::now() < deadline, "they have not ended");
+            thread::yield_now();
+        }
+        assert_eq!(observer.replace_if_it_hangs(boot_now()), None);
+        assert_eq!(cmdline(&observer, &mut answers).unwrap().as_str(), "harmless");
+    }
+
     fn request() -> Vec<Request> {
         let zombie = Identity { pid: ZOMBIE, start: BootTime(123_450_000_000) };
         vec![Request::Report { id: 1, zombie, forker: None, ancestors: Arc::default(), naming: None }]
@@ -319,21 +418,15 @@ mod tests {
         let (sender, mut answers) = unbounded_channel();
         let mut observer = Observer::start(proc, sender).unwrap();
         observer.ask(Purpose::Sweep, request()).unwrap();
-        let looks_at = |observer: &Observer, pid| {
-            observer.at_work.pid.load(Ordering::Relaxed) == pid
-                && observer.at_work.since.load(Ordering::Relaxed) != 0
-        };
         while !looks_at(&observer, HOLDER) {
             thread::yield_now();
         }
         let soon = boot_now();
-        assert_eq!(observer.replace_if_it_hangs(soon).unwrap(), None, "it may be slow");
-        assert_eq!(observer.replace_if_it_hangs(soon.plus(HANGS * 2)).unwrap(), Some(HOLDER));
-        assert_eq!(
-            observer.replace_if_it_hangs(soon.plus(HANGS * 2)).unwrap(),
-            None,
-            "the new one has nothing to do"
-        );
+        assert_eq!(observer.replace_if_it_hangs(soon), None, "it may be slow");
+        let later = soon.plus(HANGS * 2);
+        let hung = Hung { pid: HOLDER, replaced: true, cautious: false };
+        assert_eq!(observer.replace_if_it_hangs(later), Some(hung));
+        assert_eq!(observer.replace_if_it_hangs(later), None, "the new one has nothing to do");
 
         observer.ask(Purpose::Sweep, request()).unwrap();
         let Answer::Zombie { scene, .. } = answer(&mut answers) else { panic!("it is a zombie") };

@@ -1,12 +1,12 @@
 //! Looking at what is asked for: a holder once for a whole batch of its zombies, a zombie once.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    collections::HashMap,
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
-use super::{Answer, AtWork, Neighbour, Request, Scene};
+use super::{Answer, AtWork, Avoided, Neighbour, Request, Scene};
 use crate::{
     identity::Identity,
     kernel::boot_now,
@@ -22,7 +22,7 @@ const NAMED: Duration = Duration::from_secs(1);
 pub(super) struct Around<'a> {
     proc: &'a Proc,
     at_work: &'a AtWork,
-    avoided: &'a Mutex<HashSet<u32>>,
+    avoided: &'a Mutex<Avoided>,
     states: HashMap<u32, Option<Seen>>,
     whole: HashMap<u32, Option<(Seen, Option<Untrusted>)>>,
     sights: HashMap<u32, Option<Arc<Sight>>>,
@@ -41,7 +41,7 @@ enum NoScene {
 }
 
 impl<'a> Around<'a> {
-    pub(super) fn new(proc: &'a Proc, at_work: &'a AtWork, avoided: &'a Mutex<HashSet<u32>>) -> Self {
+    pub(super) fn new(proc: &'a Proc, at_work: &'a AtWork, avoided: &'a Mutex<Avoided>) -> Self {
         let (states, whole, sights) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self { proc, at_work, avoided, states, whole, sights, ancestry: None, complained: false }
     }
@@ -79,8 +79,7 @@ impl<'a> Around<'a> {
         if let Some(known) = self.sights.get(&pid) {
             return known.clone();
         }
-        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
-        let sight = if avoided {
+        let sight = if Avoided::has(self.avoided, pid) {
             None
         } else {
             let proc = self.proc;
@@ -147,8 +146,7 @@ impl<'a> Around<'a> {
         if let Some(seen) = self.whole.get(&pid) {
             return Ok(Neighbour { pid, seen: seen.clone() });
         }
-        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner).contains(&pid);
-        let seen = if avoided {
+        let seen = if Avoided::has(self.avoided, pid) {
             self.see(pid, Proc::see).map(|seen| (seen, None))
         } else {
             self.see(pid, Proc::see_with_cmdline)

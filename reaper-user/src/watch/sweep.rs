@@ -14,7 +14,7 @@ use crate::{
     identity::{BootTime, Identity},
     kernel::Kernel,
     ledger::{Again, Due, WaitedFor},
-    observe::{Answer, Answers, Purpose, Request, Scene},
+    observe::{Answer, Answers, Hung, Purpose, Request, Scene},
     report::Loss,
 };
 
@@ -37,16 +37,8 @@ impl Watch {
     /// Looks through the ledger and asks about what is due.
     pub(super) fn sweep(&mut self) -> Result<(), WatchError> {
         let now = self.describer.clock.refresh();
-        let hung = self.observer.replace_if_it_hangs(now);
-        if let Some(pid) =
-            hung.map_err(|error| WatchError::System("starting another observer thread", error))?
-        {
-            tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
-            self.losses.count(Loss::ObserverHung);
-            self.aging.ask_all_again();
-            self.remedies.ask_again(now);
-            self.restoring.ask_again(now);
-            self.lists.refuse_all();
+        if let Some(hung) = self.observer.replace_if_it_hangs(now) {
+            self.look_past(hung, now);
         }
         let mut requests = Vec::new();
         self.describer.dead_inits.clear();
@@ -117,6 +109,23 @@ impl Watch {
             self.describer.workloads.prune(now, |id| in_use.contains(&id));
         }
         Ok(())
+    }
+
+    /// A look at a process hangs: what was asked together with it is asked again.
+    fn look_past(&mut self, Hung { pid, replaced, cautious }: Hung, now: BootTime) {
+        tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
+        if !replaced {
+            tracing::error!("no thread can be started to go on without it: nothing is reported until it ends");
+        } else if cautious {
+            tracing::error!(
+                "many such looks hang: no command line is read and no remedy applied until one of them ends"
+            );
+        }
+        self.losses.count(Loss::ObserverHung);
+        self.aging.ask_all_again();
+        self.remedies.ask_again(now);
+        self.restoring.ask_again(now);
+        self.lists.refuse_all();
     }
 
     /// Sweeps at `moment` at the latest.
