@@ -54,9 +54,12 @@ enum Mode {
         /// How long to make new ones, unless a line on standard input comes first.
         #[arg(long, default_value_t = 20.0)]
         seconds: f64,
-        /// The age at which a zombie will be reported, ms: those that are released later stand for twice that.
+        /// The age at which a zombie will be reported, ms.
         #[arg(long, default_value_t = 2000)]
         threshold: u64,
+        /// How long those stand that are released later, ms; twice the threshold where it is not said.
+        #[arg(long)]
+        stands: Option<u64>,
         /// Processes that lead the healthy lives.
         #[arg(long, default_value_t = 6)]
         workers: u32,
@@ -97,8 +100,9 @@ enum Mode {
 
 fn main() -> Result<()> {
     match Options::parse().mode {
-        Mode::Load { rate, leaks, only, seconds, threshold, workers, truth } => {
-            let stage = Stage::new(Truth::new(truth.as_deref())?, Duration::from_millis(threshold))?;
+        Mode::Load { rate, leaks, only, seconds, threshold, stands, workers, truth } => {
+            let [threshold, stands] = [threshold, stands.unwrap_or(threshold * 2)].map(Duration::from_millis);
+            let stage = Stage::new(Truth::new(truth.as_deref())?, threshold, stands)?;
             let started = begin()?;
             let mut pids = leaks::start(&stage, leaks, &only)?;
             if rate > 0.0 {
@@ -112,7 +116,7 @@ fn main() -> Result<()> {
             finish(&stage, lived)
         }
         Mode::Idle { rate, workers } => {
-            let stage = Stage::new(Truth::new(None)?, Duration::ZERO)?;
+            let stage = Stage::new(Truth::new(None)?, Duration::ZERO, Duration::ZERO)?;
             begin()?;
             let number = u64::try_from(healthy::start(&stage, rate, workers)?.len())?;
             // Each kind has had its turn several times: every program that runs has run.
@@ -128,7 +132,7 @@ fn main() -> Result<()> {
             finish(&stage, lived)
         }
         Mode::Standing { zombies, truth } => {
-            let stage = Stage::new(Truth::new(truth.as_deref())?, Duration::ZERO)?;
+            let stage = Stage::new(Truth::new(truth.as_deref())?, Duration::ZERO, Duration::ZERO)?;
             let started = begin()?;
             let forked = Wire::new()?;
             let holder = stage.start("holder", |stage| stand(stage, zombies, &forked))?;

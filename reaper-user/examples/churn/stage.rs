@@ -41,15 +41,17 @@ pub(crate) struct Stage {
     pub(crate) truth: Truth,
     /// The age from which a zombie is reported.
     pub(crate) threshold: Duration,
+    /// How long leaks stand that end by themselves.
+    pub(crate) stands: Duration,
     /// Path of this program.
     pub(crate) exe: String,
 }
 
 impl Stage {
     /// A new stage.
-    pub(crate) fn new(truth: Truth, threshold: Duration) -> Result<Self> {
+    pub(crate) fn new(truth: Truth, threshold: Duration, stands: Duration) -> Result<Self> {
         let exe = std::env::current_exe()?.display().to_string();
-        Ok(Self { counters: sys::shared_counters(LEAKS + 1)?, truth, threshold, exe })
+        Ok(Self { counters: sys::shared_counters(LEAKS + 1)?, truth, threshold, stands, exe })
     }
 
     /// Counts one healthy life of the kind at this place of [`LIVES`].

@@ -39,9 +39,12 @@ const KINDS: [&str; 18] = [
     "namespace-dying",
 ];
 
-/// When a zombie is reported, seconds. Some of the leaks end at twice that: so late may the daemon be on an emulated
-/// machine whose host has other things to do.
+/// When a zombie is reported, seconds.
 const THRESHOLD: u64 = 4;
+
+/// How long leaks stand that end by themselves: so late may the daemon be on an emulated machine whose host has other
+/// things to do.
+const STANDS: u64 = 16;
 
 /// What a workload of twenty processes may take on two emulated processors.
 const SETTLES: Duration = Duration::from_secs(90);
@@ -56,7 +59,7 @@ impl Churn {
     fn start(name: &str, args: &[&str]) -> Self {
         let mut child = Command::new("churn")
             .args(["load", "--seconds", "6", "--truth", &truth_file(name)])
-            .args(["--threshold", &(THRESHOLD * 1_000).to_string()])
+            .args(["--threshold", &(THRESHOLD * 1_000).to_string(), "--stands", &(STANDS * 1_000).to_string()])
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -105,7 +105,7 @@ pub(super) fn waited_late(stage: &Stage, mut pace: Pace) -> Result<()> {
     late.finish(wait)
 }
 
-/// Leaks that end when twice the threshold is over.
+/// Leaks that end by themselves.
 struct Late<'a> {
     stage: &'a Stage,
     queue: VecDeque<(Instant, Pid, Pid, u64)>,
@@ -117,7 +117,7 @@ impl<'a> Late<'a> {
     }
 
     fn push(&mut self, holder: Pid, pid: Pid, start_ticks: u64) {
-        self.queue.push_back((Instant::now() + self.stage.threshold * 2, holder, pid, start_ticks));
+        self.queue.push_back((Instant::now() + self.stage.stands, holder, pid, start_ticks));
     }
 
     fn end_first(&mut self, end: impl Fn(Pid, Pid, u64) -> Result<()>) -> Result<()> {

@@ -198,7 +198,7 @@ pub(super) fn holder_dies(stage: &Stage, mut pace: Pace) -> Result<()> {
         };
         let start_ticks = stage.truth.leak(&leak)?;
         stage.leaked();
-        let due = Instant::now() + stage.threshold * 2;
+        let due = Instant::now() + stage.stands;
         dying.push_back(Dying { due, holder, may_die, pid, start_ticks });
         while dying.front().is_some_and(|front| front.due <= Instant::now()) {
             dying.pop_front().map(finish).transpose()?;
