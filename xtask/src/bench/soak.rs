@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs, io,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -30,6 +30,10 @@ const MINUTES_QUICK: u64 = 3;
 /// When nothing new is made, everything that stands is listed; what is gone may be listed until the kernel frees it.
 const SETTLES: Duration = Duration::from_secs(30);
 
+/// Programs and libraries that the daemon keeps open to read their symbols, at most (README, "What it costs"): how many there
+/// are depends on what runs on the machine.
+const FILES: usize = 256;
+
 /// pid and start in clock ticks.
 type Process = (u64, u64);
 
@@ -44,8 +48,9 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     println!(
         "\n`reaper run --age {AGE}` for {minutes} minutes at up to {LIVES} process lives and {LEAKS} leaks a second"
     );
-    let mut table = Table::new(&["minute", "RSS, MiB", "descriptors", "threads", "zombies", "listed"]);
-    let (mut resident, mut descriptors) = (Vec::new(), Vec::new());
+    let mut table =
+        Table::new(&["minute", "RSS, MiB", "descriptors", "and files", "threads", "zombies", "listed"]);
+    let (mut resident, mut descriptors, mut most_files) = (Vec::new(), Vec::new(), 0);
     let began = Instant::now();
     let mut leaking = None;
     for minute in 1..=minutes {
@@ -56,11 +61,14 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
         thread::sleep((Duration::from_mins(minute)).saturating_sub(began.elapsed()));
         let pid = daemon.pid();
         resident.push(daemon::resident(pid)?);
-        descriptors.push(entries(&format!("/proc/{pid}/fd"))?);
+        let (files, others) = open(pid)?;
+        descriptors.push(others);
+        most_files = most_files.max(files);
         table.row([
             minute.to_string(),
             format!("{:.2}", resident[resident.len() - 1]),
-            descriptors[descriptors.len() - 1].to_string(),
+            others.to_string(),
+            files.to_string(),
             entries(&format!("/proc/{pid}/task"))?.to_string(),
             standing()?.len().to_string(),
             listed(bench)?.len().to_string(),
@@ -85,13 +93,26 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     // What is open only for a moment is not there at the quietest look.
     let least = |values: &[usize]| values.iter().copied().min().unwrap_or(0);
     let growth = least(&descriptors[warm..]).saturating_sub(least(&descriptors[..warm]));
-    verdict("descriptors, growth after warm-up", growth as f64, 0.0);
+    verdict("descriptors that are no files, growth after warm-up", growth as f64, 0.0);
+    verdict("files that are open at most", most_files as f64, FILES as f64);
     verdict("zombies listed and not there, or there and not listed", difference as f64, 0.0);
     let rate = settled["rate"].as_f64().context("no rate")?;
     verdict("2,000 lives a second / what was led", 2_000.0 / rate, 1.0);
     drop(daemon);
     drop(pinned);
     Ok(())
+}
+
+/// How many regular files a process has open, and how many other descriptors.
+fn open(pid: u32) -> anyhow::Result<(usize, usize)> {
+    let directory = format!("/proc/{pid}/fd");
+    let descriptors = fs::read_dir(&directory).with_context(|| format!("could not list {directory}"))?;
+    // One may be closed meanwhile.
+    let is_file = |entry: io::Result<fs::DirEntry>| {
+        entry.and_then(|entry| fs::metadata(entry.path())).is_ok_and(|file| file.is_file())
+    };
+    let (files, others): (Vec<bool>, Vec<bool>) = descriptors.map(is_file).partition(|is_file| *is_file);
+    Ok((files.len(), others.len()))
 }
 
 /// What the daemon leaves pinned; removed when this is dropped.
