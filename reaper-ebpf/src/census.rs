@@ -15,7 +15,7 @@ use crate::{
     birth, exit,
     kernel::Task,
     ledger::{self, Entry},
-    maps::{SEED, count},
+    maps::{LOST, SEED, count},
 };
 
 /// `struct bpf_iter__task`
@@ -96,7 +96,7 @@ fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, more: u32) {
     }
     match ledger::displace::<K>(id) {
         Some(entry) => born::<K>(entry, task, id, start, dead, more),
-        None => exit::lose(id),
+        None => exit::lose(id, false),
     }
 }
 
@@ -108,6 +108,7 @@ fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, more
     }
     let more = more | flag::PREDATES_FORK;
     if dead {
+        let _counted: Result<(), i32> = LOST.remove(id);
         birth::rest(entry, task, more | flag::PREDATES_EXIT);
         exit::fill(entry, task);
         entry.publish::<K>(key(state::DEAD, id));

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::warn;
-use reaper_ebpf::{Notice, counter, notice};
+use reaper_ebpf::{Notice, WORDS, counter, notice};
 
 use crate::{
     kernel::{cgroup_id, recorded_hierarchy},
@@ -15,7 +15,7 @@ fn cgroup_mkdir(ctx: BtfTracePointContext) {
     let cgroup = ctx.arg(0);
     let Some(hierarchy) = recorded_hierarchy(cgroup) else { return };
     let id = cgroup_id(cgroup);
-    let made = Notice { kind: notice::CGROUP_MADE, number: hierarchy, id, time: 0, comm: [0; 2] };
+    let made = Notice { kind: notice::CGROUP_MADE, number: hierarchy, id, time: 0, words: [0; WORDS] };
     if !send(made, counter::CGROUP_LOST) {
         warn!(&ctx, "no room to announce cgroup {} of hierarchy {}", id, hierarchy);
     }

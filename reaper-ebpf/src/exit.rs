@@ -54,7 +54,7 @@ fn mark<K: Keys>(task: Task) -> bool {
     let start = task.leader().start();
     let id = id(task.tgid(), start);
     let Some(entry) = ledger::find(id).or_else(|| enter::<K>(task, id, start)) else {
-        lose(id);
+        lose(id, true);
         return false;
     };
     if entry.state() != state::ALIVE {
@@ -69,12 +69,15 @@ fn mark<K: Keys>(task: Task) -> bool {
     left
 }
 
-/// Counts a death that there is no room for; once, though two last threads may come here, and the census.
+/// Counts a death that there is no room for; once, though two last threads may come here, and each census. Where there is no
+/// room to remember it either, only the `first` to come counts it.
 #[inline(always)]
-pub(crate) fn lose(id: u64) {
+pub(crate) fn lose(id: u64, first: bool) {
     const EXISTS: i32 = -17;
-    if LOST.insert(id, 0, u64::from(BPF_NOEXIST)) != Err(EXISTS) {
-        count(counter::DEATH_LOST);
+    match LOST.insert(id, 0, u64::from(BPF_NOEXIST)) {
+        Err(EXISTS) => {}
+        Err(_) if !first => {}
+        _ => count(counter::DEATH_LOST),
     }
 }
 

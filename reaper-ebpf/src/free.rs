@@ -4,13 +4,13 @@
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
-use reaper_ebpf::{Notice, counter, flag, id, notice, state};
+use reaper_ebpf::{Notice, WORDS, counter, flag, id, notice, state, tgid_of};
 
 use crate::{
     atomic::{Keys, Store, Swap},
     kernel::Task,
-    ledger,
-    maps::FORKERS,
+    ledger::{self, Entry},
+    maps::{FORKERS, LOST},
     notice::send,
 };
 
@@ -32,14 +32,20 @@ fn give_back<K: Keys>(ctx: &BtfTracePointContext) {
         return; // a thread, or the old leader after another thread's exec
     }
     let id = id(tgid, task.start());
-    let (state, flags) = ledger::release::<K>(id);
+    let (state, flags) = ledger::release::<K>(id, announce);
     if flags & flag::FORKER != 0 {
         let _gone: Result<(), i32> = FORKERS.remove(id);
     }
-    if state == state::STANDING {
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_boot_ns() };
-        let released = Notice { kind: notice::RELEASED, number: tgid, id, time: now, comm: [0; 2] };
-        send(released, counter::RELEASE_LOST);
+    if state == state::FREE {
+        let _counted: Result<(), i32> = LOST.remove(id);
     }
+}
+
+/// Says that a reported zombie goes, with all that was recorded of it: the daemon that reported it may be gone, too.
+#[inline(always)]
+fn announce(id: u64, entry: Option<Entry>) {
+    // SAFETY: a helper without arguments.
+    let time = unsafe { bpf_ktime_get_boot_ns() };
+    let words = entry.map_or([0; WORDS], Entry::words);
+    send(Notice { kind: notice::RELEASED, number: tgid_of(id), id, time, words }, counter::RELEASE_LOST);
 }

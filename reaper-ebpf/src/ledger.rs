@@ -33,6 +33,12 @@ impl Entry {
         unsafe { self.word(index).read_volatile() }
     }
 
+    /// Reads all words.
+    #[inline(always)]
+    pub(crate) fn words(self) -> [u64; WORDS] {
+        core::array::from_fn(|index| self.get(index))
+    }
+
     /// Writes a word whole.
     #[inline(always)]
     pub(crate) fn set(self, index: usize, value: u64) {
@@ -140,17 +146,29 @@ fn claim_in_overflow(id: u64, alive: u64) -> Option<Entry> {
     OVERFLOW.get_ptr_mut(id).map(Entry)
 }
 
-/// Gives the entry of `id` back. Says which state it was in and its flags; free and none where there was no entry.
+/// Gives the entry of `id` back; where it has been reported, `announce` is shown it before that. Says which state it was in
+/// and its flags; free and none where there was no entry.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64) -> (u64, u32) {
+pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -> (u64, u32) {
     if let Some(entry) = find_in_table(id) {
         let flags = entry.flags();
-        // Every word is written again before its next owner publishes it, so the body need not be cleared. Userspace
-        // may mark it as reported up to this moment: what the exchange returns is what counts.
-        return (state_of(entry.publish::<K>(0)), flags);
+        let shown = entry.state() == state::STANDING;
+        if shown {
+            announce(id, Some(entry));
+        }
+        // Every word is written again before its next owner publishes it, so the body need not be cleared. Userspace may
+        // mark it as reported up to this moment: what the exchange returns is what counts. Then the body may be another's.
+        let before = state_of(entry.publish::<K>(0));
+        if before == state::STANDING && !shown {
+            announce(id, None);
+        }
+        return (before, flags);
     }
     let Some(entry) = OVERFLOW.get_ptr_mut(id).map(Entry) else { return (state::FREE, 0) };
     let was = (entry.state(), entry.flags());
+    if was.0 == state::STANDING {
+        announce(id, Some(entry));
+    }
     if OVERFLOW.remove(id).is_ok() {
         count(counter::OVERFLOW_OUT);
     }

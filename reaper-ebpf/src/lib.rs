@@ -30,7 +30,7 @@ pub mod member;
 pub mod native;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;
@@ -252,13 +252,16 @@ pub struct Slot {
 
 /// What a notice in the ring buffer is about.
 pub mod notice {
+    /// Bytes of the ring buffer.
+    pub const RING_BYTES: u32 = 1 << 20;
     /// A reported zombie was released: `number` is its tgid, `id` its identity bits, `time` the boot clock
-    /// when the kernel freed it (RCU: up to tens of ms after the wait).
+    /// when the kernel freed it (RCU: up to tens of ms after the wait), `words` the slot that it had, or zeros where it was
+    /// reported in that very moment.
     pub const RELEASED: u32 = 1;
     /// A cgroup was made: `number` is its hierarchy, `id` its id there.
     pub const CGROUP_MADE: u32 = 2;
     /// A reported zombie is being released: `id` is its identity bits, `time` the boot clock, `number` the tgid and
-    /// `comm` the thread's name of whoever does it. [`RELEASED`] follows. Only while the optional hook is attached.
+    /// the first two `words` the thread's name of whoever does it. [`RELEASED`] follows. Only while the optional hook is attached.
     pub const REAPED: u32 = 3;
 }
 
@@ -274,8 +277,8 @@ pub struct Notice {
     pub id: u64,
     /// ns since boot.
     pub time: u64,
-    /// A name as the kernel writes it, ended by a zero byte; zeros where the kind has none.
-    pub comm: [u64; 2],
+    /// See the kind; zeros where it says nothing of them.
+    pub words: [u64; WORDS],
 }
 
 /// The forker of a process whose parent at fork is somebody else (CLONE_PARENT).
@@ -383,12 +386,14 @@ pub mod meta {
     pub const SAID: u32 = 1;
     /// Behind those, what of the kernel's own count of skipped programs has been.
     pub const SKIPPED_SAID: u32 = SAID + super::counter::COUNT;
+    /// From here on, what of each counter another set of maps had counted that nobody had reported when it was replaced.
+    pub const CARRIED: u32 = SKIPPED_SAID + 1;
     /// How many there are.
-    pub const COUNT: u32 = SKIPPED_SAID + 1;
+    pub const COUNT: u32 = CARRIED + super::counter::COUNT;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);
-const _: () = assert!(size_of::<Notice>() == 40);
+const _: () = assert!(size_of::<Notice>() == 88);
 const _: () = assert!(size_of::<Forker>() == 16);
 const _: () = assert!(size_of::<WaitProfile>() == 48);
 const _: () = assert!(size_of::<Awaited>() == 16);

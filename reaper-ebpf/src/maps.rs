@@ -8,7 +8,7 @@ use aya_ebpf::{
 use reaper_ebpf::{
     ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter,
     interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
-    meta, native, seed,
+    meta, native, notice, seed,
 };
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
@@ -36,9 +36,10 @@ pub(crate) static AWAITED: HashMap<u64, Awaited> = HashMap::with_max_entries(8_1
 #[map]
 pub(crate) static DYING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4_096, 0);
 
-/// The latest deaths that found no room, so that none is counted twice.
+/// The dead that found no room and are not freed yet, by identity bits, so that none is counted twice: far more than may
+/// stand before a ledger of the default size is full.
 #[map]
-pub(crate) static LOST: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1_024, 0);
+pub(crate) static LOST: HashMap<u64, u8> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Command lines taken at exec, by identity bits.
 #[map]
@@ -121,7 +122,7 @@ pub(crate) static META: Array<u64> = Array::with_max_entries(meta::COUNT, 0);
 
 /// Releases of reported zombies, new cgroups.
 #[map]
-pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(512 * 1024, 0);
+pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(notice::RING_BYTES, 0);
 
 /// What was lost, and what userspace must know to skip work: the places are `reaper_ebpf::counter`.
 #[map]

@@ -7,7 +7,7 @@ use crate::maps::{NOTICES, count};
 /// Sends a notice, or counts it as lost where the ring buffer is full. True where it was sent.
 #[inline(always)]
 pub(crate) fn send(notice: Notice, lost: u32) -> bool {
-    let Notice { kind, number, id, time, comm: [first, second] } = notice;
+    let Notice { kind, number, id, time, words } = notice;
     let Some(mut room) = NOTICES.reserve::<Notice>(0) else {
         count(lost);
         return false;
@@ -20,8 +20,9 @@ pub(crate) fn send(notice: Notice, lost: u32) -> bool {
         (&raw mut (*notice).number).write_volatile(number);
         (&raw mut (*notice).id).write_volatile(id);
         (&raw mut (*notice).time).write_volatile(time);
-        (&raw mut (*notice).comm[0]).write_volatile(first);
-        (&raw mut (*notice).comm[1]).write_volatile(second);
+        for (place, word) in words.into_iter().enumerate() {
+            (&raw mut (*notice).words).cast::<u64>().add(place).write_volatile(word);
+        }
     }
     room.submit(0);
     true

@@ -15,7 +15,7 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use reaper_ebpf::{Notice, counter, id, member, notice, state};
+use reaper_ebpf::{Notice, WORDS, counter, id, member, notice, state};
 
 use crate::{
     kernel::{Task, read},
@@ -77,5 +77,7 @@ fn announce(id: u64) {
         (comm.assume_init(), bpf_ktime_get_boot_ns(), bpf_get_current_pid_tgid())
     };
     let number = (current >> 32) as u32;
-    send(Notice { kind: notice::REAPED, number, id, time, comm }, counter::REAP_LOST);
+    let mut words = [0; WORDS];
+    [words[0], words[1]] = comm;
+    send(Notice { kind: notice::REAPED, number, id, time, words }, counter::REAP_LOST);
 }

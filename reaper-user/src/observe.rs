@@ -349,7 +349,8 @@ mod tests {
             fs::write(holder.join("stat"), &stat).unwrap();
             fs::write(holder.join("status"), &status).unwrap();
             fs::write(zombie.join("stat"), stat.replacen("Z 7 ", &format!("Z {pid} "), 1)).unwrap();
-            fs::write(zombie.join("status"), status.replacen("PPid:\t7", &format!("PPid:\t{pid}"), 1)).unwrap();
+            fs::write(zombie.join("status"), status.replacen("PPid:\t7", &format!("PPid:\t{pid}"), 1))
+                .unwrap();
             if hostile {
                 mknodat(CWD, holder.join("cmdline"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
             } else {

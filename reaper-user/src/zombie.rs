@@ -72,8 +72,14 @@ impl Died {
     /// The age at `now`: exact, or at least so much where its death was not seen.
     #[must_use]
     pub fn age(self, now: BootTime) -> Duration {
+        now.since(self.moment())
+    }
+
+    /// The moment, however it is known.
+    #[must_use]
+    pub const fn moment(self) -> BootTime {
         let (Self::At(then) | Self::About(then) | Self::Before(then)) = self;
-        now.since(then)
+        then
     }
 
     /// True where its death was seen, so that its age is known.
@@ -81,6 +87,21 @@ impl Died {
     pub const fn was_seen(self) -> bool {
         !matches!(self, Self::Before(_))
     }
+}
+
+/// A zombie that went before anybody looked at it and around it: all that the ledger says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Who it was.
+    pub identity: Identity,
+    /// When it died.
+    pub died: Died,
+    /// How.
+    pub exit: ExitStatus,
+    /// Whose it was.
+    pub workload: Workload,
+    /// It died before anything was recorded.
+    pub predates: bool,
 }
 
 /// How a process ended, as wait4 would tell.

@@ -78,13 +78,16 @@ impl KernelError {
         matches!(self, Self::Privilege { .. })
     }
 
-    /// True where this process is short of descriptors or memory: later it may succeed.
+    /// True where this process is short of descriptors, memory or threads: later it may succeed.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref::<io::Error>() {
-                if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN)
+                ) {
                     return true;
                 }
                 // What it wraps is not what it calls its source.

@@ -1,7 +1,7 @@
 //! Loading the object, into a set of pins or for this process alone, taking over what an earlier daemon has left, and
 //! attaching in the order that leaves no gap.
 
-use std::{os::fd::AsFd as _, path::Path};
+use std::{os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use aya::{EbpfLoader, maps::Map};
 use reaper_ebpf::{counter, flag, meta};
@@ -19,6 +19,9 @@ use super::{
     table::Table,
     take,
 };
+
+/// Longer than a fork takes from when the kernel stamps it to when its hook runs, but where the machine stands still.
+const IN_FORK: Duration = Duration::from_millis(20);
 
 /// The set of pins that a kernel side lives in.
 pub(super) struct Pinned {
@@ -180,35 +183,60 @@ impl Kernel {
         self.pinned.as_ref().is_some_and(|pinned| pinned.adopted)
     }
 
-    /// Attaches what is always attached, then enters every process that was there before. What other sets were
-    /// pinned in the same folder is removed after that.
+    /// Attaches what is always attached, then enters every process that was there before.
     pub fn attach(&mut self) -> Result<(), KernelError> {
         if !self.adopted() {
             let set = self.pinned.as_ref().map(|pinned| &pinned.set);
             self.always = Always::attach(&mut self.ebpf, self.flavour, set)?;
         }
+        let before = boot_now();
+        // Whoever is forked since then is the hooks'. A fork that had begun is in the kernel's list of processes a moment
+        // before its hook runs, and would be entered twice.
+        thread::sleep(IN_FORK);
         self.on_demand.settle(&mut self.ebpf, false)?;
         let others = match &self.pinned {
-            Some(Pinned { store, set, .. }) => store.has_others(set)?,
+            Some(Pinned { store, set, .. }) => !store.others(set)?.is_empty(),
             None => false,
         };
         if self.adopted() {
             // This very process included, which the check of the offsets looks for.
-            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flag::RECOVERED)?;
+            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
         } else {
             // What another set's daemon may have told of is told again, and marked as such.
             let flags = if others { flag::RECOVERED } else { 0 };
-            self.orders.carry_out(&mut self.ebpf, self.flavour, boot_now(), flags)?;
+            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flags)?;
             // No hook of this set has missed them.
             self.say(meta::SAID + counter::HOOK_MISSED, self.count(counter::HOOK_MISSED)?)?;
         }
+        Ok(())
+    }
+
+    /// What is attached has been seen to record what is true: its pins are a set from now on, and other sets in the same
+    /// folder are removed. What those had counted and nobody has reported is counted on here.
+    pub fn replace_others(&mut self) -> Result<(), KernelError> {
         let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
         if !adopted {
             let complete = self.meta.set(meta::FINGERPRINT, fingerprint, 0);
             complete.map_err(|error| KernelError::map("META", error))?;
         }
-        for replaced in store.keep_only(set)? {
-            tracing::info!(replaced, "removed what another version or an interrupted start had pinned");
+        for other in store.others(set)? {
+            let replaced = other.folder.display().to_string();
+            let (_, unsaid) = other.remove()?;
+            tracing::info!(
+                replaced,
+                losses_known = unsaid.is_some(),
+                "removed what another version or an interrupted start had pinned; what was reaped while no daemon ran is not \
+                 told of"
+            );
+            for (counter, count) in (0..).zip(unsaid.unwrap_or_default()) {
+                // What goes in and out is each set's own.
+                if matches!(counter, counter::OVERFLOW_IN | counter::OVERFLOW_OUT | counter::ANCESTOR_IN) {
+                    continue;
+                }
+                let place = meta::CARRIED + counter;
+                let carried = self.meta.get(&place, 0).unwrap_or(0) + count;
+                self.meta.set(place, carried, 0).map_err(|error| KernelError::map("META", error))?;
+            }
         }
         Ok(())
     }

@@ -29,7 +29,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
 };
 use reaper_ebpf::{
-    Awaited, CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, state,
+    Awaited, CMDLINE_BYTES, Forker, Record, WORD_FLAGS, WORDS, WaitProfile, awaited, counter, flag, meta,
+    state,
 };
 
 pub use self::{
@@ -347,11 +348,15 @@ impl Kernel {
 
     /// Whether there ever was a process that found no room.
     pub fn is_full(&self) -> Result<bool, KernelError> {
-        Ok(self.count(counter::FORK_UNRECORDED)? + self.count(counter::DEATH_LOST)? > 0)
+        Ok(self.counted(counter::FORK_UNRECORDED)? + self.counted(counter::DEATH_LOST)? > 0)
     }
 
-    /// A counter's sum over all CPUs.
+    /// A counter's sum over all CPUs, with what was carried over from a set that this one has replaced.
     pub fn count(&self, counter: u32) -> Result<u64, KernelError> {
+        Ok(self.counted(counter)? + self.said(meta::CARRIED + counter)?)
+    }
+
+    fn counted(&self, counter: u32) -> Result<u64, KernelError> {
         let values: PerCpuValues<u64> =
             self.counters.get(&counter, 0).map_err(|error| KernelError::map("COUNTERS", error))?;
         Ok(values.iter().sum())

@@ -6,7 +6,7 @@ use std::{io, os::fd::AsRawFd as _};
 
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use reaper_ebpf::Notice;
+use reaper_ebpf::{Notice, WORDS};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{KernelError, low};
@@ -31,9 +31,9 @@ impl Notices {
             .map_err(|error| KernelError::system("watching the ring buffer", error))?;
         let mut notices = Vec::new();
         while let Some(bytes) = guard.get_inner_mut().next() {
-            if let Some(words) = bytes.as_chunks::<8>().0.first_chunk::<5>() {
-                let [who, id, time, comm @ ..] = words.map(u64::from_ne_bytes);
-                notices.push(Notice { kind: low(who), number: low(who >> 32), id, time, comm });
+            if let Some(parts) = bytes.as_chunks::<8>().0.first_chunk::<{ 3 + WORDS }>() {
+                let [who, id, time, words @ ..] = parts.map(u64::from_ne_bytes);
+                notices.push(Notice { kind: low(who), number: low(who >> 32), id, time, words });
             }
         }
         guard.clear_ready();

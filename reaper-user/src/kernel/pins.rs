@@ -7,6 +7,7 @@
 //! moment in which nobody looks.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
     io,
@@ -16,11 +17,11 @@ use std::{
 };
 
 use aya::{
-    maps::{Array, Map, MapData},
+    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
     pin::PinError,
     programs::{BtfTracePoint, links::PinnedLink},
 };
-use reaper_ebpf::{ABI, meta};
+use reaper_ebpf::{ABI, counter, meta};
 use rustix::{
     fs::{FlockOperation, flock, statfs},
     io::Errno,
@@ -141,15 +142,11 @@ impl Store {
         Ok(Set { folder })
     }
 
-    /// Whether there are sets beside this one.
-    pub(super) fn has_others(&self, own: &Set) -> Result<bool, KernelError> {
-        Ok(self.sets()?.iter().any(|set| set.folder != own.folder))
-    }
-
-    /// Removes every set but this one; says what each was.
-    pub(super) fn keep_only(&self, kept: &Set) -> Result<Vec<String>, KernelError> {
-        let others = self.sets()?.into_iter().filter(|set| set.folder != kept.folder);
-        others.map(|set| set.remove().map(|_| set.folder.display().to_string())).collect()
+    /// The sets beside this one.
+    pub(super) fn others(&self, own: &Set) -> Result<Vec<Set>, KernelError> {
+        let mut sets = self.sets()?;
+        sets.retain(|set| set.folder != own.folder);
+        Ok(sets)
     }
 
     fn sets(&self) -> Result<Vec<Set>, KernelError> {
@@ -184,15 +181,23 @@ impl Set {
         self.path(&format!("link_{name}"))
     }
 
-    /// Its programs, where they are the same as `ours` (by their tags), and its links.
+    /// Its programs, where they are the same as `ours` (by their tags) and use the maps that are pinned beside them, and its
+    /// links.
     pub(super) fn adopt<'a>(
         &self,
         ours: impl IntoIterator<Item = (&'static str, &'a BtfTracePoint)>,
     ) -> Option<(Vec<BtfTracePoint>, Vec<PinnedLink>)> {
+        let pinned = MAPS.iter().map(|name| Some(MapInfo::from_pin(self.path(name)).ok()?.id()));
+        let pinned: HashSet<u32> = pinned.collect::<Option<_>>()?;
+        let maps = |program: &BtfTracePoint| {
+            let maps: HashSet<u32> = program.info().ok()?.map_ids().ok()??.into_iter().collect();
+            Some(&maps & &pinned)
+        };
         let (mut programs, mut links) = (Vec::new(), Vec::new());
         for (name, ours) in ours {
             let theirs = BtfTracePoint::from_pin(self.program(name)).ok()?;
-            if theirs.info().ok()?.tag() != ours.info().ok()?.tag() {
+            // A map whose pin was removed has been made anew by now, and is not the one that is written to.
+            if theirs.info().ok()?.tag() != ours.info().ok()?.tag() || maps(&theirs)? != maps(ours)? {
                 return None;
             }
             programs.push(theirs);
@@ -213,8 +218,30 @@ impl Set {
         self.path("META").exists()
     }
 
-    /// Removes it, links first, so that nothing is recorded into maps that are gone; says what.
-    fn remove(&self) -> Result<Vec<String>, KernelError> {
+    /// How often each thing was counted there that nobody has reported; `None` where its counters are not laid out as ours.
+    fn unsaid(&self) -> Option<impl FnOnce() -> Option<Vec<u64>> + use<>> {
+        let name = self.folder.file_name()?.to_str()?;
+        if name.split('-').next() != Some(&ABI.to_string()) {
+            return None;
+        }
+        let meta: Array<_, u64> = Map::Array(MapData::from_pin(self.path("META")).ok()?).try_into().ok()?;
+        let counters = Map::PerCpuArray(MapData::from_pin(self.path("COUNTERS")).ok()?);
+        let counters: PerCpuArray<_, u64> = counters.try_into().ok()?;
+        Some(move || {
+            let unsaid = (0..counter::COUNT).map(|place| {
+                let said = meta.get(&(meta::SAID + place), 0).ok()?;
+                let carried = meta.get(&(meta::CARRIED + place), 0).ok()?;
+                let counted: u64 = counters.get(&place, 0).ok()?.iter().sum();
+                Some((counted + carried).saturating_sub(said))
+            });
+            unsaid.collect()
+        })
+    }
+
+    /// Removes it, links first, so that nothing is recorded into maps that are gone; says what, and how often each thing was
+    /// counted there that nobody has reported, where that can be read.
+    pub(super) fn remove(&self) -> Result<(Vec<String>, Option<Vec<u64>>), KernelError> {
+        let unsaid = self.unsaid();
         let listed = fs::read_dir(&self.folder).map_err(|error| failed(&self.folder, "listing it", error))?;
         let mut pins: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
         let is_link = |path: &PathBuf| {
@@ -228,7 +255,7 @@ impl Set {
         }
         fs::remove_dir(&self.folder).map_err(|error| failed(&self.folder, "removing it", error))?;
         removed.push(self.folder.display().to_string());
-        Ok(removed)
+        Ok((removed, unsaid.and_then(|unsaid| unsaid())))
     }
 }
 
@@ -249,7 +276,7 @@ pub fn unload(root: &Path) -> Result<Vec<String>, KernelError> {
     let store = Store::locked(root)?;
     for set in store.sets()? {
         check_owner(&set.folder)?;
-        removed.extend(set.remove()?);
+        removed.extend(set.remove()?.0);
     }
     // It stays where it is somebody else's, too.
     if !removed.is_empty() && fs::remove_dir(root).is_ok() {

@@ -19,7 +19,7 @@ use crate::{
     text::Untrusted,
     workload::{Kind, Runtime, Workload},
     zombie::{
-        Asked, Cause, Died, Evidence, ExitStatus, Forker, Party, Reap, Relation, Sigchld, Waits, Zombie,
+        Asked, Cause, Died, Evidence, ExitStatus, Forker, Gone, Party, Reap, Relation, Sigchld, Waits, Zombie,
     },
 };
 
@@ -105,8 +105,8 @@ pub struct ReleasedEvent {
     pub ns_pid: Option<u32>,
     /// As in [`ZombieEvent`].
     pub start_time: BootTime,
-    /// As in [`ZombieEvent`].
-    pub comm: Untrusted,
+    /// Its name; `None` where this daemon has not seen it.
+    pub comm: Option<Untrusted>,
     /// As in [`ZombieEvent`].
     pub cmdline: Option<Untrusted>,
     /// How long it stood, from its death to its release; without [`Self::reaped`], to the moment the kernel freed it (up
@@ -121,14 +121,17 @@ pub struct ReleasedEvent {
     /// As in [`ZombieEvent`].
     #[serde(with = "json::exit")]
     pub exit: ExitStatus,
-    /// Who held it when it was reported as a zombie.
-    pub holder: Process,
-    /// Why it stood, as it was reported.
-    pub cause: Cause,
+    /// Who held it when it was reported as a zombie; `None` where this daemon has not seen it.
+    pub holder: Option<Process>,
+    /// Why it stood, as it was reported; `None` where this daemon has not seen it.
+    pub cause: Option<Cause>,
     /// As in [`ZombieEvent`].
     pub workload: ShownWorkload,
     /// As in [`ZombieEvent`].
     pub predates: bool,
+    /// True where an earlier daemon saw it stand and it went while none ran, or before this one had seen it: by pid and start
+    /// it is the one that was reported then, if that had been written out.
+    pub recovered: bool,
 }
 
 /// A loss: something happened that could not be recorded, and was counted.
@@ -348,17 +351,43 @@ impl Event {
             pid: identity.pid,
             ns_pid: *ns_pid,
             start_time: identity.start,
-            comm: comm.clone(),
+            comm: Some(comm.clone()),
             cmdline: cmdline.clone(),
             stood_seconds: exact,
             stood_at_least: at_least,
             stood_approximate: matches!(died, Died::About(_)),
             reaped,
             exit: *exit,
-            holder: holder.into(),
-            cause: *cause,
+            holder: Some(holder.into()),
+            cause: Some(*cause),
             workload: workload.into(),
             predates: *predates,
+            recovered: false,
+        }))
+    }
+
+    /// The release of a zombie that an earlier daemon saw stand, and this one never; otherwise as [`Self::released`].
+    #[must_use]
+    pub fn released_unseen(gone: &Gone, released: BootTime, reaped: Option<Reap>, time: Timestamp) -> Self {
+        let Gone { identity, died, exit, workload, predates } = gone;
+        let (exact, at_least) = split(*died, released);
+        Self::Released(Box::new(ReleasedEvent {
+            time,
+            pid: identity.pid,
+            ns_pid: None,
+            start_time: identity.start,
+            comm: None,
+            cmdline: None,
+            stood_seconds: exact,
+            stood_at_least: at_least,
+            stood_approximate: matches!(died, Died::About(_)),
+            reaped,
+            exit: *exit,
+            holder: None,
+            cause: None,
+            workload: workload.into(),
+            predates: *predates,
+            recovered: true,
         }))
     }
 

@@ -100,20 +100,18 @@ impl Human {
             (None, at_least) => (at_least.unwrap_or(Seconds(std::time::Duration::ZERO)), "at least "),
         };
         let by = released.reaped.as_ref().map_or_else(String::new, |Reap { at: _, pid, comm }| {
-            if *pid == released.holder.pid {
+            if released.holder.as_ref().is_some_and(|holder| holder.pid == *pid) {
                 " by its holder".to_owned()
             } else {
                 format!(" by {comm}({pid})")
             }
         });
         let text = format!("released after {more}{}{by}", shown(span.0));
-        let row = format!(
-            "{} {:>7} {text}, {} of {}",
-            utc(released.time),
-            released.pid,
-            released.comm,
-            process(&released.holder, usize::MAX),
-        );
+        let whose = match (&released.comm, &released.holder) {
+            (Some(comm), Some(holder)) => format!("{comm} of {}", process(holder, usize::MAX)),
+            _ => "seen by an earlier daemon only".to_owned(),
+        };
+        let row = format!("{} {:>7} {text}, {whose}", utc(released.time), released.pid);
         self.painted(RELEASED, &super::columns::cut(&row, self.width))
     }
 

@@ -222,7 +222,8 @@ impl Loss {
             }
             Self::ReleaseLost => {
                 "releases could not be announced because the ring buffer was full: they are found by the next sweep, \
-                 late; nothing to do unless it goes on, then give the daemon more CPU"
+                 late, or not told of where no daemon ran meanwhile; nothing to do unless it goes on, then give the daemon \
+                 more CPU"
             }
             Self::ReapLost => {
                 "releases were seen when they happened, but could not be read, or not announced because the ring buffer \

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
-use reaper_ebpf::{flag, state};
+use reaper_ebpf::{Record, flag, state};
 
 use super::{Describer, Watch, WatchError, sweep::ANSWERED};
 use crate::{
@@ -174,7 +174,7 @@ impl Watch {
         }
         for id in stale {
             self.aging.settle(id);
-            self.release(id, now, None);
+            self.release(id, now, None, None);
         }
         // An announcement may have been missed without a loss: two that change one entry's state at the same moment.
         if needed.releases || compared {
@@ -184,8 +184,9 @@ impl Watch {
         Ok(())
     }
 
-    /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest.
-    pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>) {
+    /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest. Where an earlier daemon has
+    /// reported it and this one has not seen it yet, there is its `record` at most.
+    pub(super) fn release(&mut self, id: u64, at: BootTime, reap: Option<Reap>, record: Option<&Record>) {
         let ours = self.remedies.remove(id);
         self.restoring.settle(id);
         self.sites.remove(id);
@@ -195,16 +196,27 @@ impl Watch {
                 self.describer.holders.waited(zombie.holder.pid, zombie.died.age(at));
             }
             self.outbox.send(Event::released(&zombie, at, reap, Timestamp::now()));
+        } else if let Some(record) = record
+            // Without pins there was nobody before this one.
+            && self.describer.kernel.is_pinned()
+        {
+            let gone = self.describer.describe_gone(record);
+            self.outbox.send(Event::released_unseen(&gone, at, reap, Timestamp::now()));
         }
     }
 
     /// Releases that the ring buffer had no room for.
     pub(super) fn find_unannounced(&mut self, now: BootTime) {
+        /// A notice that is later than this does not come any more.
+        const IN_THE_RING: Duration = Duration::from_secs(60);
         let gone: Vec<u64> =
             self.standing.ids().filter(|id| self.describer.kernel.record(*id).is_none()).collect();
         for id in gone {
-            self.release(id, now, None);
+            self.release(id, now, None, None);
+            // It may be in the ring buffer still.
+            self.early.insert(id, now);
         }
+        self.early.retain(|_, told| now.since(*told) < IN_THE_RING);
     }
 }
 

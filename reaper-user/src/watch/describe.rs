@@ -16,7 +16,7 @@ use crate::{
     origin::Stacks,
     proc::{Proc, Seen, shown_cmdline, ticks},
     workload::Workloads,
-    zombie::{Died, ExitStatus, Forker, Relation, Zombie},
+    zombie::{Died, ExitStatus, Forker, Gone, Relation, Zombie},
 };
 
 /// What a zombie is described from.
@@ -82,12 +82,7 @@ impl Describer {
                 relation: if forker.seen.is_some() { Relation::Other } else { Relation::Gone },
             },
         });
-        let moment = self.clock.moment(record.exit_stamp);
-        let died = match (record.flags & flag::PREDATES_EXIT != 0, moment.exact) {
-            (true, _) => Died::Before(moment.at),
-            (false, true) => Died::At(moment.at),
-            (false, false) => Died::About(moment.at),
-        };
+        let died = self.died(record);
         let ns_pid = holder_seen
             .and_then(|holder| holder.ns_pids.len().checked_sub(1))
             .and_then(|level| seen.ns_pids.get(level).copied())
@@ -113,10 +108,35 @@ impl Describer {
             evidence,
             workload,
             origin: Some(self.origin(record, scene)),
-            // A moment is up to a tick too late.
-            predates: record.flags & flag::PREDATES_EXIT != 0
-                && moment.at <= self.started.plus(self.clock.tick()),
+            predates: self.predates(record),
             recovered: record.flags & flag::RECOVERED != 0,
+        }
+    }
+
+    /// What is known of a zombie that went before this daemon had seen it.
+    pub(super) fn describe_gone(&mut self, record: &Record) -> Gone {
+        let [v2, v1] = self.cgroups(record);
+        Gone {
+            identity: Identity::of(record),
+            died: self.died(record),
+            exit: ExitStatus::from_wait(record.status),
+            workload: self.workloads.of(v2, v1),
+            predates: self.predates(record),
+        }
+    }
+
+    fn predates(&self, record: &Record) -> bool {
+        // A moment is up to a tick too late.
+        record.flags & flag::PREDATES_EXIT != 0
+            && self.died(record).moment() <= self.started.plus(self.clock.tick())
+    }
+
+    fn died(&self, record: &Record) -> Died {
+        let moment = self.clock.moment(record.exit_stamp);
+        match (record.flags & flag::PREDATES_EXIT != 0, moment.exact) {
+            (true, _) => Died::Before(moment.at),
+            (false, true) => Died::At(moment.at),
+            (false, false) => Died::About(moment.at),
         }
     }
 

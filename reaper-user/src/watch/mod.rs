@@ -18,12 +18,12 @@ mod standing;
 mod sweep;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::{Notice, counter, notice};
+use reaper_ebpf::{Notice, Record, WORD_KEY, WORDS, counter, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -131,6 +131,8 @@ pub struct Watch {
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
     untold: VecDeque<(u64, u64)>,
+    /// Zombies whose release was told of when it was seen or found, and that the kernel's own notice is still to come of.
+    early: HashMap<u64, BootTime>,
     /// When it was last said that something is lacking.
     complained: Option<Instant>,
     /// Said once: the pins are gone.
@@ -171,6 +173,7 @@ impl Watch {
         let clock = kernel.clock()?;
         kernel.attach()?;
         self_check(&kernel, &proc)?;
+        kernel.replace_others()?;
         // New cgroups are announced from here on: what the walk misses is not missed.
         let mut workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
         let walked = workloads.cgroups().walk();
@@ -204,6 +207,7 @@ impl Watch {
             losses,
             books,
             untold: VecDeque::new(),
+            early: HashMap::new(),
             complained: None,
             unpinned: false,
             unborn: Vec::new(),
@@ -240,8 +244,8 @@ impl Watch {
     ) -> Result<(), WatchError> {
         tokio::pin!(stop);
         let alarm = Alarm::new().map_err(|error| WatchError::System("making a timer", error))?;
-        self.restore()?;
-        self.sweep()?;
+        let begun = self.restore().and_then(|()| self.sweep());
+        self.bear(begun)?;
         let asleep = |error| WatchError::System("setting a timer", error);
         let mut set_to = BootTime(0);
         loop {
@@ -280,7 +284,10 @@ impl Watch {
         }
         let now = self.describer.clock.refresh();
         self.take_over_losses();
-        self.losses.report(&self.describer.kernel, now, true, &mut self.outbox)?;
+        // What cannot be said now is said by the next one.
+        if let Err(error) = self.losses.report(&self.describer.kernel, now, true, &mut self.outbox) {
+            tracing::error!(%error, "what was lost could not be read at the end");
+        }
         // What is written out by now need not be told again by the next daemon.
         for _ in 0..30 {
             self.tell()?;
@@ -311,12 +318,19 @@ impl Watch {
     }
 
     fn heed(&mut self, notices: &[Notice]) {
-        for Notice { kind, number, id, time, comm } in notices {
+        for Notice { kind, number, id, time, words } in notices {
             let at = BootTime(*time);
             match *kind {
-                notice::REAPED => self.release(*id, at, Some(reap(at, *number, *comm))),
-                // Nothing stands any more where the one above came before it.
-                notice::RELEASED => self.release(*id, at, None),
+                notice::REAPED => {
+                    let record = self.describer.kernel.record(*id);
+                    self.release(*id, at, Some(reap(at, *number, words)), record.as_ref());
+                    self.early.insert(*id, at);
+                }
+                notice::RELEASED if self.early.remove(id).is_none() => {
+                    let record = (words[WORD_KEY] != 0).then(|| Record::from_words(*words));
+                    self.release(*id, at, None, record.as_ref());
+                }
+                notice::RELEASED => {}
                 notice::CGROUP_MADE => {
                     let hierarchy = if *number == 0 { Hierarchy::V2 } else { Hierarchy::V1Pids };
                     self.meet(CgroupId { hierarchy, id: *id }, 0);
@@ -378,8 +392,8 @@ impl Watch {
 }
 
 /// Who released a zombie, as the kernel side has it.
-fn reap(at: BootTime, pid: u32, comm: [u64; 2]) -> Reap {
-    let comm = comm.map(u64::to_ne_bytes).concat();
+fn reap(at: BootTime, pid: u32, [first, second, ..]: &[u64; WORDS]) -> Reap {
+    let comm = [first, second].map(|word| word.to_ne_bytes()).concat();
     let name = comm.split(|byte| *byte == 0).next().unwrap_or_default();
     Reap { at, pid, comm: Untrusted::new(name) }
 }

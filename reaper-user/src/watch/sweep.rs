@@ -115,7 +115,9 @@ impl Watch {
     fn look_past(&mut self, Hung { pid, replaced, cautious }: Hung, now: BootTime) {
         tracing::error!(pid, "a look at this process hangs: it is stuck in the kernel");
         if !replaced {
-            tracing::error!("no thread can be started to go on without it: nothing is reported until it ends");
+            tracing::error!(
+                "no thread can be started to go on without it: nothing is reported until it ends"
+            );
         } else if cautious {
             tracing::error!(
                 "many such looks hang: no command line is read and no remedy applied until one of them ends"

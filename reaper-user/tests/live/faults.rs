@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reaper_ebpf::{Notice, notice};
+
 use crate::support::{
     Daemon, Ended, Mount, Pins, Reports, SECOND, Seen, Workload, assert_valid, boot_now, limit_files,
     machine, rounds, signal, waiting_bytes,
@@ -41,7 +43,7 @@ fn a_daemon_that_was_stopped_tells_everything_when_it_goes_on() {
 #[test]
 fn releases_that_find_no_room_are_counted_and_told() {
     /// Notices that the ring buffer has room for: <https://docs.kernel.org/bpf/ringbuf.html> puts 8 bytes before each.
-    const ROOM: usize = (512 << 10) / (size_of::<reaper_ebpf::Notice>() + 8);
+    const ROOM: usize = notice::RING_BYTES as usize / (size_of::<Notice>() + 8);
     let _machine = machine();
     let mut daemon = Daemon::run(&AGE);
     let workload = Workload::standing(ROOM + 2_000);

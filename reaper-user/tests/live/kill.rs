@@ -1,9 +1,11 @@
 //! A daemon that is killed at any moment and started again tells of everything all the same: what it pinned goes on
 //! recording, and what was not told yet is told by the next.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeSet, thread, time::Duration};
 
-use crate::support::{Daemon, Ended, Pins, Random, Reports, Workload, machine, rounds};
+use serde_json::Value;
+
+use crate::support::{Daemon, Ended, Pins, Random, Reports, Seen, Workload, machine, rounds};
 
 /// How long one of them may live, ms. Every third is killed while it starts.
 const LIFE: u64 = 2_500;
@@ -42,4 +44,39 @@ fn whenever_it_is_killed_the_union_of_all_reports_is_what_was_leaked() {
     // It is said where it may be so, not always.
     assert!(recovered <= 10 + truth.leaks.len() / 4, "{recovered} of {}", truth.leaks.len());
     workload.end();
+}
+
+#[test]
+fn what_is_reaped_while_no_daemon_runs_is_told_of_by_the_next() {
+    let _machine = machine();
+    let pins = Pins::new("away");
+    let workload = Workload::standing(20);
+    let truth = workload.truth();
+    let mut first = Daemon::run_pinned(pins.path(), &["--age", "200ms"]);
+    let mut missing: BTreeSet<_> = truth.leaks.keys().copied().collect();
+    first.until("all reports", Duration::from_secs(10), |seen| {
+        if seen.is("zombie") {
+            missing.remove(&seen.process());
+        }
+        missing.is_empty()
+    });
+    first.end_with(libc::SIGKILL);
+    // Their holder ends and who inherits them does not keep them.
+    workload.end();
+
+    let mut second = Daemon::run_pinned(pins.path(), &["--age", "200ms"]);
+    let mut missing: BTreeSet<_> = truth.leaks.keys().copied().collect();
+    second.until("all releases", Duration::from_secs(10), |seen| {
+        if seen.is("released") && missing.remove(&seen.process()) {
+            let leak = &truth.leaks[&seen.process()];
+            assert_eq!(seen.event["recovered"], true, "{seen:?}");
+            assert_eq!(seen.event["holder"], Value::Null, "nobody has looked: {seen:?}");
+            assert_eq!(seen.event["exit"]["code"], leak.exit["code"], "{seen:?}");
+        }
+        missing.is_empty()
+    });
+    let ours = |seen: &&Seen| seen.is("released") && truth.leaks.contains_key(&seen.process());
+    let again = second.during(Duration::from_secs(1)).iter().filter(ours).count();
+    assert_eq!(again, 0, "told twice");
+    second.end();
 }

@@ -25,7 +25,7 @@ const ATTEMPTS: usize = 5;
 fn what_a_full_ledger_misses_equals_the_loss_counter() {
     let _machine = machine();
     for attempt in 1..=ATTEMPTS {
-        let outcome = bomb();
+        let outcome = bomb(attempt == 1);
         let Outcome { foreign, reported, recovered, lost } = outcome;
         println!(
             "attempt {attempt}: {reported} reported, {lost} lost, {recovered} of them found again, {foreign} started by others"
@@ -54,7 +54,7 @@ struct Outcome {
     lost: usize,
 }
 
-fn bomb() -> Outcome {
+fn bomb(is_first: bool) -> Outcome {
     let sizes = ["--ledger-entries", "512", "--ledger-overflow", "512"];
     let mut daemon = Daemon::run(&[&["--age", "1s"], &sizes[..]].concat());
     let (before, threads) = (forks(), threads(daemon.pid()));
@@ -84,9 +84,22 @@ fn bomb() -> Outcome {
         (lost..=lost + others).contains(&checked),
         "{lost} lost, {checked} by reaper check, {others} others"
     );
+    if is_first {
+        assert_counted_once(&mut daemon, before, own, lost);
+    }
     workload.end();
     balance(daemon, reported.into_keys().collect());
     outcome
+}
+
+/// Each census finds the same ones again that there is no room for: they are not lost once more.
+fn assert_counted_once(daemon: &mut Daemon, before: usize, own: usize, lost: usize) {
+    /// Two censuses after a loss are made in this time.
+    const CENSUSES: Duration = Duration::from_secs(22);
+    daemon.during(CENSUSES);
+    let checked = usize::try_from(checked("death-lost")).unwrap();
+    let others = (forks() - before).saturating_sub(own);
+    assert!(checked <= lost + others, "{checked} lost, {lost} before, {others} others");
 }
 
 /// What is missing is what was lost: no process is in both but those that were found again, and say so.

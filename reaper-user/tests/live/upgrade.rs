@@ -3,14 +3,15 @@
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use crate::support::{
-    Daemon, Ended, Held, Pins, Random, Reports, Truth, Workload, machine, program, run_briefly,
+    Daemon, Ended, Held, Pins, Random, Reports, Seen, Truth, Workload, boot_now, machine, program,
+    run_briefly,
 };
 
 const AGE: [&str; 2] = ["--age", "1s"];
@@ -77,7 +78,13 @@ fn take_over(pins: &Pins, arguments: &[&str], between: impl FnOnce()) {
     // Nobody but the kernel sees these.
     thread::sleep(SPAN);
 
+    let order = thread::spawn({
+        let root = pins.path().to_owned();
+        let old = only_set(&root);
+        move || watch_the_order(&root, &old)
+    });
     let mut second = Daemon::run_pinned(pins.path(), arguments);
+    let attached = order.join().unwrap();
     assert_complete(pins);
     second.during(SPAN);
     let (settled, truth) = workload.settle();
@@ -93,9 +100,59 @@ fn take_over(pins: &Pins, arguments: &[&str], between: impl FnOnce()) {
     // What comes now comes too often.
     second.during(Duration::from_secs(1));
     held.assert_gone();
-    reports.add(second.end());
+    let seen = second.end();
+    // A census finds what stands and says so: whoever was forked under the new links was seen by them.
+    let by_hooks = |seen: &Seen| seen.event["predates"] == false && seen.event["forker"]["pid"].is_u64();
+    let later = |seen: &&Seen| seen.is("zombie") && seen.number("/start_time") > attached;
+    let (hooks, census): (Vec<_>, Vec<_>) = seen.iter().filter(later).partition(|seen| by_hooks(seen));
+    let census = census.len();
+    println!("{} leaks since the new links were there, {census} without their fork", hooks.len());
+    assert!(hooks.len() > 500, "only {}", hooks.len());
+    reports.add(seen);
+    let skipped = usize::try_from(reports.lost("program-skipped")).unwrap();
+    assert!(census <= skipped, "{census} forks were not seen, {skipped} programs skipped");
     reports.assert_equal(&truth);
     workload.end();
+}
+
+/// The folder of the one set that there is.
+fn only_set(root: &Path) -> PathBuf {
+    let mut sets = fs::read_dir(root).unwrap().map(|set| set.unwrap().path());
+    let set = sets.next().unwrap();
+    assert_eq!(sets.next(), None);
+    set
+}
+
+/// Looks on until the old set is gone: as long as it lacks nothing, or the new one is complete, nothing goes unseen. Says when
+/// all of the new one's links were there, on the boot clock.
+fn watch_the_order(root: &Path, old: &Path) -> u64 {
+    let links = |set: &Path| {
+        let names = fs::read_dir(set).into_iter().flatten().map(|pin| pin.unwrap().file_name());
+        names.filter(|name| name.as_encoded_bytes().starts_with(b"link_")).count()
+    };
+    let all = links(old);
+    assert!(all >= 6, "{all} links");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let (mut attached, mut complete) = (None, false);
+    loop {
+        assert!(Instant::now() < deadline, "{} is still there", old.display());
+        // First the old one: what it has lost by now the new one must have had by then.
+        let left = links(old);
+        let new = fs::read_dir(root).unwrap().map(|set| set.unwrap().path()).find(|set| set != old);
+        let there = new.as_ref().map_or(0, |new| links(new));
+        if there == all {
+            attached.get_or_insert_with(boot_now);
+        }
+        if left < all && !complete {
+            let new = new.unwrap_or_else(|| panic!("{left} of {all} old links are left, and no new ones"));
+            assert_eq!(there, all, "{left} old ones are left");
+            assert_ne!(word(&new.join("META")), 0, "the new set is not complete, {left} old links are left");
+            complete = true;
+        }
+        if left == 0 && !old.exists() {
+            return attached.unwrap();
+        }
+    }
 }
 
 fn greatest_pause(truth: &Truth) -> Duration {
@@ -142,7 +199,7 @@ fn a_set_that_is_not_complete_is_made_anew() {
     let _machine = machine();
     let pins = Pins::new("torn");
     // Each way to be torn that a kill between two system calls can leave, and none: then it is taken as it is.
-    let ways: [(&str, Tear); 7] = [
+    let ways: [(&str, Tear); 8] = [
         ("as it was", |_| {}),
         ("not declared complete", |pins| declare(&pins.set(), 0)),
         ("no links", |pins| {
@@ -150,6 +207,7 @@ fn a_set_that_is_not_complete_is_made_anew() {
             remove(pins, |name| name.starts_with("link_"));
         }),
         ("no links, and complete by its own account", |pins| remove(pins, |name| name.starts_with("link_"))),
+        ("the ledger less, and complete by its own account", |pins| remove(pins, |name| name == "LEDGER")),
         ("a program less, and complete by its own account", |pins| remove(pins, |name| name == "prog_fork")),
         ("no links, no programs, one map", |pins| remove(pins, |name| name != "LEDGER")),
         ("an empty directory", |pins| remove(pins, |_| true)),
@@ -160,6 +218,27 @@ fn a_set_that_is_not_complete_is_made_anew() {
         tear(&pins);
         assert_works(&pins);
     }
+}
+
+#[test]
+fn what_a_replaced_set_had_lost_and_nobody_has_said_is_said_by_the_next_daemon() {
+    let _machine = machine();
+    let pins = Pins::new("unsaid");
+    let sizes = ["--ledger-entries", "512", "--ledger-overflow", "512"];
+    Daemon::run_pinned(pins.path(), &[&AGE[..], &sizes].concat()).end_with(libc::SIGKILL);
+    // Nobody is there to say it.
+    let workload = Workload::standing(3_000);
+    let mut daemon = Daemon::run_pinned(pins.path(), &AGE);
+    let (mut lost, mut reported) = (0, 0);
+    daemon.until("a word of each", Duration::from_secs(30), |seen| {
+        reported += u64::from(seen.is("zombie"));
+        if seen.is("lost") && seen.text("/what") == "death-lost" {
+            lost += seen.number("/count");
+        }
+        lost >= 1_900 && reported >= 3_000
+    });
+    println!("{lost} lost by the smaller ledger, {reported} found by the census of the larger one");
+    workload.end();
 }
 
 #[test]

@@ -59,7 +59,12 @@ impl Churn {
     fn start(name: &str, args: &[&str]) -> Self {
         let mut child = Command::new("churn")
             .args(["load", "--seconds", "6", "--truth", &truth_file(name)])
-            .args(["--threshold", &(THRESHOLD * 1_000).to_string(), "--stands", &(STANDS * 1_000).to_string()])
+            .args([
+                "--threshold",
+                &(THRESHOLD * 1_000).to_string(),
+                "--stands",
+                &(STANDS * 1_000).to_string(),
+            ])
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
