@@ -72,7 +72,7 @@ impl Progress {
 }
 
 /// A step that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Act {
     /// The rule's place.
     pub rule: usize,
@@ -89,9 +89,12 @@ pub struct Decision {
     pub act: Option<Act>,
     /// What would be due and is not applied, and why.
     pub refusals: Vec<(Act, Refusal)>,
+    /// What would be done, were it not for a limit or a breaker: nothing else is waited for, and that of all zombies of the
+    /// holder together. Of several the one that is ready first.
+    pub waits: Option<Act>,
     /// Whether the holder's wait calls may still decide something.
     pub watch: bool,
-    /// When it is to be looked at again; `None` where there is nothing more to do about it.
+    /// When it is to be looked at again, whatever it waits for beside; `None` where nothing is known to change by itself.
     pub again: Option<BootTime>,
 }
 
@@ -150,7 +153,7 @@ impl Policy {
         let Some((place, rule)) = place.and_then(|place| Some((place, self.terms.rules.get(place)?))) else {
             return decision;
         };
-        let mut again = decision.again;
+        let (mut again, mut ready) = (decision.again, None);
         let mut at = |moment: BootTime| again = Some(again.map_or(moment, |again| again.min(moment)));
         for (step, wanted) in rule.steps.iter().enumerate() {
             let act = Act { rule: place, step, remedy: wanted.remedy };
@@ -165,62 +168,68 @@ impl Policy {
                 at(reaches(wanted.after));
                 break;
             }
-            match self.check(act, rule, case, age, now) {
-                Ok(()) => {
-                    decision.act = Some(act);
-                    break;
-                }
-                Err((refusal, until)) => {
-                    let backoff = now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST));
-                    // Nothing changes by itself while it is paused: that it ends is another configuration.
-                    if refusal != Refusal::Paused {
-                        at(until.unwrap_or(backoff));
-                    }
-                    let waits = refusal.is_delay();
-                    decision.refusals.push((act, refusal));
-                    // What is only a matter of time is waited for: a stronger remedy is not taken because of it.
-                    if waits {
+            let refusal = match self.check(act, rule, case, age) {
+                Ok(holder) => match self.obstacle(act, holder, now) {
+                    None => {
+                        decision.act = Some(act);
                         break;
                     }
+                    Some((refusal, until)) => {
+                        if ready.is_none_or(|ready| until < ready) {
+                            (ready, decision.waits) = (Some(until), Some(act));
+                        }
+                        refusal
+                    }
+                },
+                Err(refusal) => {
+                    match refusal {
+                        // Nothing changes by itself: that it ends is another configuration.
+                        Refusal::Paused => {}
+                        Refusal::MayStillWait { from, .. } => at(reaches(from)),
+                        _ => at(now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST))),
+                    }
+                    refusal
                 }
+            };
+            let is_delay = refusal.is_delay();
+            decision.refusals.push((act, refusal));
+            // What is only a matter of time is waited for: a stronger remedy is not taken because of it.
+            if is_delay {
+                break;
             }
         }
         decision.again = again;
         decision
     }
 
-    fn check(
-        &self,
-        act: Act,
-        rule: &Rule,
-        case: Case<'_>,
-        age: Duration,
-        now: BootTime,
-    ) -> Result<(), (Refusal, Option<BootTime>)> {
-        let Some(holder) = case.holder.identity else { return Err((Refusal::HolderGone, None)) };
-        allows(act.remedy, rule, case, age).map_err(|refusal| {
-            let until = match refusal {
-                Refusal::MayStillWait { from, .. } => Some(now.plus(from.saturating_sub(age))),
-                _ => None,
-            };
-            (refusal, until)
-        })?;
-        if self.terms.paused {
-            return Err((Refusal::Paused, None));
-        }
-        if let Some((scope, until)) = self.breaker.stands_against(act.rule, holder, act.remedy, now) {
-            return Err((Refusal::Tripped(scope), Some(until)));
-        }
-        if let Some((limit, ready)) = self.limits.stands_against(act.rule, holder, now) {
-            return Err((Refusal::Limited(limit), Some(ready)));
-        }
-        Ok(())
+    /// Whether it may be done to this zombie, limits aside; and to whom.
+    fn check(&self, act: Act, rule: &Rule, case: Case<'_>, age: Duration) -> Result<Identity, Refusal> {
+        let holder = case.holder.identity.ok_or(Refusal::HolderGone)?;
+        allows(act.remedy, rule, case, age)?;
+        if self.terms.paused { Err(Refusal::Paused) } else { Ok(holder) }
     }
 
-    /// When a limit allows it, where none does now.
+    /// The breaker or limit that stands against it now, whichever zombies of the holder it is for, and until when.
     #[must_use]
-    pub fn ready(&self, act: Act, holder: Identity, now: BootTime) -> Option<BootTime> {
-        self.limits.stands_against(act.rule, holder, now).map(|(_, ready)| ready)
+    pub fn obstacle(&self, act: Act, holder: Identity, now: BootTime) -> Option<(Refusal, BootTime)> {
+        let tripped = self.breaker.stands_against(act.rule, holder, act.remedy, now);
+        tripped.map(|(scope, until)| (Refusal::Tripped(scope), until)).or_else(|| {
+            let limited = self.limits.stands_against(act.rule, holder, now);
+            limited.map(|(limit, ready)| (Refusal::Limited(limit), ready))
+        })
+    }
+
+    /// Whether a breaker has stopped it, and something stronger may come in its place.
+    #[must_use]
+    pub fn is_overtaken(&self, act: Act, holder: Identity, now: BootTime) -> bool {
+        let steps = self.terms.rules.get(act.rule).map_or(0, |rule| rule.steps.len());
+        act.step + 1 < steps && self.breaker.stands_against(act.rule, holder, act.remedy, now).is_some()
+    }
+
+    /// How far apart acts of a rule on one holder are, in the long run.
+    #[must_use]
+    pub fn apart(&self, rule: usize) -> Duration {
+        self.limits.apart(rule)
     }
 
     /// The age at which a zombie is to be reported, where the first rule that fits it says one. Of its holder only the user is

@@ -75,6 +75,12 @@ impl Limits {
         .max_by_key(|(_, ready)| *ready)
     }
 
+    /// Between two for one holder by this rule, in the long run.
+    pub(super) fn apart(&self, rule: usize) -> Duration {
+        let rule = self.rules.get(rule).and_then(Option::as_ref).map_or(Duration::ZERO, |rate| rate.apart);
+        rule.max(self.machine.apart).max(Rate::a_minute(self.per_holder).apart)
+    }
+
     /// One more is applied.
     pub(super) fn take(&mut self, rule: usize, holder: Identity, now: BootTime) {
         self.machine.take(now);

@@ -72,6 +72,8 @@ pub enum Limit {
     Holder,
     /// That of the rule.
     Rule,
+    /// That there is one remedy at a time for one holder.
+    AtOnce,
 }
 
 /// What a circuit breaker stands for.
@@ -119,6 +121,7 @@ impl Refusal {
             Self::Limited(Limit::Machine) => "limited",
             Self::Limited(Limit::Holder) => "limited-holder",
             Self::Limited(Limit::Rule) => "limited-rule",
+            Self::Limited(Limit::AtOnce) => "limited-at-once",
             Self::Tripped(Scope::Rule) => "breaker-rule",
             Self::Tripped(Scope::Holder) => "breaker-holder",
             Self::IdentityChanged => "identity-changed",
@@ -140,6 +143,12 @@ impl Refusal {
                 | Self::ReapTimeUnknown
                 | Self::MayStillWait { .. }
         )
+    }
+
+    /// True where it stands against all zombies of the holder alike, for a time.
+    #[must_use]
+    pub const fn is_about_all(&self) -> bool {
+        matches!(self, Self::Limited(_) | Self::Tripped(_))
     }
 
     /// True where it is only a matter of time, and nothing that an operator need hear of.
@@ -194,6 +203,9 @@ impl fmt::Display for Refusal {
                 f.write_str("as many remedies as remedy.per_holder allows were applied to this holder")
             }
             Self::Limited(Limit::Rule) => f.write_str("as many remedies as the rule allows a minute were applied"),
+            Self::Limited(Limit::AtOnce) => {
+                f.write_str("something is being done to this holder already, and what came of it is seen first")
+            }
             Self::Tripped(Scope::Rule) => f.write_str("the circuit breaker has stopped this rule"),
             Self::Tripped(Scope::Holder) => f.write_str("the circuit breaker has stopped it for this holder"),
             Self::IdentityChanged => f.write_str("the pid is another process's by now"),

@@ -305,16 +305,23 @@ fn limits_breakers_and_a_pause_say_no_and_when_again() {
         decision.refusals.iter().map(|(_, no)| no.clone()).collect::<Vec<_>>(),
         [Refusal::Limited(Limit::Holder)]
     );
-    assert_eq!(decision.again, Some(at(65)));
+    assert_eq!((decision.waits.map(|act| act.step), decision.again), (Some(0), None));
+    let nudge = decision.waits.unwrap();
+    assert_eq!(policy.obstacle(nudge, HOLDER, at(60)), Some((Refusal::Limited(Limit::Holder), at(65))));
+    assert_eq!(policy.obstacle(nudge, HOLDER, at(65)), None);
+    assert_eq!(policy.apart(0), 5 * SECOND);
 
     let nudge = decide(&policy, 65).act.unwrap();
     policy.failed(nudge, HOLDER, Trip::NoEffect, at(66));
     let decision = decide(&policy, 70);
     assert_eq!(decision.refusals[0].1, Refusal::Tripped(Scope::Holder));
     assert_eq!(decision.act.unwrap().remedy, Remedy::TerminateHolder);
+    assert!(policy.is_overtaken(nudge, HOLDER, at(70)), "by the stronger step");
     policy.failed(nudge, HOLDER, Trip::HolderDied, at(71));
     let decision = decide(&policy, 80);
-    assert_eq!((decision.act, decision.again), (None, Some(at(71 + 3_600))));
+    assert_eq!((decision.act, decision.again), (None, None));
+    let first = policy.obstacle(decision.waits.unwrap(), HOLDER, at(80)).unwrap();
+    assert_eq!(first, (Refusal::Tripped(Scope::Rule), at(71 + 3_600)));
 
     let paused = Policy::new(Terms { paused: true, ..policy.terms().clone() });
     let decision = decide(&paused, 60);

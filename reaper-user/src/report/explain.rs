@@ -130,7 +130,9 @@ fn counted(zombies: &[ZombieEvent], kind: impl Fn(&ZombieEvent) -> String) -> St
 
 /// What the rules say, in a line.
 pub(super) fn outlook(outlook: &OutlookEvent) -> String {
-    let OutlookEvent { reported, acts, dry_run, paused, rule, under_way, again_seconds, .. } = outlook;
+    let OutlookEvent {
+        reported, acts, dry_run, paused, rule, under_way, queued_behind, again_seconds, ..
+    } = outlook;
     let text = match (acts, reported, rule) {
         (false, ..) => "none does more than report (reaper config default says what one can do)".to_owned(),
         (true, false, _) => "nothing is done about it before it is reported".to_owned(),
@@ -147,9 +149,13 @@ pub(super) fn outlook(outlook: &OutlookEvent) -> String {
     if *under_way {
         more.push("something is being done about it now".to_owned());
     }
-    if let Some(Seconds(again)) = again_seconds {
-        more.push(format!("looked at again in {}", shown(*again)));
-    }
+    more.extend(again_seconds.map(|Seconds(again)| match queued_behind {
+        None => format!("looked at again in {}", shown(again)),
+        Some(0) => format!("its turn is next, in about {}", shown(again)),
+        Some(before) => {
+            format!("{before} more of its holder come before it, its turn in about {}", shown(again))
+        }
+    }));
     std::iter::once(text).chain(more).collect::<Vec<_>>().join("; ")
 }
 

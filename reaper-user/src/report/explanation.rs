@@ -68,7 +68,10 @@ pub struct OutlookEvent {
     pub steps: Vec<OutlookStep>,
     /// Whether something is being done about it at this moment.
     pub under_way: bool,
-    /// When it is looked at again; `None` where there is nothing more to do about it.
+    /// How many zombies of its holder have their turn before it, where all that it waits for is that remedies are limited or
+    /// stopped.
+    pub queued_behind: Option<u64>,
+    /// When it is looked at again, about; `None` where there is nothing more to do about it.
     pub again_seconds: Option<Seconds>,
 }
 
@@ -95,6 +98,8 @@ pub enum StepStanding {
     Passed,
     /// It was due and was not done.
     Refused,
+    /// It is due, and waits until no limit and no breaker stands in its way.
+    Waiting,
     /// It comes.
     Ahead,
 }
@@ -106,6 +111,7 @@ impl StepStanding {
         match self {
             Self::Passed => "passed",
             Self::Refused => "refused",
+            Self::Waiting => "waiting",
             Self::Ahead => "ahead",
         }
     }

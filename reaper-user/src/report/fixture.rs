@@ -330,6 +330,7 @@ pub(super) fn outlook() -> OutlookEvent {
             step(Remedy::TerminateHolder, 600, StepStanding::Ahead, None),
         ],
         under_way: false,
+        queued_behind: None,
         again_seconds: Some(Seconds(Duration::from_secs(30))),
     }
 }

@@ -163,6 +163,14 @@ impl Describer {
         Ok(())
     }
 
+    /// The same, where one of these is not known from an earlier pass.
+    pub(super) fn look_up_v1_of(&mut self, records: &[Record]) -> Result<(), KernelError> {
+        if records.iter().all(|record| self.v1_cgroups.contains_key(&record.id())) {
+            return Ok(());
+        }
+        self.look_up_v1()
+    }
+
     /// The cgroups it died in, in v2 and in v1's pids hierarchy.
     pub(super) fn cgroups(&self, record: &Record) -> [u64; 2] {
         // A record of the census has it, one of the ledger has not.

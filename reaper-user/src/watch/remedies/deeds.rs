@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Plan, Remedies, SOON};
+use super::{Remedies, SOON};
 use crate::{
     identity::{BootTime, Identity},
     policy::{Act, Refusal, Scope, Trip},
     proc::{Proc, ticks},
     remedy::{Deed, Remedy},
-    report::{BreakerEvent, Event, Outcome, Process, RemedyEvent, State},
+    report::{BreakerEvent, Event, Outbox, Outcome, Process, RemedyEvent, State},
     text::Untrusted,
     watch::Watch,
     zombie::Zombie,
@@ -29,10 +29,10 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// A remedy that was begun.
 #[derive(Debug)]
 pub(super) struct Underway {
-    act: Act,
+    pub(super) act: Act,
     rule: Option<Untrusted>,
     holder: Identity,
-    ids: Vec<u64>,
+    pub(super) ids: Vec<u64>,
     zombies: Vec<Zombie>,
     phase: Phase,
     /// Zombies of the same holder that went meanwhile, though it is about others.
@@ -69,6 +69,11 @@ impl Underway {
         }
     }
 
+    /// Whether something is being done to a holder, or was just now and it is not known yet what came of it.
+    pub(super) fn is_acting_on(&self, holder: Identity) -> bool {
+        self.holder == holder && !matches!(self.phase, Phase::Survival { .. })
+    }
+
     pub(super) fn is_about(&self, id: u64) -> bool {
         self.ids.contains(&id)
     }
@@ -89,13 +94,6 @@ impl Underway {
 }
 
 impl Remedies {
-    /// Whether something is being done to a holder, or was just now and it is not known yet what came of it.
-    pub(super) fn is_acting_on(&self, holder: Identity) -> bool {
-        self.underway
-            .values()
-            .any(|underway| underway.holder == holder && !matches!(underway.phase, Phase::Survival { .. }))
-    }
-
     /// A holder is being ended: that it does not survive is no fault of what was done to it before.
     pub(super) fn expect_the_end_of(&mut self, holder: Identity) {
         self.underway.retain(|_, underway| {
@@ -105,10 +103,78 @@ impl Remedies {
 
     /// The step is behind the zombie; what comes next is looked for.
     pub(super) fn pass(&mut self, id: u64, act: Act, now: BootTime) {
-        if let Some(Plan { progress, .. }) = self.plans.get_mut(&id) {
-            progress.pass(act.rule, act.step);
-            self.schedule(id, now);
+        if let Some(plan) = self.agenda.plan_mut(id) {
+            plan.progress.pass(act.rule, act.step);
+            self.agenda.schedule(id, now);
         }
+    }
+
+    /// It was not done: those that it was about are the first when it is tried again, at `moment`.
+    pub(super) fn put_back(&mut self, underway: &Underway, moment: BootTime) {
+        let Underway { act, holder, ids, zombies, outlived, .. } = underway;
+        for (id, zombie) in ids.iter().zip(zombies) {
+            if *outlived {
+                self.agenda.schedule(*id, moment);
+            } else {
+                self.queue(*id, zombie, (*holder, *act), moment);
+            }
+        }
+        self.agenda.wake(*holder, moment);
+    }
+
+    /// It is known what came of it: its zombies go on to what is next, and breakers close or open.
+    pub(super) fn conclude(
+        &mut self,
+        underway: &Underway,
+        outcome: Outcome,
+        now: BootTime,
+        outbox: &mut Outbox,
+    ) {
+        let Underway { act, rule, holder, ids, outlived, .. } = underway;
+        if *outlived || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) {
+            // Whoever waits once for each SIGCHLD is nudged again, as long as it helps.
+            self.put_back(underway, now);
+        } else {
+            for id in ids {
+                self.pass(*id, *act, now);
+            }
+        }
+        match outcome {
+            _ if *outlived => {}
+            Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now, outbox),
+            Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now, outbox),
+            _ => {
+                self.policy.worked(*act, *holder);
+                self.close(rule.as_ref(), *holder, act.remedy);
+                if act.remedy == Remedy::Autoreap {
+                    self.autoreaping.insert(*holder);
+                }
+            }
+        }
+        self.agenda.wake(*holder, now);
+    }
+
+    fn trip(&mut self, underway: &Underway, trip: Trip, now: BootTime, outbox: &mut Outbox) {
+        let Underway { act, holder, rule, zombies, .. } = underway;
+        let Some(first) = zombies.first().filter(|_| !underway.outlived) else { return };
+        let name = rule.clone().unwrap_or_default();
+        for opened in self.policy.failed(*act, *holder, trip, now) {
+            let shown = Process::from(&first.holder);
+            tracing::warn!(
+                rule = %name,
+                remedy = %act.remedy,
+                holder = holder.pid,
+                "circuit breaker of the {}: {}",
+                opened.scope.as_str(),
+                trip.as_str()
+            );
+            let event = BreakerEvent::new(opened, &name, act.remedy, shown, now, Timestamp::now());
+            self.open.retain(|(until, _)| *until > now);
+            self.open.push((opened.until, event.clone()));
+            outbox.send(Event::Breaker(Box::new(event)));
+        }
+        let policy = &self.policy;
+        self.agenda.dissolve(|(holder, act)| policy.is_overtaken(*act, *holder, now), now);
     }
 
     /// A remedy had its effect: the breakers that it tried are closed.
@@ -125,10 +191,6 @@ impl Remedies {
     pub(super) fn name(&self, rule: usize) -> Option<Untrusted> {
         self.policy.terms().rules.get(rule).map(|rule| rule.name.clone())
     }
-
-    pub(super) fn remedy_of(&self, rule: usize, step: usize) -> Option<Remedy> {
-        Some(self.policy.terms().rules.get(rule)?.steps.get(step)?.remedy)
-    }
 }
 
 impl Watch {
@@ -137,16 +199,15 @@ impl Watch {
         let Some(mut underway) = self.remedies.underway.remove(&number) else { return };
         // A signal may have been sent before it came to a refusal.
         if let Some(refusal) = deed.refusal.as_ref().filter(|_| deed.signals.is_empty()) {
-            let again = if *refusal == Refusal::Busy { SOON } else { AGAIN };
+            self.remedies.put_back(&underway, now.plus(if *refusal == Refusal::Busy { SOON } else { AGAIN }));
+            // What stands in the way is known as long as nobody has looked again.
             for id in &underway.ids {
-                self.remedies.schedule(*id, now.plus(again));
-                // What stands in the way is known as long as nobody has looked again.
-                if let Some(plan) = self.remedies.plans.get_mut(id) {
+                if let Some(plan) = self.remedies.agenda.plan_mut(*id) {
                     plan.looked.refusals.push((underway.act, refusal.clone()));
                 }
             }
             let zombies: Vec<_> = underway.zombies.iter().collect();
-            self.refuse(underway.act, underway.holder, refusal, &zombies);
+            self.remedies.refuse(underway.act, underway.holder, refusal, &zombies, &mut self.outbox);
         } else {
             underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
             self.remedies.underway.insert(number, underway);
@@ -178,7 +239,7 @@ impl Watch {
                 }
                 Phase::Survival { .. } => {
                     if state(&self.describer.proc, underway.holder).is_none() {
-                        self.trip(&underway, Trip::HolderDied, now);
+                        self.remedies.trip(&underway, Trip::HolderDied, now, &mut self.outbox);
                     }
                 }
             }
@@ -187,7 +248,7 @@ impl Watch {
 
     /// Says what came of a remedy. True where it is still to be seen whether the holder survives it.
     fn settle(&mut self, underway: &Underway, deed: &Deed, now: BootTime) -> bool {
-        let Underway { act, rule, holder, ids, zombies, .. } = underway;
+        let Underway { act, holder, ids, zombies, .. } = underway;
         let Some(mut event) = underway.event() else { return false };
         let mut gone = 0;
         for ((id, zombie), shown) in ids.iter().zip(zombies).zip(&mut event.zombies) {
@@ -229,48 +290,12 @@ impl Watch {
         .into();
         tracing::info!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);
         self.outbox.send(Event::Remedy(Box::new(event)));
-        for id in ids {
-            // Whoever waits once for each SIGCHLD is nudged again, as long as it helps.
-            if act.remedy == Remedy::Nudge && outcome == Outcome::Applied {
-                self.remedies.schedule(*id, now);
-            } else {
-                self.remedies.pass(*id, *act, now);
-            }
-        }
-        match outcome {
-            Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now),
-            Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now),
-            _ if underway.outlived => {}
-            _ => {
-                self.remedies.policy.worked(*act, *holder);
-                self.remedies.close(rule.as_ref(), *holder, act.remedy);
-                if act.remedy == Remedy::Autoreap {
-                    self.remedies.autoreaping.insert(*holder);
-                }
-            }
+        self.remedies.conclude(underway, outcome, now, &mut self.outbox);
+        if lives.is_none() {
+            // Whoever has them now may be asked at once.
+            self.remedies.agenda.dissolve(|(of, _)| of == holder, now);
         }
         !ends && outcome != Outcome::HolderDied
-    }
-
-    fn trip(&mut self, underway: &Underway, trip: Trip, now: BootTime) {
-        let Underway { act, holder, rule, zombies, .. } = underway;
-        let Some(first) = zombies.first().filter(|_| !underway.outlived) else { return };
-        let name = rule.clone().unwrap_or_default();
-        for opened in self.remedies.policy.failed(*act, *holder, trip, now) {
-            let shown = Process::from(&first.holder);
-            tracing::warn!(
-                rule = %name,
-                remedy = %act.remedy,
-                holder = holder.pid,
-                "circuit breaker of the {}: {}",
-                opened.scope.as_str(),
-                trip.as_str()
-            );
-            let event = BreakerEvent::new(opened, &name, act.remedy, shown, now, Timestamp::now());
-            self.remedies.open.retain(|(until, _)| *until > now);
-            self.remedies.open.push((opened.until, event.clone()));
-            self.outbox.send(Event::Breaker(Box::new(event)));
-        }
     }
 }
 

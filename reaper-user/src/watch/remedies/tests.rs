@@ -1,0 +1,385 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    policy::{Act, Case, Match, Rule, Step, Waited},
+    remedy::{Heeds, Holder, OptOut},
+    report::{Event, Outbox, Outcome, Outgoing, OutlookStep, StepStanding, fixture},
+    zombie::{Cause, Died, Zombie},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const START: BootTime = BootTime(1_000_000_000_000_000);
+const HOUR: u64 = 3_600;
+
+/// A machine with remedies and without a kernel: what a look would show is known here, and each look is counted.
+struct Machine {
+    remedies: Remedies,
+    outbox: Outbox,
+    outgoing: Outgoing,
+    now: BootTime,
+    zombies: BTreeMap<u64, Zombie>,
+    looks: usize,
+    rounds: usize,
+}
+
+fn holder(pid: u32) -> Identity {
+    Identity { pid, start: BootTime(u64::from(pid)) }
+}
+
+fn terms(steps: &[(Remedy, u32)]) -> Terms {
+    let rule = Rule {
+        name: "orphans".into(),
+        when: Match::default(),
+        steps: steps.iter().map(|(remedy, after)| Step { remedy: *remedy, after: SECOND * *after }).collect(),
+        parent_may_miss_status: false,
+        allow_interrupted_wait: false,
+        may_end_container: false,
+        per_minute: None,
+    };
+    Terms {
+        dry_run: false,
+        paused: false,
+        per_minute: 60,
+        per_holder: 12,
+        grace: SECOND,
+        max_pause: SECOND / 500,
+        rules: vec![rule],
+    }
+}
+
+impl Machine {
+    fn with(terms: Terms) -> Self {
+        let (outbox, outgoing) = Outbox::new();
+        let remedies = Remedies::idle(terms, Proc::at("/nowhere"), PathBuf::new());
+        let (zombies, now) = (BTreeMap::new(), START);
+        Self { remedies, outbox, outgoing, now, zombies, looks: 0, rounds: 0 }
+    }
+
+    /// Orphans of a holder, each a millisecond younger than the one before.
+    fn leak(&mut self, pid: u32, number: u64) {
+        for _ in 0..number {
+            let id = self.zombies.len() as u64 + 1;
+            let died = BootTime(START.0 - HOUR * 1_000_000_000 + id * 1_000_000);
+            let identity = Identity { pid: 100_000 + u32::try_from(id).unwrap(), start: died };
+            let mut zombie = Zombie { identity, died: Died::At(died), ..fixture::never_waited() };
+            zombie.cause = Cause::Adopted;
+            zombie.holder.pid = pid;
+            self.zombies.insert(id, zombie);
+        }
+        // In no order.
+        let mut ids: Vec<_> = self.zombies.keys().copied().collect();
+        ids.sort_by_key(|id| id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for id in ids {
+            self.remedies.add(id, self.zombies[&id].holder.pid, self.now);
+        }
+    }
+
+    /// Looks at what is due, and acts.
+    fn look(&mut self) -> Vec<u64> {
+        let ids = self.remedies.take(self.now);
+        self.looks += ids.len();
+        self.rounds += 1;
+        for id in &ids {
+            let zombie = &self.zombies[id];
+            let seen = Holder {
+                identity: Some(holder(zombie.holder.pid)),
+                executable: None,
+                uid: None,
+                heeds: Heeds::Handler,
+                opt_out: OptOut::No,
+                container_init: false,
+                protected: None,
+            };
+            let case = Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None };
+            self.remedies.judge(*id, case, self.now);
+        }
+        self.remedies.agenda.answered();
+        self.remedies.act(self.now, &mut self.outbox);
+        ids
+    }
+
+    /// What the hand was given; what has come of it is `outcome`, which is known two seconds later.
+    fn conclude(&mut self, outcome: Outcome) -> Vec<(Act, Vec<u64>)> {
+        let mut done = Vec::new();
+        for (_, underway) in std::mem::take(&mut self.remedies.underway) {
+            self.now = self.now.max(START).plus(2 * SECOND);
+            if outcome == Outcome::Applied {
+                for id in &underway.ids {
+                    self.release(*id);
+                }
+            }
+            self.remedies.conclude(&underway, outcome, self.now, &mut self.outbox);
+            done.push((underway.act, underway.ids));
+        }
+        done
+    }
+
+    fn release(&mut self, id: u64) {
+        self.remedies.remove(id);
+        self.zombies.remove(&id);
+    }
+
+    /// Sleeps until there is something to do, for as long as there is within `seconds` from now, and does it with effect.
+    fn run(&mut self, seconds: u64) -> Vec<(Act, Vec<u64>)> {
+        let (mut done, end) = (Vec::new(), self.now.plus(Duration::from_secs(seconds)));
+        while let Some(next) = self.remedies.next().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.look();
+            done.extend(self.conclude(Outcome::Applied));
+        }
+        done
+    }
+
+    fn step(&self, id: u64) -> (OutlookStep, Option<u64>, Option<Duration>) {
+        let zombie = fixture::shown(&self.zombies[&id]);
+        let outlook = self.remedies.outlook(id, &zombie, true, self.now);
+        let step = outlook.steps.into_iter().next_back().unwrap();
+        (step, outlook.queued_behind, outlook.again_seconds.map(|seconds| seconds.0))
+    }
+
+    /// The events so far.
+    fn events(mut self) -> Vec<Event> {
+        drop(self.outbox);
+        std::iter::from_fn(|| self.outgoing.take()).collect()
+    }
+}
+
+#[test]
+fn of_thousands_that_wait_for_a_limit_only_those_are_looked_at_whose_turn_it_is_the_oldest_first() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    let began = machine.now;
+    let done = machine.run(HOUR);
+    assert!(machine.zombies.is_empty());
+    assert_eq!(done.len(), 12);
+    let order: Vec<_> = done.into_iter().flat_map(|(_, ids)| ids).collect();
+    assert_eq!(order, (1..=3_000).collect::<Vec<_>>());
+    // Each one when it is due, and once more when it is its turn.
+    assert_eq!(machine.looks, 3_000 + (3_000 - 256));
+    assert!(machine.rounds <= 3 * 12, "{} wake-ups", machine.rounds);
+    let took = machine.now.since(began);
+    assert!((50 * SECOND..60 * SECOND).contains(&took), "12 a minute: {took:?}");
+}
+
+#[test]
+fn a_limit_of_the_machine_is_shared_by_turns_and_no_holder_is_left_out() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    for pid in 1..=100 {
+        machine.leak(pid, 30);
+    }
+    let done = machine.run(HOUR);
+    let mut holders: Vec<_> = done.iter().map(|(_, ids)| ids[0] / 30).collect();
+    // These came at once.
+    holders[..10].sort_unstable();
+    assert_eq!(holders, (0..100).collect::<Vec<_>>(), "one act each, that of the oldest first");
+    assert!(machine.looks <= 2 * 3_000, "{} looks", machine.looks);
+    assert!(machine.rounds <= 3 * 100, "{} wake-ups", machine.rounds);
+}
+
+#[test]
+fn a_holder_that_leaks_on_does_not_keep_others_from_their_turn() {
+    let mut terms = terms(&[(Remedy::Reap, 90)]);
+    (terms.per_minute, terms.per_holder) = (6, 6);
+    let mut machine = Machine::with(terms);
+    machine.leak(1, 600);
+    machine.leak(2, 1);
+    let mut served = Vec::new();
+    while !served.contains(&2) && served.len() < 10 {
+        for (_, ids) in machine.run(15) {
+            served.push(if ids.contains(&601) { 2 } else { 1 });
+        }
+        machine.zombies.insert(10_000 + served.len() as u64, {
+            let mut young = machine.zombies.values().next_back().unwrap().clone();
+            (young.died, young.holder.pid) = (Died::At(machine.now), 1);
+            young.identity.start = machine.now;
+            young
+        });
+        machine.remedies.add(10_000 + served.len() as u64, 1, machine.now);
+    }
+    assert_eq!(served, [1, 1, 1, 2]);
+}
+
+#[test]
+fn whoever_is_gone_stands_in_no_queue() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    // The holder has waited for them, all but the youngest ones.
+    for id in 257..=2_990 {
+        machine.release(id);
+    }
+    assert_eq!(machine.remedies.agenda.place(2_991).map(|(_, before)| before), Some(0));
+    assert_eq!(machine.conclude(Outcome::Applied)[0].1.len(), 256);
+    assert_eq!(machine.run(HOUR)[0].1, (2_991..=3_000).collect::<Vec<_>>());
+    assert_eq!(machine.looks, looks + 10);
+    assert_eq!((machine.remedies.next(), machine.remedies.agenda.holders().len()), (None, 0));
+}
+
+#[test]
+fn while_something_is_done_to_a_holder_the_rest_waits_for_that_alone() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    assert_eq!(machine.remedies.underway.len(), 1);
+    machine.now = machine.now.plus(60 * SECOND);
+    assert_eq!(machine.look(), [0_u64; 0]);
+    assert_eq!((machine.looks, machine.remedies.next()), (looks, None), "until it is known what came of it");
+    let (step, behind, _) = machine.step(257 + 600);
+    assert_eq!((step.standing, behind), (StepStanding::Waiting, Some(600)));
+    assert_eq!(step.reason, Some("limited-at-once".into()));
+}
+
+#[test]
+fn it_is_told_what_a_zombie_waits_for_and_when_about_its_turn_comes() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    machine.conclude(Outcome::Applied);
+    machine.look();
+    machine.conclude(Outcome::Applied);
+    machine.look();
+    let (step, behind, again) = machine.step(3_000);
+    assert_eq!((step.standing, behind), (StepStanding::Waiting, Some(3_000 - 2 * 256 - 1)));
+    assert_eq!(step.reason, Some("limited-holder".into()));
+    assert!(step.message.unwrap().as_str().contains("remedy.per_holder"));
+    // One act each five seconds, two of them at once in the beginning, four seconds ago.
+    assert_eq!(again, Some(SECOND + 9 * 5 * SECOND));
+    // The last ones are for the last act.
+    assert_eq!(machine.run(HOUR).pop().unwrap().1.last(), Some(&3_000));
+}
+
+#[test]
+fn another_configuration_looks_at_each_once_and_the_limits_hold_on() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    machine.conclude(Outcome::Applied);
+    let looks = machine.looks;
+    machine.remedies.forget_rules(terms(&[(Remedy::Nudge, 60), (Remedy::Reap, 7_200)]));
+    assert_eq!((machine.remedies.next(), machine.remedies.agenda.place(3_000)), (None, None));
+    machine.leak(7, 0);
+    let nudged = machine.run(60);
+    assert!(nudged.iter().all(|(act, ids)| act.remedy == Remedy::Nudge && ids.len() <= 256));
+    assert_eq!(nudged.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 3_000 - 256);
+    assert_eq!(machine.looks, looks + (3_000 - 256) + (3_000 - 512), "once each, and at its turn");
+    // Without rules nothing is left to look at.
+    machine.remedies.forget_rules(Terms { rules: Vec::new(), ..terms(&[]) });
+    machine.leak(8, 100);
+    assert_eq!((machine.remedies.next(), machine.look()), (None, Vec::new()));
+}
+
+#[test]
+fn what_is_under_way_when_the_rules_change_says_nothing_of_the_new_ones() {
+    let mut machine = Machine::with(terms(&[(Remedy::Nudge, 60)]));
+    machine.leak(7, 10);
+    machine.look();
+    machine.remedies.forget_rules(terms(&[(Remedy::Reap, 90)]));
+    for underway in machine.remedies.underway.values_mut() {
+        underway.outlive_its_rule();
+    }
+    machine.leak(7, 0);
+    machine.look();
+    assert_eq!(machine.remedies.underway.len(), 1, "one at a time");
+    machine.conclude(Outcome::NoEffect);
+    assert_eq!(machine.run(10), [(Act { rule: 0, step: 0, remedy: Remedy::Reap }, (1..=10).collect())]);
+    let breakers = machine.events().into_iter().filter(|event| matches!(event, Event::Breaker(_))).count();
+    assert_eq!(breakers, 0);
+}
+
+#[test]
+fn when_a_holder_is_gone_its_zombies_are_looked_at_once_and_wait_for_the_next_ones_limits() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    machine.conclude(Outcome::Applied);
+    let looks = machine.looks;
+    for zombie in machine.zombies.values_mut() {
+        zombie.holder.pid = 9;
+    }
+    let done = machine.run(HOUR);
+    assert_eq!(done.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 3_000 - 256);
+    // The first batch shows it; then all others at once; then each at its turn, but for those that were acted on then.
+    let left = 3_000 - 256;
+    assert!(machine.looks <= looks + 2 * left, "{} looks", machine.looks - looks);
+    assert!(machine.zombies.is_empty());
+}
+
+#[test]
+fn a_breaker_that_opens_lets_thousands_rest_until_it_closes() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    machine.conclude(Outcome::NoEffect);
+    let opened = machine.now;
+    let (step, behind, again) = machine.step(3_000);
+    assert_eq!((step.standing, behind), (StepStanding::Waiting, Some(3_000 - 256 - 1)));
+    assert_eq!(step.reason, Some("breaker-holder".into()));
+    assert!(again.unwrap() >= Duration::from_secs(HOUR), "{again:?}");
+    assert_eq!(machine.run(HOUR - 1), []);
+    // Those that it was done to have it behind them: that there is nothing more for them is seen once.
+    assert_eq!(machine.looks, looks + 256);
+    machine.now = opened.plus(Duration::from_secs(HOUR));
+    assert_eq!(machine.look(), (257..=512).collect::<Vec<_>>(), "one more is tried");
+    machine.conclude(Outcome::NoEffect);
+    let looks = machine.looks;
+    machine.run(2 * HOUR - 1);
+    assert_eq!(machine.looks, looks + 256, "twice as long");
+}
+
+#[test]
+fn a_breaker_that_opens_lets_something_stronger_come_in_its_time() {
+    let mut machine = Machine::with(terms(&[(Remedy::Nudge, 60), (Remedy::TerminateHolder, 5_400)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    machine.conclude(Outcome::NoEffect);
+    assert_eq!(machine.run(HOUR / 4), []);
+    assert_eq!(machine.looks, looks + 3_000, "once, to know when that is");
+    machine.now = START.plus(Duration::from_secs(HOUR / 2 + 60));
+    machine.look();
+    assert_eq!(machine.conclude(Outcome::Applied)[0].0.remedy, Remedy::TerminateHolder);
+}
+
+#[test]
+fn what_the_hand_refuses_is_tried_again_with_the_same_and_nothing_else_is_looked_at() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    let (_, underway) = machine.remedies.underway.drain().next().unwrap();
+    let again = machine.now.plus(10 * SECOND);
+    machine.remedies.put_back(&underway, again);
+    assert_eq!(machine.remedies.next(), Some(again));
+    machine.now = again;
+    assert_eq!(machine.look(), (1..=256).collect::<Vec<_>>());
+    assert_eq!(machine.looks, looks + 256);
+}
+
+#[test]
+fn a_dry_run_goes_at_the_pace_of_a_real_one() {
+    let mut machine = Machine::with(Terms { dry_run: true, ..terms(&[(Remedy::Reap, 90)]) });
+    machine.leak(7, 3_000);
+    let began = machine.now;
+    machine.run(HOUR);
+    assert!(machine.now.since(began) >= 50 * SECOND);
+    // When it is due, at its turn, and to see that nothing more is to be done.
+    assert_eq!(machine.looks, 3_000 + (3_000 - 256) + 3_000);
+    let planned: Vec<_> = machine.events();
+    assert_eq!(planned.len(), 12);
+}
+
+#[test]
+fn what_will_not_be_answered_is_asked_again() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 10);
+    assert_eq!(machine.remedies.take(machine.now).len(), 10);
+    assert_eq!((machine.remedies.take(machine.now).len(), machine.remedies.next()), (0, None));
+    machine.remedies.ask_again(machine.now);
+    assert_eq!(machine.remedies.next(), Some(machine.now.plus(SOON)));
+    machine.now = machine.now.plus(SOON);
+    assert_eq!(machine.look().len(), 10);
+}
