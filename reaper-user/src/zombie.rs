@@ -145,6 +145,14 @@ pub struct Party {
     pub state: Option<char>,
 }
 
+impl Party {
+    /// Who it is; with a start of 0 where that is not known.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start: self.start.unwrap_or_default() }
+    }
+}
+
 /// The process that called fork, and what it is to the holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forker {

@@ -74,7 +74,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
         let seen = |waits| waited(waits, args.watch.0);
         // What the daemon saw counts as well.
         let waited = match seen(zombie.evidence.waits) {
-            Waited::Unwatched | Waited::ForOthers => seen(own),
+            Waited::Unwatched(_) | Waited::ForOthers => seen(own),
             waited => waited,
         };
         let reap_times = known

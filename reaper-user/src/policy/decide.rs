@@ -7,7 +7,7 @@ use super::{
     breaker::{Breaker, Opened, Trip},
     limits::Limits,
     rule::Subject,
-    safety::{Case, allows},
+    safety::{Case, Waited, allows},
 };
 use crate::{
     identity::{BootTime, Identity},
@@ -182,11 +182,13 @@ impl Policy {
                     }
                 },
                 Err(refusal) => {
-                    match refusal {
+                    let backoff = (age / 2).clamp(AGAIN, AGAIN_AT_LEAST);
+                    match (&refusal, case.waited) {
                         // Nothing changes by itself: that it ends is another configuration.
-                        Refusal::Paused => {}
-                        Refusal::MayStillWait { from, .. } => at(reaches(from)),
-                        _ => at(now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST))),
+                        (Refusal::Paused, _) => {}
+                        (Refusal::MayStillWait { from, .. }, _) => at(reaches(*from)),
+                        (Refusal::NotWatched, Waited::Unwatched(left)) => at(now.plus(left.min(backoff))),
+                        _ => at(now.plus(backoff)),
                     }
                     refusal
                 }

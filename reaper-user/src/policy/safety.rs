@@ -14,8 +14,8 @@ pub const LONG_PAST: u32 = 10;
 /// What the holder was seen waiting for since its probation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// It was not watched, or not for as long as needed.
-    Unwatched,
+    /// It was not watched, or not for as long as needed: it will have been after this time.
+    Unwatched(Duration),
     /// Nothing that could return this zombie.
     ForOthers,
     /// Any child.
@@ -99,7 +99,7 @@ fn reap(rule: &Rule, case: Case<'_>, age: Duration) -> Result<(), Refusal> {
     match zombie.cause {
         Cause::Adopted => match waited {
             Waited::ForOthers => Ok(()),
-            Waited::Unwatched => Err(Refusal::NotWatched),
+            Waited::Unwatched(_) => Err(Refusal::NotWatched),
             Waited::ForAny => Err(Refusal::WaitSeen),
             Waited::ForIt(number) => Err(Refusal::AwaitedByNumber(number)),
             Waited::Unclear => Err(Refusal::WaitsUnclear),

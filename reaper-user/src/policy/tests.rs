@@ -125,7 +125,7 @@ fn an_adopted_one_is_reaped_only_where_no_wait_was_seen_that_could_return_it() {
     let (zombie, holder) = (zombie(Cause::Adopted), holder());
     for (waited, expected) in [
         (Waited::ForOthers, Ok(())),
-        (Waited::Unwatched, Err("not-watched")),
+        (Waited::Unwatched(SECOND), Err("not-watched")),
         (Waited::ForAny, Err("wait-seen")),
         (Waited::ForIt(4_600), Err("awaited-by-number")),
         (Waited::Unclear, Err("waits-unclear")),
@@ -155,7 +155,7 @@ fn a_never_waited_one_is_reaped_only_long_past_the_longest_time_to_reap() {
     for cause in [Cause::Inherited, Cause::Unknown] {
         let zombie = self::zombie(cause);
         let rule = Rule { parent_may_miss_status: true, ..self::rule(&[cause], &[]) };
-        let case = Case { reap_times: None, waited: Waited::Unwatched, ..case(&zombie, &holder) };
+        let case = Case { reap_times: None, waited: Waited::Unwatched(SECOND), ..case(&zombie, &holder) };
         assert_eq!(verdict(Remedy::Reap, &rule, case, 60), Ok(()), "{cause:?}");
     }
 }
@@ -243,6 +243,17 @@ fn what_is_refused_is_looked_at_ever_more_rarely() {
     for (age, again) in [(90, 150), (600, 900), (100_000, 103_600)] {
         let decision = policy.decide(case(&zombie, &holder), Progress::default(), at(age));
         assert_eq!((decision.act, decision.again), (None, Some(at(again))), "{age}");
+    }
+}
+
+#[test]
+fn a_holder_that_was_not_watched_for_long_enough_is_looked_at_when_it_was() {
+    let policy = policy(vec![rule(&[], &[(Remedy::Reap, 90)])]);
+    let (zombie, holder) = (zombie(Cause::Adopted), holder());
+    for (left, again) in [(SECOND * 15, 615), (Duration::MAX, 900)] {
+        let case = Case { waited: Waited::Unwatched(left), ..case(&zombie, &holder) };
+        let decision = policy.decide(case, Progress::default(), at(600));
+        assert_eq!((decision.refusals[0].1.as_str(), decision.again), ("not-watched", Some(at(again))));
     }
 }
 

@@ -117,7 +117,7 @@ impl Watch {
             zombie.recovered = true;
             self.announce(id, &zombie, now);
         }
-        self.remedies.add(id, zombie.holder.pid, now);
+        self.remedies.add(id, zombie.holder.identity(), now);
         self.count_leak(id, &zombie, now);
         self.standing.add(id, self.describer.cgroups(&record), zombie);
         if let Some(next) = self.remedies.next() {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
+    identity::Identity,
     workload::{CgroupId, Hierarchy},
     zombie::Zombie,
 };
@@ -53,9 +54,9 @@ impl Standings {
         self.by_id.contains_key(&id)
     }
 
-    /// Their holders' pids, as they were reported.
-    pub(super) fn holders(&self) -> impl Iterator<Item = (u64, u32)> {
-        self.by_id.iter().map(|(id, standing)| (*id, standing.zombie.holder.pid))
+    /// Their holders, as they were reported.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (u64, Identity)> {
+        self.by_id.iter().map(|(id, standing)| (*id, standing.zombie.holder.identity()))
     }
 
     /// The cgroups they died in.

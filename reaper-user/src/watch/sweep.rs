@@ -266,7 +266,7 @@ impl Watch {
             self.losses.count(Loss::ForkerForgotten);
         }
         self.announce(id, &zombie, now);
-        self.remedies.add(id, zombie.holder.pid, now);
+        self.remedies.add(id, zombie.holder.identity(), now);
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }

@@ -24,8 +24,8 @@ type Rank = (BootTime, BootTime, u64);
 /// When a zombie is looked at next, and what it has behind it.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// Its holder's pid, when it was last looked at.
-    pub(super) holder: u32,
+    /// Its holder, when it was last looked at; without a start where the ledger does not have it.
+    holder: Identity,
     /// Its own moment.
     pub(super) next: Option<BootTime>,
     /// Where it stands besides.
@@ -66,6 +66,8 @@ pub(super) type Obstacle = Option<BootTime>;
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     plans: HashMap<u64, Plan>,
+    /// Whose they are.
+    holders: HashMap<Identity, HashSet<u64>>,
     queues: BTreeMap<Line, Queue>,
     due: BTreeSet<(BootTime, Item)>,
     /// Those that are being looked at, until the last of them was.
@@ -74,10 +76,11 @@ pub(super) struct Agenda {
 
 impl Agenda {
     /// Looks at a new one now.
-    pub(super) fn add(&mut self, id: u64, holder: u32, watch: bool, now: BootTime) {
+    pub(super) fn add(&mut self, id: u64, holder: Identity, watch: bool, now: BootTime) {
         if let Entry::Vacant(entry) = self.plans.entry(id) {
             let (progress, looked) = (Progress::default(), Looked::default());
             entry.insert(Plan { holder, next: None, line: None, progress, watch, looked });
+            self.holders.entry(holder).or_default().insert(id);
             self.schedule(id, now);
         }
     }
@@ -85,12 +88,55 @@ impl Agenda {
     /// It is gone. Says whose it was.
     pub(super) fn remove(&mut self, id: u64) -> Option<u32> {
         self.take_off(id);
-        self.plans.remove(&id).map(|plan| plan.holder)
+        let holder = self.plans.remove(&id)?.holder;
+        self.leave_holder(id, holder);
+        Some(holder.pid)
+    }
+
+    /// It was looked at and has this holder. Where it had another one, so may all the others of that one.
+    pub(super) fn see_holder(&mut self, id: u64, holder: Identity, now: BootTime) {
+        let Some(plan) = self.plans.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut plan.holder, holder);
+        if before != holder {
+            self.leave_holder(id, before);
+            self.holders.entry(holder).or_default().insert(id);
+            if before.pid != holder.pid {
+                self.look_at_all_of(before, now);
+            }
+        }
+    }
+
+    /// Looks a little later at those whose holder is not there any more, whatever else they wait for: somebody else has them.
+    pub(super) fn look_after_the_dead(&mut self, now: BootTime, is_there: impl Fn(Identity) -> bool) {
+        let dead: Vec<_> = self.holders.keys().filter(|holder| !is_there(**holder)).copied().collect();
+        for holder in dead {
+            self.look_at_all_of(holder, now.plus(SOON));
+        }
+    }
+
+    fn look_at_all_of(&mut self, holder: Identity, moment: BootTime) {
+        for id in self.holders.get(&holder).cloned().unwrap_or_default() {
+            let next = self.plans.get(&id).and_then(|plan| plan.next);
+            self.leave_line(id);
+            if next.is_none_or(|next| next > moment) && !self.asked.contains(&id) {
+                self.schedule(id, moment);
+            }
+        }
+    }
+
+    fn leave_holder(&mut self, id: u64, holder: Identity) {
+        if let Some(of) = self.holders.get_mut(&holder) {
+            of.remove(&id);
+            if of.is_empty() {
+                self.holders.remove(&holder);
+            }
+        }
     }
 
     /// All are forgotten.
     pub(super) fn clear(&mut self) {
         self.plans.clear();
+        self.holders.clear();
         self.queues.clear();
         self.due.clear();
     }
@@ -105,7 +151,7 @@ impl Agenda {
 
     /// The holders whose wait calls decide about a remedy that may still come.
     pub(super) fn holders(&self) -> HashSet<u32> {
-        self.plans.values().filter(|plan| plan.watch).map(|plan| plan.holder).collect()
+        self.plans.values().filter(|plan| plan.watch).map(|plan| plan.holder.pid).collect()
     }
 
     /// Looks at it at `moment`, wherever it stands.

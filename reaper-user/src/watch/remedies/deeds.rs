@@ -288,7 +288,7 @@ impl Watch {
         )
         .as_str()
         .into();
-        tracing::info!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);
+        tracing::debug!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);
         self.outbox.send(Event::Remedy(Box::new(event)));
         self.remedies.conclude(underway, outcome, now, &mut self.outbox);
         if lives.is_none() {

@@ -1,5 +1,7 @@
 //! Looking at zombies and their holders for remedies: what decisions are made from.
 
+use reaper_ebpf::state;
+
 use super::SOON;
 use crate::{
     identity::{BootTime, Identity},
@@ -15,6 +17,11 @@ impl Watch {
     /// Asks about those that a remedy may be due for, and settles what came of earlier ones.
     pub(in crate::watch) fn remedy(&mut self, now: BootTime) -> Result<(), WatchError> {
         self.settle_deeds(now);
+        let kernel = &self.describer.kernel;
+        self.remedies.agenda.look_after_the_dead(now, |holder| {
+            let known = || kernel.record(reaper_ebpf::id(holder.pid, holder.start.0));
+            holder.start == BootTime(0) || known().is_some_and(|record| record.state() == state::ALIVE)
+        });
         let ids = self.remedies.take(now);
         if !ids.is_empty() {
             // An upgrade may have put other files there, and the next one may replace those.
@@ -93,15 +100,18 @@ impl Watch {
         }
         let half = self.aging.half();
         let watched = self.describer.holders.get(zombie.holder.pid, seen).copied();
+        let mut waited = waited(zombie.evidence.waits, half);
         if let Some(seen) = seen.filter(|_| watched.is_none()) {
-            // Its probation has ended, or it was reported by an earlier daemon.
+            // Its probation has ended, or it was reported by an earlier daemon, or was another's.
             let crate::watch::Describer { holders, kernel, .. } = &mut self.describer;
-            holders.put(seen, now, half, kernel);
+            if !holders.put(seen, now, half, kernel) {
+                waited = Waited::Unwatched(std::time::Duration::MAX);
+            }
         }
         let case = Case {
             zombie: &zombie,
             holder: &holder,
-            waited: waited(zombie.evidence.waits, half),
+            waited,
             reap_times: watched.map(|watched| watched.reap_times(now)),
         };
         self.remedies.judge(id, case, now);
@@ -111,12 +121,12 @@ impl Watch {
 /// What the holder was seen waiting for. The kernel's hook does not tell a pid from a process group: both count.
 pub(crate) fn waited(waits: Option<Waits>, least: std::time::Duration) -> Waited {
     match waits {
-        None => Waited::Unwatched,
+        None => Waited::Unwatched(least),
         Some(Waits { any: 1.., .. }) => Waited::ForAny,
         Some(Waits { asked: Asked::For(number), .. }) => Waited::ForIt(number),
         Some(Waits { asked: Asked::Unclear, .. }) => Waited::Unclear,
         // What was watched for a moment only has shown nothing yet.
-        Some(Waits { watched, .. }) if watched < least => Waited::Unwatched,
+        Some(Waits { watched, .. }) if watched < least => Waited::Unwatched(least.saturating_sub(watched)),
         Some(_) => Waited::ForOthers,
     }
 }
@@ -138,7 +148,7 @@ mod tests {
         assert_eq!(of(1, Asked::No), Waited::ForAny);
         assert_eq!(of(0, Asked::For(40)), Waited::ForIt(40));
         assert_eq!(of(0, Asked::Unclear), Waited::Unclear);
-        assert_eq!(waited(None, second), Waited::Unwatched);
-        assert_eq!(waited(waits(second, 0, Asked::No), 2 * second), Waited::Unwatched);
+        assert_eq!(waited(None, second), Waited::Unwatched(second));
+        assert_eq!(waited(waits(second, 0, Asked::No), 2 * second), Waited::Unwatched(second));
     }
 }

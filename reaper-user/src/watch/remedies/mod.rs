@@ -130,7 +130,7 @@ impl Remedies {
     }
 
     /// A zombie has been reported: it is looked at now, if there is anything to be done about zombies.
-    pub(super) fn add(&mut self, id: u64, holder: u32, now: BootTime) {
+    pub(super) fn add(&mut self, id: u64, holder: Identity, now: BootTime) {
         if self.policy.acts() {
             self.agenda.add(id, holder, self.policy.reaps(), now);
         }

@@ -48,13 +48,9 @@ impl Remedies {
         let (rule, _) = self.policy.rule(case, zombie.died.age(now));
         let decision = self.policy.decide(case, plan.progress, now);
         tracing::debug!(%zombie.identity, ?decision, "looked at for a remedy");
-        let before = std::mem::replace(&mut plan.holder, zombie.holder.pid);
         plan.watch = decision.watch;
         plan.looked = Looked { rule, refusals: decision.refusals.clone() };
-        if before != zombie.holder.pid {
-            // That one is dead, or has handed it on: so it is with all that wait for it.
-            self.agenda.dissolve(|(of, _)| of.pid == before, now);
-        }
+        self.agenda.see_holder(id, zombie.holder.identity(), now);
         let holder = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         self.found.push(Found { id, zombie: zombie.clone(), holder, decision });
     }

@@ -64,14 +64,14 @@ impl Machine {
             let identity = Identity { pid: 100_000 + u32::try_from(id).unwrap(), start: died };
             let mut zombie = Zombie { identity, died: Died::At(died), ..fixture::never_waited() };
             zombie.cause = Cause::Adopted;
-            zombie.holder.pid = pid;
+            (zombie.holder.pid, zombie.holder.start) = (pid, Some(holder(pid).start));
             self.zombies.insert(id, zombie);
         }
         // In no order.
         let mut ids: Vec<_> = self.zombies.keys().copied().collect();
         ids.sort_by_key(|id| id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         for id in ids {
-            self.remedies.add(id, self.zombies[&id].holder.pid, self.now);
+            self.remedies.add(id, self.zombies[&id].holder.identity(), self.now);
         }
     }
 
@@ -195,7 +195,7 @@ fn a_holder_that_leaks_on_does_not_keep_others_from_their_turn() {
             young.identity.start = machine.now;
             young
         });
-        machine.remedies.add(10_000 + served.len() as u64, 1, machine.now);
+        machine.remedies.add(10_000 + served.len() as u64, holder(1), machine.now);
     }
     assert_eq!(served, [1, 1, 1, 2]);
 }
@@ -297,7 +297,7 @@ fn when_a_holder_is_gone_its_zombies_are_looked_at_once_and_wait_for_the_next_on
     machine.conclude(Outcome::Applied);
     let looks = machine.looks;
     for zombie in machine.zombies.values_mut() {
-        zombie.holder.pid = 9;
+        (zombie.holder.pid, zombie.holder.start) = (9, Some(holder(9).start));
     }
     let done = machine.run(HOUR);
     assert_eq!(done.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 3_000 - 256);
@@ -305,6 +305,32 @@ fn when_a_holder_is_gone_its_zombies_are_looked_at_once_and_wait_for_the_next_on
     let left = 3_000 - 256;
     assert!(machine.looks <= looks + 2 * left, "{} looks", machine.looks - looks);
     assert!(machine.zombies.is_empty());
+}
+
+#[test]
+fn the_end_of_a_holder_is_noticed_also_where_no_rule_was_for_its_zombies() {
+    let mut terms = terms(&[(Remedy::Reap, 90)]);
+    terms.rules[0].when.causes = vec![Cause::Adopted];
+    let mut machine = Machine::with(terms);
+    machine.leak(7, 3_000);
+    for zombie in machine.zombies.values_mut() {
+        zombie.cause = Cause::NeverWaited;
+    }
+    machine.look();
+    assert_eq!((machine.remedies.next(), machine.looks), (None, 3_000));
+    let later = machine.now.plus(SOON);
+    machine.remedies.agenda.look_after_the_dead(machine.now, |_| true);
+    assert_eq!(machine.remedies.next(), None);
+    for _ in 0..10 {
+        machine.remedies.agenda.look_after_the_dead(machine.now, |of| of != holder(7));
+        assert_eq!(machine.remedies.next(), Some(later), "once, however often that is asked");
+    }
+    for zombie in machine.zombies.values_mut() {
+        (zombie.holder.pid, zombie.holder.start, zombie.cause) = (9, Some(holder(9).start), Cause::Adopted);
+    }
+    machine.run(HOUR);
+    assert!(machine.zombies.is_empty());
+    assert_eq!(machine.looks, 3_000 + 3_000 + (3_000 - 256));
 }
 
 #[test]
