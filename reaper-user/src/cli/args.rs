@@ -121,6 +121,9 @@ Examples:
   reaper ls --container 3f2a9c
   reaper ls --output json | jq -r 'select(.event == \"zombie\") | .holder.comm' | sort | uniq -c")]
 pub struct LsArgs {
+    /// A row for each zombie: on a terminal, of more than 50 those share one that differ in nothing but pid and age
+    #[arg(long)]
+    pub each: bool,
     /// Which zombies to list.
     #[command(flatten)]
     pub filter: FilterArgs,

@@ -41,7 +41,7 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     };
     zombies.retain(|zombie| filter.matches_event(zombie));
     let mut reporter = Reporter::stdout(output).without_head();
-    reporter.list(source, &zombies, Timestamp::now()).map_err(written)?;
+    reporter.list(source, &zombies, args.each, Timestamp::now()).map_err(written)?;
     for breaker in breakers {
         reporter.report(&Event::Breaker(Box::new(breaker))).map_err(written)?;
     }

@@ -5,6 +5,7 @@
 
 use std::{
     io::{self, Write},
+    sync::mpsc::RecvTimeoutError,
     thread,
     time::{Duration, Instant},
 };
@@ -44,7 +45,7 @@ pub(super) fn start(
 ) -> io::Result<thread::JoinHandle<Outgoing>> {
     let page = Page::of_stdout();
     let stdout = Patient::new(io::stdout(), stubborn.then(|| outgoing.backlog()));
-    let reporter = Reporter::new(stdout, output, page);
+    let reporter = Reporter::new(stdout, output, page).in_a_stream();
     let mut reporter = if stacks { reporter.with_stacks() } else { reporter };
     thread::Builder::new().name("writer".to_owned()).spawn(move || {
         if let Err(error) = write(&mut reporter, &mut outgoing) {
@@ -58,11 +59,22 @@ pub(super) fn start(
 
 fn write(reporter: &mut Reporter<impl Write>, outgoing: &mut Outgoing) -> io::Result<()> {
     reporter.start()?;
-    while let Some(event) = outgoing.take() {
+    loop {
+        let event = match reporter.rest_is_due() {
+            None => outgoing.take(),
+            Some(due) => match outgoing.take_until(due) {
+                Err(RecvTimeoutError::Timeout) => {
+                    reporter.say_rest()?;
+                    continue;
+                }
+                taken => taken.ok(),
+            },
+        };
+        let Some(event) = event else { break };
         reporter.report(&event)?;
         outgoing.wrote();
     }
-    Ok(())
+    reporter.say_rest()
 }
 
 /// Says when whoever reads standard output has gone, which a write would only find out with the next event.

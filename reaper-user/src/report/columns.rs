@@ -6,6 +6,8 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Column {
     Utc,
+    /// How many alike a row stands for.
+    Count,
     Pid,
     Holder,
     Forker,
@@ -20,6 +22,7 @@ impl Column {
     pub(super) const fn head(self) -> &'static str {
         match self {
             Self::Utc => "UTC",
+            Self::Count => "COUNT",
             Self::Pid => "PID",
             Self::Holder => "HOLDER",
             Self::Forker => "FORKER",
@@ -32,7 +35,7 @@ impl Column {
     }
 
     pub(super) const fn right_aligned(self) -> bool {
-        matches!(self, Self::Pid | Self::Age)
+        matches!(self, Self::Count | Self::Pid | Self::Age)
     }
 }
 
@@ -99,6 +102,14 @@ impl Columns {
         let mut columns = Self::for_width(width.saturating_add(utc));
         columns.0.retain(|(column, _)| *column != Column::Utc);
         if columns.width() > width { Self::for_width(width) } else { columns }
+    }
+
+    /// With how many a row stands for in front, which are at most seven digits.
+    pub(super) fn with_count(width: usize) -> Self {
+        let count = (Column::Count, 7);
+        let mut columns = Self::without_time(width.saturating_sub(count.1 + 1));
+        columns.0.insert(0, count);
+        columns
     }
 
     pub(super) fn as_slice(&self) -> &[(Column, usize)] {

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 
 use super::{
     columns::{Column, Columns, wrap},
+    crowd::{Kind as Crowd, Rest},
     event::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
         ZombieEvent,
@@ -67,6 +68,29 @@ impl Human {
             Event::Outlook(outlook) => vec![explain::outlook(outlook)],
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
+    }
+
+    /// What was counted and not shown.
+    pub(super) fn rest(&self, rest: &Rest) -> Vec<String> {
+        let Rest { kind, holder, holders, causes, time } = rest;
+        let of = match holder {
+            Some(holder) => process(holder, usize::MAX),
+            None if *holders == 0 => "holders that an earlier daemon has seen".to_owned(),
+            None => format!("{holders} more holders"),
+        };
+        let count = rest.count();
+        let (text, style) = match kind {
+            Crowd::Stands => {
+                let causes: Vec<_> = match causes.len() {
+                    1 => causes.keys().map(|cause| cause.as_str().to_owned()).collect(),
+                    _ => causes.iter().map(|(cause, count)| format!("{count} {}", cause.as_str())).collect(),
+                };
+                let list = holder.as_ref().map(|holder| format!(" --pid {}", holder.pid)).unwrap_or_default();
+                (format!("and {count} more of {of}: {}; reaper ls{list}", causes.join(", ")), CAUSE)
+            }
+            Crowd::Released => (format!("and {count} more of {of} released"), RELEASED),
+        };
+        self.paragraph(*time, &text, style)
     }
 
     const fn page(&self) -> Page {
@@ -169,6 +193,7 @@ impl Human {
 pub(super) fn cell(zombie: &ZombieEvent, column: Column, width: usize) -> String {
     match column {
         Column::Utc => utc(zombie.time),
+        Column::Count => "1".to_owned(),
         Column::Pid => zombie.pid.to_string(),
         Column::Holder => process(&zombie.holder, width),
         Column::Forker => forker(zombie.forker.as_ref(), width),

@@ -6,6 +6,7 @@
 
 mod advice;
 mod columns;
+mod crowd;
 mod event;
 mod evidence;
 mod explain;
@@ -33,7 +34,7 @@ pub use self::{
     explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
     json::{ParseError, SCHEMA, parse, to_line},
-    listing::{Source, table},
+    listing::{Source, shares_rows, table},
     loss::{Counted, Loss},
     origin::{ShownFrame, ShownLink, ShownOrigin, ShownStack},
     outbox::{Backlog, Outbox, Outgoing},

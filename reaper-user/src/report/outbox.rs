@@ -4,10 +4,13 @@
 //! Below that bound is a reserve: a zombie can be held back in the ledger until there is room
 //! ([`Outbox::has_room`]), a release or a loss cannot.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-    mpsc::{Receiver, Sender, channel},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    time::Instant,
 };
 
 use super::Event;
@@ -118,6 +121,11 @@ impl Outgoing {
     /// The next event; waits for it. `None` when the pipeline has ended and all of its events were taken.
     pub fn take(&mut self) -> Option<Event> {
         self.events.recv().ok()
+    }
+
+    /// As [`Outgoing::take`], but only until `due`: then it is [`RecvTimeoutError::Timeout`].
+    pub fn take_until(&mut self, due: Instant) -> Result<Event, RecvTimeoutError> {
+        self.events.recv_timeout(due.saturating_duration_since(Instant::now()))
     }
 
     /// The event that was taken last is written and flushed.

@@ -1,17 +1,21 @@
 //! Writes events to a sink, in one of the two forms.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Instant,
+};
 
 use anstream::{AutoStream, ColorChoice};
 use jiff::Timestamp;
 
 use super::{
+    crowd::Crowd,
     event::{Event, ZombieEvent},
     explain,
     explanation::{Explained, ExplanationEvent},
     human::Human,
     json, leaks,
-    listing::{Source, table},
+    listing::{Source, shares_rows, table},
     site::{LeaksEvent, SiteEvent},
 };
 use crate::config::Output;
@@ -58,7 +62,7 @@ pub struct Reporter<W> {
 
 #[derive(Debug)]
 enum Form {
-    Human { human: Human, header_is_due: bool },
+    Human { human: Human, header_is_due: bool, crowd: Option<Crowd> },
     Json,
 }
 
@@ -89,12 +93,23 @@ impl<W: Write> Reporter<W> {
         self
     }
 
+    /// In a stream that goes on: of many alike people are shown the first and told how many more there are, by
+    /// [`Reporter::say_rest`]. JSON has each of them.
+    #[must_use]
+    pub fn in_a_stream(mut self) -> Self {
+        if let Form::Human { crowd, .. } = &mut self.form {
+            *crowd = Some(Crowd::new(Instant::now()));
+        }
+        self
+    }
+
     /// Writes to `sink`. JSON takes no notice of the page.
     pub fn new(sink: W, output: Output, page: Page) -> Self {
         let form = match output {
             Output::Human => Form::Human {
                 human: Human::new(page.width.unwrap_or(WIDTH), page.colour),
                 header_is_due: true,
+                crowd: None,
             },
             Output::Json => Form::Json,
         };
@@ -108,14 +123,16 @@ impl<W: Write> Reporter<W> {
         self.write(&text)
     }
 
-    /// Writes an event.
+    /// Writes an event, or counts it.
     pub fn report(&mut self, event: &Event) -> io::Result<()> {
         let mut text = self.head();
-        match &self.form {
-            Form::Human { human, .. } => {
-                for line in human.lines(event) {
-                    text.push_str(&line);
-                    text.push('\n');
+        match &mut self.form {
+            Form::Human { human, crowd, .. } => {
+                if crowd.as_mut().is_none_or(|crowd| crowd.admits(event, Instant::now())) {
+                    for line in human.lines(event) {
+                        text.push_str(&line);
+                        text.push('\n');
+                    }
                 }
             }
             Form::Json => {
@@ -123,17 +140,47 @@ impl<W: Write> Reporter<W> {
                 text.push('\n');
             }
         }
-        self.write(&text)
+        if text.is_empty() { Ok(()) } else { self.write(&text) }
     }
 
-    /// Writes a list of zombies: for people a line that says where it is from, and a table; in JSON a `listing`
-    /// event and a `zombie` event each.
-    pub fn list(&mut self, source: Source, zombies: &[ZombieEvent], time: Timestamp) -> io::Result<()> {
+    /// When what was counted is to be said; `None` where there is nothing.
+    #[must_use]
+    pub const fn rest_is_due(&self) -> Option<Instant> {
+        match &self.form {
+            Form::Human { crowd: Some(crowd), .. } => crowd.due(),
+            _ => None,
+        }
+    }
+
+    /// Writes what was counted.
+    pub fn say_rest(&mut self) -> io::Result<()> {
+        let mut text = String::new();
+        if let Form::Human { human, crowd: Some(crowd), .. } = &mut self.form {
+            for line in crowd.take(Instant::now()).iter().flat_map(|rest| human.rest(rest)) {
+                text.push_str(&line);
+                text.push('\n');
+            }
+        }
+        if text.is_empty() { Ok(()) } else { self.write(&text) }
+    }
+
+    /// Writes a list of zombies: for people a line that says where it is from, and a table, in which many alike share a row
+    /// on a terminal unless `each` has one; in JSON a `listing` event and a `zombie` event each.
+    pub fn list(
+        &mut self,
+        source: Source,
+        zombies: &[ZombieEvent],
+        each: bool,
+        time: Timestamp,
+    ) -> io::Result<()> {
         match &self.form {
             Form::Human { .. } => {
-                let text =
-                    format!("{}\n{}", source.sentence(zombies.len()), table(source, zombies, &self.page));
-                self.write(&text)
+                let share = !each && shares_rows(zombies.len(), &self.page);
+                let mut text = source.sentence(zombies.len()) + "\n";
+                if share {
+                    text += "alike ones share a row with the pid and age of the eldest: --each lists each\n";
+                }
+                self.write(&(text + &table(source, zombies, share, &self.page)))
             }
             Form::Json => {
                 self.report(&Event::listing(source, zombies.len(), time))?;
@@ -182,7 +229,7 @@ impl<W: Write> Reporter<W> {
 
     fn head(&mut self) -> String {
         match &mut self.form {
-            Form::Human { human, header_is_due: due @ true } => {
+            Form::Human { human, header_is_due: due @ true, .. } => {
                 *due = false;
                 human.header() + "\n"
             }
@@ -243,7 +290,7 @@ mod tests {
     fn a_list_says_where_it_is_from_in_both_forms() {
         let zombies = [fixture::shown(&fixture::never_waited())];
         let list = |reporter: &mut Reporter<&mut Vec<u8>>| {
-            reporter.list(Source::Daemon, &zombies, fixture::time()).unwrap();
+            reporter.list(Source::Daemon, &zombies, false, fixture::time()).unwrap();
         };
         let text = written(Output::Human, list);
         assert!(text.starts_with("1 zombie, from the running daemon\n"), "{text}");

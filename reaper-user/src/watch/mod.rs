@@ -192,8 +192,12 @@ impl Watch {
         if kernel.adopted() {
             tracing::info!("took over what an earlier daemon has pinned; recording went on in between");
         }
+        // On the first day there may be thousands, and nothing is said of them before they are of age.
+        let mut dead = 0_u64;
+        kernel.each_dead(|_| dead += 1)?;
         tracing::info!(
             age = %crate::config::Span(age),
+            zombies = dead,
             ledger_kib = options.sizes.bytes() / 1024,
             kernel_kib = kernel.memory() / 1024,
             cgroups = walked.known,
