@@ -48,19 +48,19 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     if args.undo_autoreap {
         return undo(args, &describer);
     }
-    let found = find(args, &mut describer, &records, &known())?;
+    let (found, others) = find(args, &mut describer, &records, &known())?;
     let (mut done, mut refused) = (true, false);
     for pid in &args.pids {
-        if !found.iter().any(|found| found.zombie.identity.pid == *pid) {
-            refused = true;
-            if args.cause.is_empty() {
-                tracing::warn!(pid, "there is no such zombie");
-            } else {
-                tracing::warn!(
-                    pid,
-                    "there is no such zombie, or its cause is another one: see `reaper explain {pid}`"
-                );
-            }
+        if found.iter().any(|found| found.zombie.identity.pid == *pid) {
+            continue;
+        }
+        refused = true;
+        match others.get(pid).map(|cause| cause.as_str()) {
+            Some(cause) => tracing::warn!(
+                pid,
+                "it is left alone: its cause is {cause}, and not what --cause names; `reaper explain {pid}` says more"
+            ),
+            None => tracing::warn!(pid, "there is no such zombie"),
         }
     }
     let seen_waits = watch(args.watch.0, &found, &mut describer)?;
@@ -111,7 +111,17 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
         report(&mut reporter, Some(event))?;
     }
     if found.is_empty() && output == Output::Human && args.pids.is_empty() {
-        writeln!(io::stdout(), "no zombie is meant").map_err(written)?;
+        let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
+        for cause in others.values() {
+            *causes.entry(cause.as_str()).or_default() += 1;
+        }
+        let causes: Vec<_> = causes.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
+        let others = if causes.is_empty() {
+            String::new()
+        } else {
+            format!(", but {}: see --cause", causes.join(", "))
+        };
+        writeln!(io::stdout(), "no zombie is meant{others}").map_err(written)?;
     }
     Ok(if done && !refused { exit_code::OK } else { exit_code::REFUSED })
 }
@@ -162,13 +172,13 @@ fn rule(args: &ReapArgs) -> Rule {
     }
 }
 
-/// Those that are meant, each looked at now.
+/// Those that are meant, each looked at now; and the causes of those that were named by pid but have another one than is meant.
 fn find(
     args: &ReapArgs,
     describer: &mut Describer,
     records: &[reaper_ebpf::Record],
     known: &Known,
-) -> Result<Vec<Found>, Failure> {
+) -> Result<(Vec<Found>, HashMap<u32, Cause>), Failure> {
     let inits = describer.namespace_inits()?;
     let requests: Vec<_> = records
         .iter()
@@ -182,7 +192,7 @@ fn find(
     let mut guard = Guard::default();
     guard.record(std::path::Path::new("/"));
     let now = boot_now();
-    let mut all = Vec::new();
+    let (mut all, mut others) = (Vec::new(), HashMap::new());
     for (record, answer) in records.iter().zip(observe::look_at(&describer.proc, &requests)) {
         let Answer::Zombie { scene, sight, .. } = answer else { continue };
         let mut zombie = describer.describe(record, &scene, now);
@@ -193,6 +203,10 @@ fn find(
         if !is_meant(args, &zombie) {
             continue;
         }
+        if !has_cause(args, zombie.cause) {
+            others.insert(zombie.identity.pid, zombie.cause);
+            continue;
+        }
         let seen = scene.holder.seen.as_ref().map(|(seen, _)| seen);
         let start = zombie.holder.start.or_else(|| seen.map(Seen::start)).unwrap_or_default();
         let identity = Identity { pid: zombie.holder.pid, start };
@@ -200,7 +214,7 @@ fn find(
         let holder = guard.judge(identity, sight, &mut describer.workloads);
         all.push(Found { zombie, scene, holder });
     }
-    Ok(all)
+    Ok((all, others))
 }
 
 /// What the daemon knows of it besides what a census shows.
@@ -230,14 +244,20 @@ fn learn(zombie: &mut Zombie, event: &ZombieEvent, now: BootTime) {
 }
 
 fn is_meant(args: &ReapArgs, zombie: &Zombie) -> bool {
-    let ReapArgs { pids, holder, workload, cause, .. } = args;
+    let ReapArgs { pids, holder, workload, .. } = args;
     let named = pids.contains(&zombie.identity.pid);
     let of_holder = *holder == Some(zombie.holder.pid);
     let of_workload = workload
         .as_ref()
         .is_some_and(|name| ShownWorkload::from(&zombie.workload).is_named(&Untrusted::new(name.as_bytes())));
-    let causes: &[Cause] = if cause.is_empty() && pids.is_empty() { &[Cause::Adopted] } else { cause };
-    (named || of_holder || of_workload) && (causes.is_empty() || causes.contains(&zombie.cause))
+    named || of_holder || of_workload
+}
+
+fn has_cause(ReapArgs { pids, cause: causes, .. }: &ReapArgs, cause: Cause) -> bool {
+    match causes.as_slice() {
+        [] => !pids.is_empty() || cause == Cause::Adopted,
+        causes => causes.contains(&cause),
+    }
 }
 
 /// Watches the holders' wait calls.

@@ -88,6 +88,22 @@ fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
 }
 
 #[test]
+fn a_zombie_with_another_cause_than_is_meant_is_told_from_none() {
+    let _machine = machine();
+    let holder = Holder::start("deaf", 2);
+    let (pid, of) = (holder.zombies[0].to_string(), holder.pid().to_string());
+    let output = reap(&[&pid, "--cause", "inherited", "--dry-run"]);
+    assert_refused(&output, REFUSED, &[&pid, "its cause is unknown", "--cause"]);
+    let output = reap(&["1", "--cause", "inherited", "--dry-run"]);
+    assert_refused(&output, REFUSED, &["there is no such zombie"]);
+    // Whose zombies are named by their holder: what is there, where none is meant.
+    let words = ["reap", "--watch", "100ms", "--dry-run", "--output", "human", "--holder", &of];
+    let output = run_briefly(Command::new(reaper()).args(words));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "no zombie is meant, but 2 unknown: see --cause\n");
+}
+
+#[test]
 fn a_never_waited_one_is_reaped_by_hand_with_a_consent_and_long_past_what_the_holder_takes() {
     let _machine = machine();
     // A rule for such zombies keeps their holders watched, however late it would do something.
