@@ -35,6 +35,8 @@ mod overflow;
 #[cfg(test)]
 mod privilege;
 #[cfg(test)]
+mod probation;
+#[cfg(test)]
 mod reaped;
 #[cfg(test)]
 mod release;
