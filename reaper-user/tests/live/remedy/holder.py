@@ -8,6 +8,7 @@ vain       handles SIGCHLD and waits for nobody
 dies       handles SIGCHLD by ending
 stubborn   ignores SIGTERM
 adopt      nothing; its zombies are orphans that were given to it
+heir       as adopt, but they are another's until SIGUSR1 comes, which ends that one
 peeks      as adopt, and looks for any child again and again, without taking one
 leaks      a child of its own every 50 ms, and waits for none
 works      as adopt, and runs children of its own, each waited for by its pid
@@ -59,14 +60,38 @@ def everybody(*_):
         pass
 
 
+def bequeath():
+    """Zombies of a child that waits for none of them and ends with SIGUSR1 to its parent."""
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        zombies = [leak() for _ in range(number)]
+        for zombie in zombies:
+            os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+        os.write(write, " ".join(map(str, zombies)).encode() + b"\n")
+        signal.pause()
+    os.close(write)
+
+    def end(*_):
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+
+    signal.signal(signal.SIGUSR1, end)
+    return [int(pid) for pid in os.fdopen(read).readline().split()]
+
+
 holder = os.getpid()
-if mode in ("adopt", "peeks", "works", "asks"):
+if mode in ("adopt", "peeks", "works", "asks", "heir"):
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+if mode == "heir":
+    zombies = bequeath()
+elif mode in ("adopt", "peeks", "works", "asks"):
     zombies = [adopt() for _ in range(number)]
 else:
     zombies = [leak(0.25 if mode == "elder" and index == 0 else 0) for index in range(number)]
-for zombie in zombies:
-    os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+if mode != "heir":
+    for zombie in zombies:
+        os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
 handlers = {
     "handler": everybody,
     "once": lambda *_: os.waitpid(-1, os.WNOHANG),

@@ -2,6 +2,7 @@
 
 mod acts;
 mod crawler;
+mod first_day;
 mod hand;
 mod protection;
 
