@@ -12,7 +12,7 @@ use super::{
 use crate::{
     identity::{BootTime, Identity},
     remedy::Remedy,
-    zombie::Zombie,
+    zombie::{Cause, Zombie},
 };
 
 /// A zombie that a remedy was refused for is looked at again after this, and then ever more rarely.
@@ -149,7 +149,11 @@ impl Policy {
         let age = died.age(now);
         let reaches = |wanted: Duration| now.plus(wanted.saturating_sub(age));
         let (place, later) = self.rule(case, age);
-        let mut decision = Decision { again: later.map(reaches), ..Decision::default() };
+        let backoff = now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST));
+        // That its holder is stopped passes (a remedy itself stops it for a moment), and another rule may be for what is then.
+        let passes = matches!(case.zombie.cause, Cause::HeldByTracer | Cause::HolderStopped);
+        let again = [later.map(reaches), passes.then_some(backoff)].into_iter().flatten().min();
+        let mut decision = Decision { again, ..Decision::default() };
         let Some((place, rule)) = place.and_then(|place| Some((place, self.terms.rules.get(place)?))) else {
             return decision;
         };
@@ -182,13 +186,12 @@ impl Policy {
                     }
                 },
                 Err(refusal) => {
-                    let backoff = (age / 2).clamp(AGAIN, AGAIN_AT_LEAST);
                     match (&refusal, case.waited) {
                         // Nothing changes by itself: that it ends is another configuration.
                         (Refusal::Paused, _) => {}
                         (Refusal::MayStillWait { from, .. }, _) => at(reaches(*from)),
-                        (Refusal::NotWatched, Waited::Unwatched(left)) => at(now.plus(left.min(backoff))),
-                        _ => at(now.plus(backoff)),
+                        (Refusal::NotWatched, Waited::Unwatched(left)) => at(now.plus(left).min(backoff)),
+                        _ => at(backoff),
                     }
                     refusal
                 }

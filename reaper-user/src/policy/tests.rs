@@ -276,6 +276,18 @@ fn the_first_rule_that_matches_decides_and_an_age_can_change_which() {
 }
 
 #[test]
+fn what_a_holder_that_is_stopped_keeps_is_looked_at_again_though_no_rule_is_for_it() {
+    let policy = policy(vec![rule(&[Cause::Adopted], &[(Remedy::Reap, 90)])]);
+    let holder = holder();
+    for cause in Cause::ALL.into_iter().filter(|cause| *cause != Cause::Adopted) {
+        let zombie = zombie(cause);
+        let decision = policy.decide(case(&zombie, &holder), Progress::default(), at(100));
+        let passes = matches!(cause, Cause::HeldByTracer | Cause::HolderStopped);
+        assert_eq!((decision.act, decision.again), (None, passes.then_some(at(160))), "{cause:?}");
+    }
+}
+
+#[test]
 fn a_rule_means_whom_all_of_its_keys_fit() {
     let (zombie, holder) = (zombie(Cause::Adopted), holder());
     let subject = Subject { executable: holder.executable.as_ref(), uid: holder.uid };
