@@ -7,10 +7,13 @@ use serde::Deserialize;
 use super::{
     lines::{self, Format},
     recognize::libpython,
-    shape::{At, OFFSETS_BYTES, Shape},
+    shape::{At, Shape},
 };
 use crate::{
-    origin::fuzz::{Limits, damage},
+    origin::{
+        fuzz::{Limits, damage},
+        symbols::message::OFFSETS,
+    },
     proc::maps::mappings,
 };
 
@@ -64,11 +67,8 @@ fn damaged_tables_of_lines_are_read_to_an_end() {
 fn damaged_offsets_make_no_shape_that_reads_elsewhere() {
     let seed = bytes(include_str!("seeds/offsets-3.13"));
     let shape = |bytes: &[u8]| {
-        // What is cut off is zero, as memory behind an interpreter's would be.
-        let mut offsets = [0; OFFSETS_BYTES];
-        let length = bytes.len().min(OFFSETS_BYTES);
-        offsets[..length].copy_from_slice(&bytes[..length]);
-        Shape::from_offsets(&offsets)
+        let words = bytes.as_chunks::<8>().0.iter().take(OFFSETS);
+        Shape::from_offsets(&words.map(|word| u64::from_le_bytes(*word)).collect::<Vec<_>>())
     };
     // By its own headers: `offsetof` of PyThreadState, _PyInterpreterFrame and PyCodeObject.
     let Shape { layout, at, .. } = shape(&seed).unwrap();

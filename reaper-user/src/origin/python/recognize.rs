@@ -12,17 +12,14 @@ use std::{
 use reaper_ebpf::interpreter::{Executable, Layout};
 use rustix::io::Errno;
 
-use super::{
-    memory,
-    shape::{OFFSETS_BYTES, Shape},
-};
+use super::shape::Shape;
 use crate::{
     identity::BootTime,
     origin::{
         files::{self, Mounts},
         symbols::{
             Symbolizer, Unanswered,
-            message::{Answer, Cpython, Interpreter, Request},
+            message::{Answer, Cpython, Interpreter, OFFSETS, Request, Version},
         },
     },
     proc::{
@@ -92,6 +89,10 @@ impl Recognizer {
     /// Of the processes in this proc file system. Files are read by the symbolizing process.
     pub(in crate::origin) fn new(proc: Proc, symbolizer: Symbolizer) -> Self {
         let read = move |file: BorrowedFd<'_>| match symbolizer.ask(&Request::Cpython, &[], &[file])? {
+            // Whoever took that process over may fill a packet, not the memory of this one.
+            Answer::Cpython(Cpython::Interpreter(Interpreter {
+                version: Version::Offsets(words), ..
+            })) if words.len() > OFFSETS => Ok(Cpython::Other),
             Answer::Cpython(found) => Ok(found),
             _ => Err(Unanswered::Refused("another question was answered".to_owned())),
         };
@@ -125,7 +126,7 @@ impl Recognizer {
         let process = self.proc.of(pid);
         let mounts = Mounts::of(&process);
         let found = match self.executables.get(&executable) {
-            Some(found) => *found,
+            Some(found) => found.clone(),
             None => {
                 let found = self.read(files::executable(&process, &mounts))?;
                 // What was opened is what the event is about.
@@ -133,7 +134,7 @@ impl Recognizer {
                     return Ok(Found::Gone);
                 }
                 make_room(&mut self.executables, FILES);
-                self.executables.insert(executable, found);
+                self.executables.insert(executable, found.clone());
                 found
             }
         };
@@ -141,7 +142,7 @@ impl Recognizer {
             Cpython::Other => Ok(Found::Other),
             Cpython::Interpreter(found) => {
                 let bias = code.wrapping_sub(found.code);
-                let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
+                let Some((number, shape)) = self.shape_of(&found)? else {
                     return Ok(Found::Other);
                 };
                 let head = bias.wrapping_add(found.symbol).wrapping_add(shape.head);
@@ -152,20 +153,20 @@ impl Recognizer {
                 let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
                 let identity = (mapping.device, mapping.inode);
                 let library = match self.libraries.get(&identity) {
-                    Some(library) => *library,
+                    Some(library) => library.clone(),
                     None => {
                         let file = files::mapped(&process, &mapping)
                             .and_then(|handle| files::regular(handle, &mounts));
                         let library = self.read(file)?;
                         make_room(&mut self.libraries, FILES);
-                        self.libraries.insert(identity, library);
+                        self.libraries.insert(identity, library.clone());
                         library
                     }
                 };
                 // A number of libpython's that has no interpreter, or one that is not known.
                 let Cpython::Interpreter(found) = library else { return Ok(Found::Linked) };
                 let bias = mapping.start.wrapping_sub(found.first);
-                let Some((number, shape)) = self.shape_of(pid, &found, bias)? else {
+                let Some((number, shape)) = self.shape_of(&found)? else {
                     return Ok(Found::Linked);
                 };
                 if !self.is_still(subject) {
@@ -193,23 +194,14 @@ impl Recognizer {
             .is_some_and(|(start, code)| start == ticks(subject.start) && (code == subject.code || code <= 1))
     }
 
-    fn shape_of(
-        &mut self,
-        pid: u32,
-        found: &Interpreter,
-        bias: u64,
-    ) -> io::Result<Option<(u32, Arc<Shape>)>> {
-        let shape = match found.minor {
-            Some(minor) => Shape::of(minor),
-            None => {
-                let offsets: [u8; OFFSETS_BYTES] = memory::array(pid, bias.wrapping_add(found.symbol))?;
-                Shape::from_offsets(&offsets)
-            }
-        };
-        let Some(shape) = shape else { return Ok(None) };
+    /// `None` where it is no version that is known.
+    fn shape_of(&mut self, found: &Interpreter) -> io::Result<Option<(u32, Arc<Shape>)>> {
+        let Some(shape) = Shape::of_version(&found.version) else { return Ok(None) };
         let number = match self.shapes.iter().position(|known| **known == shape) {
             Some(number) => number,
-            None if self.shapes.len() >= SHAPES => return Ok(None),
+            None if self.shapes.len() >= SHAPES => {
+                return Err(io::Error::other("more kinds of interpreters than are remembered"));
+            }
             None => {
                 self.shapes.push(Arc::new(shape));
                 self.shapes.len() - 1
@@ -247,7 +239,7 @@ mod tests {
         process::{Child, Command, Stdio},
     };
 
-    use super::*;
+    use super::{super::memory, *};
     use crate::origin::symbols::child;
 
     /// Without the symbolizing process, which is not this program.

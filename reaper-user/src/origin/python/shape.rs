@@ -6,6 +6,7 @@
 use reaper_ebpf::interpreter::{BYTES_BEHIND, CODE_BYTES, FRAME_BYTES, Layout, NONE, THREAD_BYTES};
 
 use super::lines::Format;
+use crate::origin::symbols::message::Version;
 
 /// The layout of one version, or of one build of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +78,16 @@ const OLD_SHAPE: Shape = Shape {
     text_heads: (48, 72),
 };
 
-/// Bytes of `_Py_DebugOffsets` that are read; later versions have more.
-pub(super) const OFFSETS_BYTES: usize = 84 * 8;
-
 impl Shape {
-    /// That of version 3.`minor`; `None` where the interpreter has to be asked, or is not known.
+    /// That of a version; `None` where it is not known.
+    pub(super) fn of_version(version: &Version) -> Option<Self> {
+        match version {
+            Version::Minor(minor) => Self::of(*minor),
+            Version::Offsets(words) => Self::from_offsets(words),
+        }
+    }
+
+    /// That of version 3.`minor`; `None` where the interpreter says it itself, or is not known.
     pub(super) fn of(minor: u32) -> Option<Self> {
         let seven = Layout { code_first_line: 36, code_file: 96, code_table: 112, ..OLD };
         let eleven = Layout {
@@ -136,12 +142,11 @@ impl Shape {
 
     /// What an interpreter says of itself at the start of `_PyRuntime`. `None` where it is no version that is known, or where
     /// something is so that it cannot be read.
-    pub(super) fn from_offsets(offsets: &[u8; OFFSETS_BYTES]) -> Option<Self> {
-        let words = offsets.as_chunks::<8>().0;
-        if words.first()? != b"xdebugpy" {
+    pub(super) fn from_offsets(words: &[u64]) -> Option<Self> {
+        if *words.first()? != u64::from_le_bytes(*b"xdebugpy") {
             return None;
         }
-        let word = |index: usize| words.get(index).map(|word| u64::from_le_bytes(*word));
+        let word = |index: usize| words.get(index).copied();
         // Where each of its parts begins differs from version to version.
         let (thread, frame, code, bytes, text) = match word(1)? >> 16 {
             0x030d => (19, 28, 34, 64, 67),
@@ -211,10 +216,11 @@ fn is_within(layout: &Layout) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::symbols::message::OFFSETS;
 
     /// As 3.14.10 has them on x86_64, from its file.
-    fn offsets() -> [u8; OFFSETS_BYTES] {
-        let mut words = [0_u64; OFFSETS_BYTES / 8];
+    fn offsets() -> [u64; OFFSETS] {
+        let mut words = [0_u64; OFFSETS];
         words[0] = u64::from_le_bytes(*b"xdebugpy");
         words[1] = 0x030e_0af0;
         for (index, word) in [(5, 808), (8, 7_272), (9, 7_344), (22, 832), (24, 8), (26, 72), (27, 152)] {
@@ -229,14 +235,13 @@ mod tests {
         for (index, word) in [(75, 16), (76, 32), (78, 32), (79, 16), (80, 40)] {
             words[index] = word;
         }
-        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        bytes.try_into().unwrap()
+        words
     }
 
     fn with(index: usize, word: u64) -> Option<Shape> {
-        let mut bytes = offsets();
-        bytes[index * 8..index * 8 + 8].copy_from_slice(&word.to_le_bytes());
-        Shape::from_offsets(&bytes)
+        let mut words = offsets();
+        words[index] = word;
+        Shape::from_offsets(&words)
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub const ADDRESSES: usize = FRAMES;
 /// Bytes of a name or a path, of which the rest is cut off.
 pub const NAME: usize = 512;
 
+/// Words of `_Py_DebugOffsets` that are read; later versions have more.
+pub const OFFSETS: usize = 84;
+
 /// Functions that were inlined into one another at one address.
 pub const INLINED: usize = 16;
 
@@ -96,7 +99,7 @@ pub enum Answer {
 }
 
 /// What a file has of CPython.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cpython {
     /// Nothing.
     Other,
@@ -107,16 +110,25 @@ pub enum Cpython {
 }
 
 /// An interpreter in a file. Addresses are as the file states them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interpreter {
     /// `_PyRuntime`; in 3.6 `interp_head`.
     pub symbol: u64,
-    /// Its minor version up to 3.12; `None` for one that says it itself.
-    pub minor: Option<u32>,
+    /// How it lays out its state.
+    pub version: Version,
     /// Where its code begins, as the kernel sees it (`mm_struct.start_code`).
     pub code: u64,
     /// Where the file's first page is.
     pub first: u64,
+}
+
+/// How an interpreter lays out its state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Version {
+    /// As version 3.6 to 3.12 do.
+    Minor(u32),
+    /// As it says itself: the first [`OFFSETS`] words at its symbol.
+    Offsets(Vec<u64>),
 }
 
 /// A stack's frames.

@@ -4,7 +4,7 @@
 use object::elf::{DT_NEEDED, ET_DYN, ET_EXEC, SHT_DYNSYM, SHT_SYMTAB};
 
 use super::elf::Elf;
-use crate::origin::symbols::message::{Cpython, Interpreter};
+use crate::origin::symbols::message::{Cpython, Interpreter, OFFSETS, Version};
 
 /// What each version brought that extension modules use, so that it is in every build's table.
 const BROUGHT: [(&[u8], Option<u32>); 6] = [
@@ -52,8 +52,18 @@ pub(super) fn find(elf: &Elf) -> Cpython {
             return if linked { Cpython::Linked } else { Cpython::Other };
         }
     };
-    let found = || Some(Interpreter { symbol: symbol?, minor, code: elf.code()?, first: elf.first()? });
+    let found = || {
+        let symbol = symbol?;
+        let version = minor.map_or_else(|| offsets(elf, symbol), |minor| Some(Version::Minor(minor)))?;
+        Some(Interpreter { symbol, version, code: elf.code()?, first: elf.first()? })
+    };
     found().map_or(Cpython::Other, Cpython::Interpreter)
+}
+
+/// What it says of itself, as the file has it: a process can write what it likes over its own copy, and others run the same file.
+fn offsets(elf: &Elf, symbol: u64) -> Option<Version> {
+    let words = elf.bytes_at(symbol)?.as_chunks::<8>().0.get(..OFFSETS)?;
+    Some(Version::Offsets(words.iter().map(|word| u64::from_le_bytes(*word)).collect()))
 }
 
 #[cfg(test)]
@@ -69,6 +79,16 @@ mod tests {
         Elf::parse(bytes.leak()).map_or(Cpython::Other, |elf| find(&elf))
     }
 
+    /// Whether it is of that version. What one says of itself begins with a word that is no offset, and its version.
+    fn is(found: &Interpreter, minor: u32) -> bool {
+        match &found.version {
+            Version::Minor(found) => *found == minor && minor <= 12,
+            Version::Offsets(words) => {
+                words[0] == u64::from_le_bytes(*b"xdebugpy") && words[1] >> 16 == u64::from(0x0300 + minor)
+            }
+        }
+    }
+
     #[test]
     fn debians_interpreter_is_one_and_a_shell_is_none() {
         let path = Path::new("/usr/bin/python3");
@@ -76,7 +96,7 @@ mod tests {
         assert!(python.symbol > python.code && python.code > python.first);
         let version = fs::read_link(path).unwrap();
         let minor: u32 = version.to_str().unwrap().rsplit('.').next().unwrap().parse().unwrap();
-        assert_eq!(python.minor, (minor <= 12).then_some(minor));
+        assert!(is(&python, minor), "{python:?}");
         assert_eq!(found(Path::new("/bin/sh")), Cpython::Other);
     }
 
@@ -100,7 +120,7 @@ mod tests {
                 file = found(&library.unwrap());
             }
             let Cpython::Interpreter(found) = file else { panic!("{name}: {file:?}") };
-            assert_eq!(found.minor, (minor <= 12).then_some(minor), "{name}");
+            assert!(is(&found, minor), "{name}: {found:?}");
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::origin::{
     fuzz::{Limits, damage, lend},
     native::Registers,
     symbols::message::{
-        Answer, Cpython, FRAMES, Function, Interpreter, NAME, Place, Request, Span, Unnamed, Unwound, pack,
-        unpack,
+        Answer, Cpython, FRAMES, Function, Interpreter, NAME, Place, Request, Span, Unnamed, Unwound,
+        Version, pack, unpack,
     },
 };
 
@@ -206,15 +206,13 @@ fn damaged_answers_are_understood_or_refused() {
         complete: true,
         build_ids: vec![None, Some("0123abcd".to_owned())],
     };
+    let interpreter =
+        |version| Cpython::Interpreter(Interpreter { symbol: 0x7000, version, code: 0x1000, first: 0 });
     let answers = [
         Answer::Unwound(unwound),
         Answer::Symbolized(vec![vec![function; 3], Vec::new()]),
-        Answer::Cpython(Cpython::Interpreter(Interpreter {
-            symbol: 0x7000,
-            minor: Some(12),
-            code: 0x1000,
-            first: 0,
-        })),
+        Answer::Cpython(interpreter(Version::Minor(12))),
+        Answer::Cpython(interpreter(Version::Offsets(vec![0x3072_6470; 84]))),
         Answer::PerfMap(vec![None, Some("LazyCompile:~a b.js:1".to_owned())]),
         Answer::Refused("no file".to_owned()),
     ];
