@@ -2,15 +2,15 @@
 //! Always attached.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use reaper_ebpf::{Forker, counter, flag, id, interpreter::stage};
+use reaper_ebpf::{Forker, counter, flag, id};
 
 use crate::{
     atomic::{Keys, Store, Swap},
     birth,
     kernel::Task,
     ledger,
-    maps::{FOLLOWED, FORK_STAGES, FORKERS, count},
-    origin::{lineage, native},
+    maps::{FORKERS, count},
+    origin::{self, lineage},
 };
 
 #[btf_tracepoint(function = "sched_process_fork")]
@@ -51,11 +51,5 @@ fn enter<K: Keys>(ctx: &BtfTracePointContext) {
         lineage::mark(reaper_ebpf::id(forker, caller.leader().start()));
     }
     birth::rest(entry, child, flags);
-    // SAFETY: a stage is a program of this same hook, with this context. Where there is none, nothing happens.
-    unsafe {
-        if FOLLOWED.get_ptr(forker).is_some() {
-            FORK_STAGES.tail_call(ctx, stage::PYTHON);
-        }
-    }
-    native::follow(ctx, caller);
+    origin::follow(ctx, caller, forker);
 }

@@ -170,6 +170,14 @@ pub mod entry {
     pub const EXEC: u32 = 2;
 }
 
+/// How a stack ends: [`Stack::end`], 0 where the last frame is the outermost.
+pub mod end {
+    /// There are more frames than are kept.
+    pub const CUT: u32 = 1;
+    /// There may be more: one could not be read.
+    pub const TORN: u32 = 2;
+}
+
 /// The head of a stack in the ring buffer; its frames follow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,8 +190,8 @@ pub struct Stack {
     pub child: u64,
     /// The process that forked it.
     pub forker: u32,
-    /// 1 where the stack goes on.
-    pub cut: u32,
+    /// How it ends: of [`end`].
+    pub end: u32,
     /// Its start, ns since boot.
     pub forker_start: u64,
     /// As in [`Followed`].

@@ -13,7 +13,7 @@ use reaper_ebpf::{
     counter, flag, id,
     interpreter::{
         BYTES_BEHIND, CODE_BYTES, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Scratch, Stack,
-        TABLE_WORDS, THREAD_BYTES, THREADS, Tag, entry,
+        TABLE_WORDS, THREAD_BYTES, THREADS, Tag, end, entry,
     },
 };
 
@@ -33,7 +33,9 @@ fn fork_python(ctx: BtfTracePointContext) {
     let followed = unsafe { &*followed };
     let start = caller.leader().start();
     if followed.start != start {
-        return;
+        // Of one that had this number before: it was there before its end could be noted.
+        let _gone: Result<(), i32> = FOLLOWED.remove(forker);
+        return native::follow(&ctx, caller);
     }
     if followed.head == 0 {
         count(counter::FORK_EARLY);
@@ -50,7 +52,7 @@ fn fork_python(ctx: BtfTracePointContext) {
     }
     let Some(scratch) = STACK_SCRATCH.get_ptr_mut(0) else { return };
     let frame = find(scratch, followed, child.thread_pointer());
-    let (frames, cut) = walk(scratch, &followed.layout, frame);
+    let (frames, end) = walk(scratch, &followed.layout, frame);
     if frames == 0 {
         count(counter::STACK_MISSED);
         return native::follow(&ctx, caller);
@@ -61,7 +63,7 @@ fn fork_python(ctx: BtfTracePointContext) {
         (&raw mut (*head).entry).write_volatile(entry::STACK);
         (&raw mut (*head).child).write_volatile(own);
         (&raw mut (*head).forker).write_volatile(forker);
-        (&raw mut (*head).cut).write_volatile(u32::from(cut));
+        (&raw mut (*head).end).write_volatile(end);
         (&raw mut (*head).forker_start).write_volatile(start);
         (&raw mut (*head).image).write_volatile(followed.image);
         (&raw mut (*head).exec).write_volatile(followed.exec);
@@ -120,20 +122,26 @@ fn find(scratch: *mut Scratch, followed: &Followed, thread: u64) -> u64 {
     0
 }
 
-/// Writes down the frames from this one on. Says how many, and whether there are more.
+/// Writes down the frames from this one on. Says how many, and how that ended.
 ///
-/// How many there are is kept in memory, where the verifier does not follow it: it would walk each number apart.
+/// How many there are is kept in memory, where the verifier does not follow it: it would walk each number apart. So is whether
+/// one could not be read.
 #[inline(always)]
-fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, bool) {
+fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
     // SAFETY: the scratch is a per-CPU value of this program alone.
-    let count = unsafe { &raw mut (*scratch).head.frames };
+    let (count, torn) = unsafe { (&raw mut (*scratch).head.frames, &raw mut (*scratch).head.end) };
     // SAFETY: as above.
-    unsafe { count.write_volatile(0) };
+    unsafe {
+        count.write_volatile(0);
+        torn.write_volatile(0);
+    }
     for _ in 0..FRAMES {
         if frame == 0 {
             break;
         }
-        fill(scratch, frame, layout.frame_bytes.into());
+        let refused = fill(scratch, frame, layout.frame_bytes.into());
+        // SAFETY: as above.
+        unsafe { torn.write_volatile(torn.read_volatile() | (refused.cast_unsigned() >> 63) as u32) };
         let owner = byte(scratch, layout.frame_owner);
         // The low bits are no part of the address where there are any.
         let code = word(scratch, layout.frame_code) & !3;
@@ -160,7 +168,9 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, bool) {
         }
     }
     // SAFETY: as above.
-    (unsafe { count.read_volatile() }, frame != 0)
+    let (count, torn) = unsafe { (count.read_volatile(), torn.read_volatile()) };
+    let cut = u32::from(frame != 0);
+    (count, (cut * end::CUT) | (torn * end::TORN))
 }
 
 /// Of the code object that was read last.

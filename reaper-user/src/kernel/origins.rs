@@ -87,10 +87,15 @@ impl Origins {
         }
     }
 
-    /// A process's forks are looked at. False where it executes something else by now, or where there is no room.
-    pub fn follow(&mut self, tgid: u32, followed: &Followed) -> bool {
-        let known = self.followed.get(&tgid, 0).ok().map(|words| (words[0], low(words[3])));
-        if known.is_some_and(|known| known != (followed.start, followed.exec)) {
+    /// A process's forks are looked at. False where it executes something else by now, or where there is no room; and where the
+    /// kernel side does not follow it, for it is gone, unless it was there `before` the kernel side was.
+    pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> bool {
+        let is_meant = match self.known(tgid) {
+            // Between this look and the last one it may have exec'ed, and what was written over was newer.
+            Some((start, exec)) => start == followed.start && !is_newer(exec, followed.exec),
+            None => before,
+        };
+        if !is_meant {
             return false;
         }
         let Followed { start, image, head, exec, shape, layout } = *followed;
@@ -99,10 +104,17 @@ impl Origins {
         self.followed.insert(tgid, words, 0).is_ok()
     }
 
-    /// They are not any more.
-    pub fn unfollow(&mut self, tgid: u32) {
-        // It has died or exec'ed.
-        let _gone = self.followed.remove(&tgid);
+    /// They are not any more, unless it executes something else by now.
+    pub fn unfollow(&mut self, exec: &Exec) {
+        if self.known(exec.tgid) == Some((exec.start, exec.exec)) {
+            // It has died or exec'ed meanwhile.
+            let _gone = self.followed.remove(&exec.tgid);
+        }
+    }
+
+    /// Start and count of execs of the process that is followed under a tgid.
+    fn known(&self, tgid: u32) -> Option<(u64, u32)> {
+        self.followed.get(&tgid, 0).ok().map(|words| (words[0], low(words[3])))
     }
 
     /// What a file is. False where there is no room.
@@ -117,7 +129,7 @@ impl Origins {
     fn forget_all(&mut self) {
         let followed: Vec<u32> = self.followed.keys().flatten().collect();
         for tgid in followed {
-            self.unfollow(tgid);
+            let _gone = self.followed.remove(&tgid);
         }
         self.forget_executables();
         while self.ring.next().is_some() {}
@@ -142,6 +154,11 @@ fn borrow(ring: &RingBuf<MapData>) -> BorrowedFd<'_> {
     #![expect(unsafe_code, reason = "aya shows a ring buffer's descriptor only as a number")]
     // SAFETY: the descriptor is the map's, which the ring buffer owns for as long as it is borrowed.
     unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }
+}
+
+/// Whether one count is ahead of another; they wrap.
+const fn is_newer(exec: u32, than: u32) -> bool {
+    exec.wrapping_sub(than).cast_signed() > 0
 }
 
 fn key(Executable { inode, device, generation, size }: Executable) -> [u64; 3] {
@@ -188,7 +205,7 @@ fn read(bytes: &[u8]) -> Option<Written> {
                 frames: high(what),
                 child,
                 forker: low(forker),
-                cut: high(forker),
+                end: high(forker),
                 forker_start,
                 image,
                 exec: low(exec),
@@ -231,6 +248,12 @@ mod tests {
         let bytes: Vec<u8> = layout_words(layout).into_iter().flat_map(u64::to_le_bytes).collect();
         let parts: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|part| u16::from_le_bytes(*part)).collect();
         assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14]);
+    }
+
+    #[test]
+    fn counts_of_execs_are_compared_beyond_their_end() {
+        assert!(is_newer(2, 1) && is_newer(0, u32::MAX));
+        assert!(!is_newer(1, 1) && !is_newer(1, 2) && !is_newer(u32::MAX, 0));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Origins to test with: one of each quality, and one with every text as bad as it can be.
 
+use std::sync::Arc;
+
 use super::{Frame, FrameKind, Language, Link, Origin, Quality, Stack};
 use crate::{
     identity::{BootTime, Identity},
@@ -65,12 +67,12 @@ pub(crate) fn native() -> Stack {
 
 /// A Python program leaked it at this line, two processes above.
 pub(crate) fn exact(line: u32) -> Origin {
-    Origin { quality: Quality::Exact, chain: chain(), stack: Some(python(line)), stack_of: Some(1) }
+    Origin { quality: Quality::Exact, chain: chain(), stack: Some(Arc::new(python(line))), stack_of: Some(1) }
 }
 
 pub(crate) fn approximate() -> Origin {
     let chain = vec![link(4700, "leak", "/opt/leak", true)];
-    Origin { quality: Quality::Approximate, chain, stack: Some(native()), stack_of: Some(0) }
+    Origin { quality: Quality::Approximate, chain, stack: Some(Arc::new(native())), stack_of: Some(0) }
 }
 
 pub(crate) fn lineage_only() -> Origin {
@@ -88,7 +90,7 @@ pub(crate) fn hostile() -> Origin {
     for link in &mut origin.chain {
         (link.comm, link.cmdline) = (bad(), Some(long()));
     }
-    for frame in origin.stack.iter_mut().flat_map(|stack| &mut stack.frames) {
+    for frame in origin.stack.iter_mut().flat_map(|stack| &mut Arc::make_mut(stack).frames) {
         (frame.function, frame.file, frame.module) = (Some(bad()), Some(long()), Some(bad()));
     }
     origin

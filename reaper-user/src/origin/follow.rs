@@ -3,27 +3,18 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, OwnedFd},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    os::fd::AsFd as _,
     thread,
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::interpreter::{self, Exec, Followed, Verdict, kind};
-use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
-    io::{read, write},
-};
-use tokio::sync::Notify;
+use reaper_ebpf::interpreter::{self, Exec, Followed, Verdict, end, kind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    Language, Quality, Stack,
+    Language, Quality, Stack, Stacks,
     native::{NativeStacks, Registers},
     python::{Codes, Found, Image, Recognizer, Subject},
-    store::Store,
     symbols::Symbolizer,
 };
 use crate::{
@@ -36,6 +27,9 @@ use crate::{
 const APART: Duration = Duration::from_nanos(interpreter::STACKS_APART);
 /// The same for executables: an interpreter that is found late has forked by then.
 const EXECS_APART: Duration = Duration::from_nanos(interpreter::EXECS_APART);
+
+/// It is not looked for stacks that nobody needs more often than this.
+const PRUNED_APART: Duration = Duration::from_secs(1);
 
 /// When a process that is linked to libpython is looked at again, because the library is not mapped yet.
 const AGAIN: [Duration; 6] = [
@@ -52,97 +46,6 @@ const FILES_A_SECOND: u32 = 200;
 /// and at once after a quiet time.
 const FILES_AT_ONCE: u32 = 1_000;
 
-/// Where the stacks are.
-#[derive(Clone, Debug)]
-pub struct Stacks(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    store: Mutex<Store>,
-    crowded: Notify,
-    unrecognized: AtomicU64,
-    /// Native stacks that were copied and could not be unwound.
-    unread: AtomicU64,
-    /// Processes whose stacks are to be named.
-    wanted: Mutex<Vec<u64>>,
-    /// Something has been named.
-    named: Condvar,
-    /// Rings when there is something to name.
-    bell: OwnedFd,
-}
-
-/// A stack that is being named.
-#[derive(Clone, Debug)]
-pub struct Naming {
-    stacks: Stacks,
-    child: u64,
-}
-
-impl Naming {
-    /// Waits until it is named, not longer than `patience`: reading the debug information of a large program takes some
-    /// tenths of a second, once.
-    pub fn wait(&self, patience: Duration) {
-        let shared = &self.stacks.0;
-        let unnamed = |store: &mut Store| store.unnamed(self.child).is_some();
-        let _late = shared
-            .named
-            .wait_timeout_while(self.stacks.store(), patience, unnamed)
-            .unwrap_or_else(PoisonError::into_inner);
-    }
-}
-
-impl Stacks {
-    /// Where the process with these identity bits was forked.
-    pub(crate) fn get(&self, child: u64) -> Option<(Arc<Stack>, Quality)> {
-        self.store().get(child)
-    }
-
-    /// Whether the stack of this process's fork is kept.
-    pub(crate) fn has(&self, child: u64) -> bool {
-        self.store().has(child)
-    }
-
-    /// Has the stack of this process's fork named; `None` where it is, or where there is none.
-    pub(crate) fn name(&self, child: u64) -> Option<Naming> {
-        self.store().unnamed(child)?;
-        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        // It rings already where this fails.
-        let _full = write(&self.0.bell, &1_u64.to_ne_bytes());
-        Some(Naming { stacks: self.clone(), child })
-    }
-
-    /// Waits until most of the room is taken.
-    pub(crate) async fn crowded(&self) {
-        self.0.crowded.notified().await;
-    }
-
-    /// Forgets those processes that are not `needed`.
-    pub(crate) fn prune(&self, needed: impl Fn(u64) -> bool) {
-        let mut children = self.store().children();
-        children.retain(|child| !needed(*child));
-        self.store().remove(&children);
-    }
-
-    /// How many stacks found no room.
-    pub(crate) fn lost(&self) -> u64 {
-        self.store().lost()
-    }
-
-    /// How many files were not looked at because there were too many.
-    pub(crate) fn unrecognized(&self) -> u64 {
-        self.0.unrecognized.load(Ordering::Relaxed)
-    }
-
-    /// How many native stacks could not be read.
-    pub(crate) fn unread(&self) -> u64 {
-        self.0.unread.load(Ordering::Relaxed)
-    }
-
-    fn store(&self) -> MutexGuard<'_, Store> {
-        self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Starts the thread. It begins with those that `run` already, and ends with this process.
 pub(crate) fn start(
     origins: Origins,
@@ -150,15 +53,7 @@ pub(crate) fn start(
     natives: Option<Natives>,
     proc: Proc,
 ) -> io::Result<Stacks> {
-    let stacks = Stacks(Arc::new(Shared {
-        store: Mutex::default(),
-        crowded: Notify::default(),
-        unrecognized: AtomicU64::default(),
-        unread: AtomicU64::default(),
-        wanted: Mutex::default(),
-        named: Condvar::default(),
-        bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-    }));
+    let stacks = Stacks::new()?;
     let symbolizer = Symbolizer::of_this_program();
     let natives = natives.map(|copies| (copies, NativeStacks::new(proc.clone(), symbolizer.clone())));
     let mut follower = Follower {
@@ -170,10 +65,11 @@ pub(crate) fn start(
         pending: Vec::new(),
         budget: Budget { left: FILES_AT_ONCE, since: Instant::now() },
         told: false,
+        pruned: None,
     };
     thread::Builder::new().name("origins".to_owned()).spawn(move || {
         for exec in running {
-            follower.meet(exec, 0);
+            follower.meet(&exec, 0, true);
         }
         follower.run();
     })?;
@@ -186,11 +82,23 @@ struct Follower {
     recognizer: Recognizer,
     codes: Codes,
     stacks: Stacks,
-    /// Processes to be looked at again: when, and how often they were.
-    pending: Vec<(Instant, Exec, usize)>,
+    /// Processes to be looked at again.
+    pending: Vec<Pending>,
     budget: Budget,
     /// It has been said that memory must not be read.
     told: bool,
+    /// When somebody was last asked which stacks are needed.
+    pruned: Option<Instant>,
+}
+
+/// A process that is to be looked at again.
+struct Pending {
+    when: Instant,
+    exec: Exec,
+    /// How often it was.
+    times: usize,
+    /// It was there before the kernel side was.
+    before: bool,
 }
 
 impl Follower {
@@ -198,7 +106,7 @@ impl Follower {
         let mut more = Some(EXECS_APART);
         loop {
             let next =
-                self.pending.iter().map(|(when, ..)| when.saturating_duration_since(Instant::now())).min();
+                self.pending.iter().map(|one| one.when.saturating_duration_since(Instant::now())).min();
             let patience = [next, more].into_iter().flatten().min();
             if let Err(error) = self.sleep(patience) {
                 tracing::error!(%error, "waiting for stacks; no more are taken");
@@ -207,6 +115,7 @@ impl Follower {
             more = self.drain();
             let copied = self.unwind().then_some(APART);
             more = [more, copied].into_iter().flatten().min();
+            self.make_room();
             self.name();
             self.look_again();
         }
@@ -215,7 +124,7 @@ impl Follower {
     /// Until the kernel side wakes, or for so long.
     fn sleep(&self, patience: Option<Duration>) -> io::Result<()> {
         let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![of(self.origins.as_fd()), of(self.stacks.0.bell.as_fd())];
+        let mut fds = vec![of(self.origins.as_fd()), of(self.stacks.bell())];
         fds.extend(self.natives.as_ref().map(|(copies, _)| of(copies.as_fd())));
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         match poll(&mut fds, patience.as_ref()) {
@@ -238,15 +147,22 @@ impl Follower {
             (true, true) => None,
         };
         for exec in execs {
-            self.meet(exec, 0);
+            self.meet(&exec, 0, false);
         }
         for (head, frames) in stacks {
-            self.resolve(&head, &frames);
-        }
-        if more.is_some() && self.stacks.store().is_crowded() {
-            self.stacks.0.crowded.notify_one();
+            if !self.resolve(&head, &frames) {
+                self.stacks.count_unread();
+            }
         }
         more
+    }
+
+    /// Has those stacks forgotten that nobody needs. Where all are needed, asking again at once would lead to nothing.
+    fn make_room(&mut self) {
+        let recently = self.pruned.is_some_and(|pruned| pruned.elapsed() < PRUNED_APART);
+        if !recently && self.stacks.are_crowded() {
+            self.pruned = Some(Instant::now());
+        }
     }
 
     /// Unwinds what the kernel side has copied. False where that was nothing.
@@ -255,81 +171,87 @@ impl Follower {
         let mut copied = Vec::new();
         copies.each(|copy| copied.push(copy));
         for Copied { child, forker, registers, stack } in &copied {
-            // Of a 32-bit program.
-            let Some(registers) = Registers::from_pt_regs(registers) else { continue };
+            let Some(registers) = Registers::from_pt_regs(registers) else {
+                // Of a 32-bit program.
+                self.stacks.count_unread();
+                continue;
+            };
             match unwinder.unwind(forker, &registers, stack) {
                 Ok(found) => self.stacks.store().put_native(*child, found),
                 Err(error) => {
-                    self.stacks.0.unread.fetch_add(1, Ordering::Relaxed);
+                    self.stacks.count_unread();
                     tracing::debug!(%forker, %error, "a native stack could not be read");
                 }
             }
-        }
-        if !copied.is_empty() && self.stacks.store().is_crowded() {
-            self.stacks.0.crowded.notify_one();
         }
         !copied.is_empty()
     }
 
     /// Looks up the functions of the stacks that somebody needs.
     fn name(&mut self) {
-        // Before the list is looked at: who adds to it later rings again.
-        let _quiet = read(&self.stacks.0.bell, &mut [0; 8]);
-        let wanted =
-            std::mem::take(&mut *self.stacks.0.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        let wanted = self.stacks.wanted();
         let Some((_, unwinder)) = &mut self.natives else { return };
         for child in wanted {
             let unnamed = self.stacks.store().unnamed(child);
             if let Some(native) = unnamed {
                 let stack = unwinder.name(&native);
                 self.stacks.store().put(child, stack, native.quality);
-                self.stacks.0.named.notify_all();
+                self.stacks.tell();
             }
         }
     }
 
     fn look_again(&mut self) {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|(when, ..)| *when <= now);
+        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|one| one.when <= now);
         self.pending = later;
         let due: Vec<_> = due;
-        for (_, exec, times) in due {
-            self.meet(exec, times);
+        for Pending { when: _, exec, times, before } in due {
+            self.meet(&exec, times, before);
         }
     }
 
-    /// Finds out what a process is.
-    fn meet(&mut self, exec: Exec, times: usize) {
-        let Exec { tgid, start, code, executable, .. } = exec;
+    /// Finds out what a process is, `before` the kernel side was there or now.
+    fn meet(&mut self, exec: &Exec, times: usize, before: bool) {
+        let Exec { tgid, start, code, executable, .. } = *exec;
         if !self.recognizer.knows(&executable) && !self.budget.take() {
-            self.stacks.0.unrecognized.fetch_add(1, Ordering::Relaxed);
-            return self.origins.unfollow(tgid);
+            self.stacks.count_unrecognized();
+            return self.origins.unfollow(exec);
         }
         let subject = Subject { pid: tgid, start: BootTime(start), code, executable };
         let found = match self.recognizer.look(&subject) {
             Ok(found) => found,
-            Err(error) => return self.complain(tgid, &error),
+            Err(error) => {
+                // Said once for all: it will be so with each.
+                if error.kind() != io::ErrorKind::PermissionDenied {
+                    self.stacks.count_unrecognized();
+                    self.origins.unfollow(exec);
+                }
+                return self.complain(tgid, &error);
+            }
         };
         tracing::trace!(pid = tgid, ?found, "recognition");
         match found {
             Found::Gone => {}
             Found::Other => {
-                self.know(&exec, Verdict { kind: kind::OTHER, ..Verdict::default() });
-                self.origins.unfollow(tgid);
+                self.know(exec, Verdict { kind: kind::OTHER, ..Verdict::default() });
+                self.origins.unfollow(exec);
             }
             Found::Linked => {
-                self.know(&exec, Verdict { kind: kind::LINKED, ..Verdict::default() });
-                match AGAIN.get(times) {
-                    Some(after) => self.pending.push((Instant::now() + *after, exec, times + 1)),
-                    None => self.origins.unfollow(tgid),
+                self.know(exec, Verdict { kind: kind::LINKED, ..Verdict::default() });
+                let again = AGAIN.get(times).map(|after| Instant::now() + *after);
+                match again {
+                    Some(when) => self.pending.push(Pending { when, exec: *exec, times: times + 1, before }),
+                    None => self.origins.unfollow(exec),
                 }
             }
             Found::Interpreter { head, distance, shape, layout } => {
                 if let Some(distance) = distance {
-                    self.know(&exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
+                    self.know(exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
                 }
                 let image = reaper_ebpf::id(tgid, start);
-                self.origins.follow(tgid, &Followed { start, image, head, exec: exec.exec, shape, layout });
+                let followed = Followed { start, image, head, exec: exec.exec, shape, layout };
+                self.origins.follow(tgid, &followed, before);
             }
         }
     }
@@ -342,10 +264,12 @@ impl Follower {
         }
     }
 
-    fn resolve(&mut self, head: &interpreter::Stack, frames: &[interpreter::Frame]) {
-        let Some(shape) = self.recognizer.shape(head.shape) else { return };
+    /// Reads the names of a stack. False where there is nothing to be read.
+    fn resolve(&mut self, head: &interpreter::Stack, frames: &[interpreter::Frame]) -> bool {
+        let Some(shape) = self.recognizer.shape(head.shape) else { return false };
         let image = Image { id: head.image, exec: head.exec };
-        let (mut resolved, mut exact) = (Vec::with_capacity(frames.len()), true);
+        // Of one that is torn the frame that matters may be missing.
+        let (mut resolved, mut exact) = (Vec::with_capacity(frames.len()), head.end & end::TORN == 0);
         for frame in frames {
             match self.codes.place(head.forker, image, &shape, frame) {
                 // Not the program's own.
@@ -354,16 +278,20 @@ impl Follower {
                     exact &= place.exact;
                     resolved.push(place.frame);
                 }
-                Err(error) => return self.complain(head.forker, &error),
+                Err(error) => {
+                    self.complain(head.forker, &error);
+                    return false;
+                }
             }
         }
         if resolved.iter().all(|frame| frame.function.is_none()) {
             // Addresses that mean nothing to anybody.
-            return;
+            return false;
         }
-        let stack = Stack { frames: resolved, language: Language::Python, cut: head.cut != 0 };
+        let stack = Stack { frames: resolved, language: Language::Python, cut: head.end != 0 };
         let quality = if exact { Quality::Exact } else { Quality::Approximate };
         self.stacks.store().put(head.child, stack, quality);
+        true
     }
 
     fn complain(&mut self, pid: u32, error: &io::Error) {

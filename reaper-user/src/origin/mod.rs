@@ -8,17 +8,20 @@ mod place;
 mod print;
 mod python;
 mod sites;
+mod stacks;
 mod store;
 pub mod symbols;
 mod tally;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::follow::start as follow;
 pub use self::{
-    follow::{Naming, Stacks},
     print::{Print, SiteId},
     sites::{Leak, Moment, Site, Sites, Sums},
+    stacks::{Naming, Stacks},
     tally::Within,
 };
 use crate::{identity::Identity, text::Untrusted};
@@ -35,7 +38,8 @@ pub struct Origin {
     pub chain: Vec<Link>,
     /// Where the nearest link that has a stack was when it forked the one below it. Of the first link that is where the
     /// zombie itself was forked. A native one of a link that is dead gives way to one of a program's own language above it.
-    pub stack: Option<Stack>,
+    /// Thousands of zombies of one leak share it.
+    pub stack: Option<Arc<Stack>>,
     /// Which link that is, as an index into [`Self::chain`].
     pub stack_of: Option<usize>,
 }

@@ -127,6 +127,8 @@ impl<'de> Deserialize<'de> for SiteId {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::origin::fixture;
 
@@ -179,7 +181,7 @@ mod tests {
     fn symbols_that_are_read_later_change_nothing() {
         let mut origin = fixture::approximate();
         let before = of(&origin);
-        let frames = &mut origin.stack.as_mut().unwrap().frames;
+        let frames = &mut Arc::make_mut(origin.stack.as_mut().unwrap()).frames;
         for frame in frames.iter_mut() {
             (frame.function, frame.file, frame.line) = (None, None, None);
         }
@@ -188,7 +190,7 @@ mod tests {
             Frame { kind: FrameKind::Inlined, function: Some("small".into()), ..Frame::default() },
         );
         assert_eq!(of(&origin), before);
-        origin.stack.as_mut().unwrap().frames[0].offset = Some(7);
+        Arc::make_mut(origin.stack.as_mut().unwrap()).frames[0].offset = Some(7);
         assert_ne!(of(&origin), before);
     }
 

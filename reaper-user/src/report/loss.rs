@@ -33,7 +33,7 @@ pub enum Loss {
     StackLimited,
     /// An interpreter's stack was not there or could not be read.
     StackMissed,
-    /// A native stack could not be unwound.
+    /// A stack could not be read.
     StackUnread,
     /// A process could not be followed.
     Unfollowed,
@@ -262,20 +262,21 @@ impl Loss {
                  their start, swapped out): what they forked then is reported without a line; nothing to do"
             }
             Self::StackUnread => {
-                "native stacks were copied and could not be unwound, most often because the process that forked was gone or ran \
-                 another program by then: what was forked there is reported without one; nothing to do"
+                "stacks were taken and could not be read, most often because the process that forked was gone or ran another \
+                 program by then: what was forked there is reported without one; nothing to do"
             }
             Self::Unfollowed => {
                 "there were too many interpreters at once: what the newest of them fork is reported without a line; nothing to \
                  do"
             }
             Self::StackDropped => {
-                "too many processes forked by interpreters stood at once, or died since the last look: the newest are reported \
-                 without a line; if it goes on, report zombies at a smaller age"
+                "too many processes whose forks were looked at stood at once, or died since the last look, or their stacks took too \
+                 much memory: the newest are reported without a line; if it goes on, report zombies at a smaller age"
             }
             Self::Unrecognized => {
-                "too many new executable files were run in a short time: interpreters among them are not followed until they \
-                 are run again; nothing to do"
+                "new executable files were not looked at, because there were too many in a short time or they could not be read: \
+                 interpreters among them are not followed until they are run again; nothing to do unless it goes on, then see \
+                 the log at level debug"
             }
             Self::ProgramSkipped => {
                 "the kernel skipped BPF programs because they were interrupted by themselves: a census puts the \

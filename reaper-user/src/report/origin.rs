@@ -81,7 +81,7 @@ impl ShownOrigin {
             quality: *quality,
             site: Print::of(origin, zombie).id(),
             chain: chain.iter().map(ShownLink::from).collect(),
-            stack: stack.as_ref().map(ShownStack::from),
+            stack: stack.as_deref().map(ShownStack::from),
             stack_of: *stack_of,
         }
     }

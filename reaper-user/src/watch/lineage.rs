@@ -67,9 +67,7 @@ impl Describer {
         };
         let unseen = record.flags & (flag::PREDATES_FORK | flag::FORK_UNSEEN) != 0;
         match found {
-            Some((of, (stack, quality))) => {
-                Origin { quality, chain, stack: Some((*stack).clone()), stack_of: Some(of) }
-            }
+            Some((of, (stack, quality))) => Origin { quality, chain, stack: Some(stack), stack_of: Some(of) },
             None => {
                 let quality = if unseen { Quality::Predates } else { Quality::LineageOnly };
                 Origin { quality, chain, stack: None, stack_of: None }

@@ -34,6 +34,13 @@ pub(in crate::origin) struct Image {
     pub(in crate::origin) exec: u32,
 }
 
+impl Image {
+    /// The pid of the process that exec'ed.
+    const fn pid(self) -> u32 {
+        reaper_ebpf::tgid_of(self.id)
+    }
+}
+
 /// A code object and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -89,7 +96,11 @@ impl Codes {
         let key = Key { image, address, first_line, tag, table };
         let code = match self.known.get(&key) {
             Some(code) => Arc::clone(code),
-            None => match read(pid, shape, frame) {
+            // One that was forked for this one fork is gone by now, and has had from the first one what it has run.
+            None => match read(pid, shape, frame).or_else(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => Err(error),
+                _ => read(image.pid(), shape, frame),
+            }) {
                 Ok(code) => self.keep(key, code),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
                 Err(error) => {

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::*;
 use crate::{
@@ -154,7 +154,7 @@ fn a_site_is_no_better_than_its_worst_origin_and_keeps_the_names_that_were_read(
     let (comm, workload) = ("sh".into(), workload("a"));
     let named = Origin { quality: Quality::Exact, ..fixture::approximate() };
     let mut bare = fixture::approximate();
-    for frame in bare.stack.iter_mut().flat_map(|stack| &mut stack.frames) {
+    for frame in bare.stack.iter_mut().flat_map(|stack| &mut Arc::make_mut(stack).frames) {
         (frame.function, frame.file, frame.line) = (None, None, None);
     }
     for (zombie, origin) in (1..).zip([&named, &bare]) {

@@ -1,0 +1,160 @@
+//! Where the stacks of forks are, for whoever wants to know.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    io::{read, write},
+};
+use tokio::sync::Notify;
+
+use super::{Quality, Stack, store::Store};
+
+/// Where the stacks are.
+#[derive(Clone, Debug)]
+pub struct Stacks(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    store: Mutex<Store>,
+    crowded: Notify,
+    unrecognized: AtomicU64,
+    /// Stacks that were taken and could not be read.
+    unread: AtomicU64,
+    /// Processes whose stacks are to be named.
+    wanted: Mutex<Vec<u64>>,
+    /// Something has been named.
+    named: Condvar,
+    /// Rings when there is something to name.
+    bell: OwnedFd,
+}
+
+/// A stack that is being named.
+#[derive(Clone, Debug)]
+pub struct Naming {
+    stacks: Stacks,
+    child: u64,
+}
+
+impl Naming {
+    /// Waits until it is named, not longer than `patience`: reading the debug information of a large program takes some
+    /// tenths of a second, once.
+    pub fn wait(&self, patience: Duration) {
+        let shared = &self.stacks.0;
+        let unnamed = |store: &mut Store| store.unnamed(self.child).is_some();
+        let _late = shared
+            .named
+            .wait_timeout_while(self.stacks.store(), patience, unnamed)
+            .unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+impl Stacks {
+    /// There are none yet.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            store: Mutex::default(),
+            crowded: Notify::default(),
+            unrecognized: AtomicU64::default(),
+            unread: AtomicU64::default(),
+            wanted: Mutex::default(),
+            named: Condvar::default(),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })))
+    }
+
+    /// Where the process with these identity bits was forked.
+    pub(crate) fn get(&self, child: u64) -> Option<(Arc<Stack>, Quality)> {
+        self.store().get(child)
+    }
+
+    /// Whether the stack of this process's fork is kept.
+    pub(crate) fn has(&self, child: u64) -> bool {
+        self.store().has(child)
+    }
+
+    /// Has the stack of this process's fork named; `None` where it is, or where there is none.
+    pub(crate) fn name(&self, child: u64) -> Option<Naming> {
+        self.store().unnamed(child)?;
+        self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        // It rings already where this fails.
+        let _full = write(&self.0.bell, &1_u64.to_ne_bytes());
+        Some(Naming { stacks: self.clone(), child })
+    }
+
+    /// Waits until most of the room is taken.
+    pub(crate) async fn crowded(&self) {
+        self.0.crowded.notified().await;
+    }
+
+    /// Forgets those processes that are not `needed`.
+    pub(crate) fn prune(&self, needed: impl Fn(u64) -> bool) {
+        let mut children = self.store().children();
+        children.retain(|child| !needed(*child));
+        self.store().remove(&children);
+    }
+
+    /// How many stacks found no room.
+    pub(crate) fn lost(&self) -> u64 {
+        self.store().lost()
+    }
+
+    /// How many files were not looked at, because there were too many or they could not be read.
+    pub(crate) fn unrecognized(&self) -> u64 {
+        self.0.unrecognized.load(Ordering::Relaxed)
+    }
+
+    /// How many stacks were taken and could not be read.
+    pub(crate) fn unread(&self) -> u64 {
+        self.0.unread.load(Ordering::Relaxed)
+    }
+
+    /// A file was not looked at.
+    pub(super) fn count_unrecognized(&self) {
+        self.0.unrecognized.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A stack could not be read.
+    pub(super) fn count_unread(&self) {
+        self.0.unread.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has those forgotten that nobody needs. False where there is room.
+    pub(super) fn are_crowded(&self) -> bool {
+        let crowded = self.store().is_crowded();
+        if crowded {
+            self.0.crowded.notify_one();
+        }
+        crowded
+    }
+
+    /// What rings when there is something to name.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.0.bell.as_fd()
+    }
+
+    /// Those whose stacks are to be named since this was last asked.
+    pub(super) fn wanted(&self) -> Vec<u64> {
+        // Before the list is looked at: who adds to it later rings again.
+        let _quiet = read(&self.0.bell, &mut [0; 8]);
+        std::mem::take(&mut *self.0.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Something has been named.
+    pub(super) fn tell(&self) {
+        self.0.named.notify_all();
+    }
+
+    /// All of them.
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
