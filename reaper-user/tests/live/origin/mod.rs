@@ -1,6 +1,7 @@
 //! Where zombies come from, on real programs: leak sites and their counts, what is made of them, and explanations, against what
 //! the programs themselves say that they did.
 
+mod adopted;
 mod explain;
 mod lineage;
 mod native;
