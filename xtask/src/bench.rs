@@ -9,6 +9,7 @@ mod idle;
 mod instrument;
 mod lives;
 mod numbers;
+mod origin;
 mod programs;
 mod reap;
 mod soak;
@@ -27,8 +28,10 @@ use crate::{
     workspace::Workspace,
 };
 
-/// The BPF programs that ours are compared with.
+/// The BPF programs that ours are compared with,
 const PROGRAMS: &str = "reaper-bench-bpf";
+/// and the fork program without what takes stacks.
+const BARE: &str = "reaper-bench-fork-bpf";
 
 /// Measures cost and delay, and says which targets are reached. Takes about ten minutes.
 ///
@@ -53,6 +56,8 @@ enum Part {
     Lives,
     /// A loop of fork, exec and wait with and without the daemon
     Spawn,
+    /// Nanoseconds per fork of what takes stacks, and what is lost at many forks a second
+    Origin,
     /// From a zombie's age to its report
     Delay,
     /// CPU and wake-ups without zombies
@@ -69,6 +74,7 @@ enum Part {
 struct Bench<'a> {
     workspace: &'a Workspace,
     object: PathBuf,
+    bare: PathBuf,
     quick: bool,
 }
 
@@ -86,7 +92,8 @@ impl Bench<'_> {
     /// The instrument that attaches this set of programs.
     fn attach(&self, set: &str) -> Command {
         let mut probes = self.probes("attach");
-        probes.arg(set).arg("--object").arg(&self.object);
+        let object = if set == "bare" { &self.bare } else { &self.object };
+        probes.arg(set).arg("--object").arg(object);
         probes
     }
 
@@ -105,7 +112,8 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
 
     let object = build_ebpf::unrecorded(workspace, PROGRAMS);
-    let bench = Bench { workspace, object, quick: args.quick };
+    let bare = build_ebpf::unrecorded(workspace, BARE);
+    let bench = Bench { workspace, object, bare, quick: args.quick };
     let started = Instant::now();
     describe_machine();
     let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
@@ -114,6 +122,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     if wanted(Part::Spawn) {
         spawn::run(&bench)?;
+    }
+    if wanted(Part::Origin) {
+        origin::run(&bench)?;
     }
     if wanted(Part::Delay) {
         delay::run(&bench)?;
@@ -149,7 +160,9 @@ fn again_as_root(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 fn build(workspace: &Workspace) -> anyhow::Result<()> {
     println!("bench: building what is measured, and what it is measured with");
-    build_ebpf::build_unrecorded(workspace, PROGRAMS)?;
+    for programs in [PROGRAMS, BARE] {
+        build_ebpf::build_unrecorded(workspace, programs)?;
+    }
     let mut build = workspace.cargo();
     build.args(["build", "--release", "--package", "reaper-user", "--bin", "reaper"]);
     for example in ["probes", "churn", "holder", "injector"] {

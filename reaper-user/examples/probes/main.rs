@@ -7,6 +7,7 @@ mod attach;
 mod btf;
 mod crowd;
 mod delay;
+mod forks;
 mod lives;
 #[path = "../../src/kernel/offsets.rs"]
 mod offsets;
@@ -55,6 +56,15 @@ enum Mode {
         #[arg(long)]
         no_exec: bool,
     },
+    /// Have the kernel count what everybody's programs cost.
+    Count,
+    /// Say what the running daemon has lost, by kind.
+    Losses,
+    /// Fork, wherever the stack is so deep, and wait: for each line of standard input as many as it says, at so many a second.
+    Forks {
+        /// KiB of stack.
+        kib: usize,
+    },
     /// Be this many sleeping processes.
     Crowd {
         /// How many.
@@ -82,9 +92,19 @@ fn main() -> Result<()> {
     match Options::parse().mode {
         Mode::Attach { set, object, probation } => attach::run(set, &object, probation),
         Mode::Lives { walk, no_exec } => lives::run(walk, !no_exec),
+        Mode::Count => attach::count(),
+        Mode::Losses => losses(),
+        Mode::Forks { kib } => forks::run(kib),
         Mode::Crowd { processes } => crowd::run(processes),
         Mode::Delay { reaper, age, leaks } => delay::run(&reaper, age, leaks),
     }
+}
+
+fn losses() -> Result<()> {
+    let lost = reaper::control::losses(&reaper::control::socket())?;
+    let by_kind: serde_json::Map<_, _> =
+        lost.iter().map(|lost| (lost.what.as_str().to_owned(), lost.total.into())).collect();
+    say(&by_kind.into())
 }
 
 fn say(line: &serde_json::Value) -> Result<()> {
