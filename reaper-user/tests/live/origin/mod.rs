@@ -11,6 +11,7 @@ mod sites;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -69,7 +70,11 @@ impl Drop for Leaker {
 
 /// A daemon that has reported all that a program leaked. The daemon runs before the program does.
 pub(super) fn reported(more: &[&str], arguments: &[&str]) -> (Daemon, Leaker) {
-    let mut daemon = Daemon::run(&[&["--age", "400ms"], more].concat());
+    reported_by(Daemon::run(&[&["--age", "400ms"], more].concat()), arguments)
+}
+
+/// The same with one that runs already.
+pub(super) fn reported_by(mut daemon: Daemon, arguments: &[&str]) -> (Daemon, Leaker) {
     let leaker = Leaker::start(arguments);
     let mut left: HashSet<u64> = leaker.leaked.iter().map(|(pid, _)| *pid).collect();
     daemon.until("all are reported", Duration::from_secs(120), |seen| {
@@ -79,6 +84,13 @@ pub(super) fn reported(more: &[&str], arguments: &[&str]) -> (Daemon, Leaker) {
         left.is_empty()
     });
     (daemon, leaker)
+}
+
+/// Resident memory of a process, KiB.
+pub(super) fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 /// `reaper` with these arguments, which must succeed.

@@ -7,8 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Leaker, events, leaks, line, reported, run};
+use super::{Leaker, events, leaks, line, reported, reported_by, resident, run};
 use crate::support::{Daemon, machine, program, rounds, run_briefly};
+
+/// KiB that a daemon may take for other reasons meanwhile.
+const SLACK: u64 = 4_096;
 
 #[test]
 fn zombies_count_at_their_site_until_they_are_released() {
@@ -31,8 +34,13 @@ fn zombies_count_at_their_site_until_they_are_released() {
 #[test]
 fn two_lines_of_one_program_are_two_sites_with_the_right_counts() {
     let _machine = machine();
-    let (few, many) = rounds((50, 150), (3_000, 7_000));
-    let (daemon, leaker) = reported(&[], &["lines", &few.to_string(), &many.to_string()]);
+    let (few, many) = rounds((150, 350), (3_000, 7_000));
+    // What it takes to have one.
+    let (daemon, first) = reported(&[], &["kinds", "1"]);
+    let before = resident(daemon.pid());
+    drop(first);
+    let (daemon, leaker) = reported_by(daemon, &["lines", &few.to_string(), &many.to_string()]);
+    let grown = resident(daemon.pid()).saturating_sub(before);
     let (head, sites) = leaks(leaker.pid());
     // The innermost frame of the program is the same; its caller is not.
     let caller = |site: &serde_json::Value| {
@@ -43,6 +51,10 @@ fn two_lines_of_one_program_are_two_sites_with_the_right_counts() {
         sites.iter().map(|site| (caller(site), site["total"].as_u64().unwrap())).collect();
     assert_eq!(counted, leaker.by_line(), "{head:#}");
     assert_eq!(sites.len(), 2);
+    // Each zombie that stands takes some room of its own, its origin none.
+    println!("{grown} KiB for {} zombies", few + many);
+    assert!(grown <= 2 * (few + many) + SLACK, "{grown} KiB for {} zombies", few + many);
+    assert_eq!((&head["forgotten_sites"], &head["forgotten_zombies"]), (&0.into(), &0.into()), "{head:#}");
     for site in &sites {
         assert_eq!((&site["quality"], &site["standing"]), (&"exact".into(), &site["total"]), "{site:#}");
         let file = site["origin"]["stack"]["frames"][1]["file"].as_str().unwrap();
@@ -55,17 +67,32 @@ fn two_lines_of_one_program_are_two_sites_with_the_right_counts() {
     daemon.end();
 }
 
+/// In the long form more lines leak than stacks are kept.
 #[test]
 fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
     let _machine = machine();
-    let (daemon, leaker) = reported(&["--origin-sites", "16"], &["kinds", "100"]);
+    let kinds = rounds(500, 10_000);
+    let (daemon, first) = reported(&["--origin-sites", "16"], &["kinds", "1"]);
+    let before = resident(daemon.pid());
+    drop(first);
+    let (daemon, leaker) = reported_by(daemon, &["kinds", &kinds.to_string()]);
+    let grown = resident(daemon.pid()).saturating_sub(before);
+    println!("{grown} KiB for {kinds} sites");
+    assert!(grown <= rounds(16, 64) * 1_024, "{grown} KiB for {kinds} sites");
     let (head, sites) = leaks(leaker.pid());
     let number = |key: &str| head[key].as_u64().unwrap();
     assert_eq!(number("capacity"), 16);
     assert!(number("sites") <= 16, "{head:#}");
-    assert!(number("forgotten_sites") >= 100 - 16, "{head:#}");
+    assert!(number("forgotten_sites") >= kinds - 16, "{head:#}");
     let kept: u64 = sites.iter().map(|site| site["total"].as_u64().unwrap()).sum();
-    assert!(kept + number("forgotten_zombies") >= 100, "{head:#} {kept}");
+    assert!(kept + number("forgotten_zombies") >= kinds, "{head:#} {kept}");
+    // Whose stack found no room is counted, and has no line rather than a wrong one.
+    let told = events(&run(&["check", "--output", "json"]));
+    let dropped = told.iter().find(|lost| lost["what"] == "stack-dropped").unwrap();
+    let without = head["qualities"]["lineage-only"].as_u64().unwrap();
+    assert_eq!(dropped["total"].as_u64().unwrap() > 0, kinds > 8_192, "{dropped:#}");
+    assert!(without > 0 || kinds <= 8_192, "{head:#}");
+    assert!(head["qualities"]["exact"].as_u64().unwrap() + without > kinds, "{head:#}");
     let text = String::from_utf8(run(&["leaks"]).stdout).unwrap();
     assert!(text.contains("gave way to others: only 16 are kept"), "{text}");
     daemon.end();
