@@ -153,6 +153,11 @@ pub(in crate::origin) fn regular(found: impl AsFd, mounts: &Mounts) -> Result<Ow
     reopen(found, device, mounts)
 }
 
+/// What tells the regular file that a handle is of from every other.
+pub(in crate::origin) fn key(found: impl AsFd) -> Result<FileKey, Errno> {
+    identify(found).map(|(key, _)| key)
+}
+
 fn identify(found: impl AsFd) -> Result<(FileKey, Device), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(&found, c"", flags, StatxFlags::BASIC_STATS)?;

@@ -16,7 +16,7 @@ use super::shape::Shape;
 use crate::{
     identity::BootTime,
     origin::{
-        files::{self, Mounts},
+        files::{self, FileKey, Mounts},
         symbols::{
             Symbolizer, Unanswered,
             message::{Answer, Cpython, Interpreter, OFFSETS, Request, Version},
@@ -74,8 +74,7 @@ pub(in crate::origin) struct Recognizer {
     proc: Proc,
     reader: Reader,
     executables: HashMap<Executable, Cpython>,
-    /// By device and inode.
-    libraries: HashMap<(u64, u64), Cpython>,
+    libraries: HashMap<FileKey, Cpython>,
     shapes: Vec<Arc<Shape>>,
 }
 
@@ -151,15 +150,15 @@ impl Recognizer {
             }
             Cpython::Linked => {
                 let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
-                let identity = (mapping.device, mapping.inode);
-                let library = match self.libraries.get(&identity) {
+                // An upgrade may give another library the same inode number.
+                let handle = files::mapped(&process, &mapping)?;
+                let Ok(key) = files::key(&handle) else { return Ok(Found::Linked) };
+                let library = match self.libraries.get(&key) {
                     Some(library) => library.clone(),
                     None => {
-                        let file = files::mapped(&process, &mapping)
-                            .and_then(|handle| files::regular(handle, &mounts));
-                        let library = self.read(file)?;
+                        let library = self.read(files::regular(handle, &mounts))?;
                         make_room(&mut self.libraries, FILES);
-                        self.libraries.insert(identity, library.clone());
+                        self.libraries.insert(key, library.clone());
                         library
                     }
                 };
