@@ -27,6 +27,12 @@ impl Entry {
         unsafe { self.word(index).read_volatile() }
     }
 
+    /// Reads all words.
+    #[inline(always)]
+    pub(crate) fn words(self) -> [u64; WORDS] {
+        core::array::from_fn(|index| self.get(index))
+    }
+
     /// Writes a word whole.
     #[inline(always)]
     pub(crate) fn set(self, index: usize, value: u64) {
@@ -98,11 +104,15 @@ pub(crate) fn displace<K: Keys>(_: u64) -> Option<Entry> {
     None
 }
 
-/// Removes the entry of `id`. Says which state it was in and its flags; free and none where there was no entry.
+/// Removes the entry of `id`; where it has been reported, `announce` is shown it before that. Says which state it was in and its
+/// flags; free and none where there was no entry.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64) -> (u64, u32) {
+pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -> (u64, u32) {
     let Some(entry) = find(id) else { return (state::FREE, 0) };
     let was = (entry.state(), entry.flags());
+    if was.0 == state::STANDING {
+        announce(id, Some(entry));
+    }
     let _gone: Result<(), i32> = TABLE.remove(tgid_of(id));
     was
 }
