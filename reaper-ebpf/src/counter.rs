@@ -35,5 +35,13 @@ pub const FORK_EARLY: u32 = 14;
 pub const STACK_MISSED: u32 = 15;
 /// A fork whose native stack was not copied because there were too many in a short time.
 pub const STACK_LIMITED: u32 = 16;
+/// Processes that were freed within [`crate::reap_time::PROMPT`] of their death.
+pub const PROMPT: u32 = 17;
+/// From here on, those that stood longer, by [`crate::reap_time::bucket`].
+pub const SLOW: u32 = 18;
+/// How long those stood, all together, nanoseconds.
+pub const SLOW_SUM: u32 = 30;
+/// Those of them that are counted for the machine only, because there was no room for another cgroup.
+pub const SLOW_UNPLACED: u32 = 31;
 /// How many there are.
-pub const COUNT: u32 = 17;
+pub const COUNT: u32 = 32;

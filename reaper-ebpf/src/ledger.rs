@@ -5,7 +5,10 @@
 //! operation; the words behind it are written before the key says so.
 
 use aya_ebpf::{Global, bindings::BPF_NOEXIST};
-use reaper_ebpf::{ID_MASK, Slot, WAYS, WORD_FLAGS, WORD_KEY, WORDS, counter, key, state, state_of, tgid_of};
+use reaper_ebpf::{
+    ID_MASK, Slot, WAYS, WORD_CGROUP_V2, WORD_EXIT, WORD_FLAGS, WORD_KEY, WORDS, counter, key, state,
+    state_of, tgid_of,
+};
 
 use crate::{
     atomic::Keys,
@@ -146,13 +149,33 @@ fn claim_in_overflow(id: u64, alive: u64) -> Option<Entry> {
     OVERFLOW.get_ptr_mut(id).map(Entry)
 }
 
-/// Gives the entry of `id` back; where it has been reported, `announce` is shown it before that. Says which state it was in
-/// and its flags; free and none where there was no entry.
+/// What was in an entry that was given back.
+#[derive(Clone, Copy)]
+pub(crate) struct Released {
+    /// One of [`state`].
+    pub(crate) state: u64,
+    pub(crate) flags: u32,
+    /// The exit word; of one that was alive, anything.
+    pub(crate) exit: u64,
+    /// The cgroup id; of one that was alive, anything.
+    pub(crate) cgroup: u64,
+}
+
+impl Released {
+    #[inline(always)]
+    fn from(entry: Entry) -> Self {
+        let (exit, cgroup) = (entry.get(WORD_EXIT), entry.get(WORD_CGROUP_V2));
+        Self { state: entry.state(), flags: entry.flags(), exit, cgroup }
+    }
+}
+
+/// Gives the entry of `id` back; where it has been reported, `announce` is shown it before that. Says what was in it, where
+/// there was one.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -> (u64, u32) {
+pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -> Option<Released> {
     if let Some(entry) = find_in_table(id) {
-        let flags = entry.flags();
-        let shown = entry.state() == state::STANDING;
+        let released = Released::from(entry);
+        let shown = released.state == state::STANDING;
         if shown {
             announce(id, Some(entry));
         }
@@ -162,15 +185,15 @@ pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -
         if before == state::STANDING && !shown {
             announce(id, None);
         }
-        return (before, flags);
+        return Some(Released { state: before, ..released });
     }
-    let Some(entry) = OVERFLOW.get_ptr_mut(id).map(Entry) else { return (state::FREE, 0) };
-    let was = (entry.state(), entry.flags());
-    if was.0 == state::STANDING {
+    let entry = OVERFLOW.get_ptr_mut(id).map(Entry)?;
+    let released = Released::from(entry);
+    if released.state == state::STANDING {
         announce(id, Some(entry));
     }
     if OVERFLOW.remove(id).is_ok() {
         count(counter::OVERFLOW_OUT);
     }
-    was
+    Some(released)
 }

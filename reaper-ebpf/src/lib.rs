@@ -28,9 +28,10 @@ pub mod counter;
 pub mod interpreter;
 pub mod member;
 pub mod native;
+pub mod reap_time;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;
@@ -163,6 +164,15 @@ pub const fn pack(high: u32, low: u32) -> u64 {
 #[inline(always)]
 pub const fn exit_word(jiffies: u64, status: u32) -> u64 {
     (jiffies << 16) | (status as u64 & 0xffff)
+}
+
+/// Jiffies from the ones in an exit word to `now`.
+#[must_use]
+#[inline(always)]
+pub const fn ticks_between(exit: u64, now: u64) -> u64 {
+    // Both in 48 bits. Another CPU's may be a tick ahead.
+    let ticks = (now << 16).wrapping_sub(exit & !0xffff);
+    if ticks.cast_signed() < 0 { 0 } else { ticks >> 16 }
 }
 
 /// A slot, decoded.
@@ -428,5 +438,13 @@ mod tests {
         words[WORD_EXIT] = exit_word(0x0000_ffff_6789_abcd, 0x8b);
         let record = Record::from_words(words);
         assert_eq!((record.exit_stamp, record.status), (0xffff_6789_abcd, 0x8b));
+    }
+
+    #[test]
+    fn ticks_are_counted_over_the_end_of_their_bits_and_not_backwards() {
+        let exit = exit_word(0xffff_ffff_fff0, 0x8b);
+        assert_eq!(ticks_between(exit, 0x0001_0000_0000_0002), 18);
+        assert_eq!(ticks_between(exit, 0xffff_ffff_fff0), 0);
+        assert_eq!(ticks_between(exit, 0xffff_ffff_ffef), 0);
     }
 }

@@ -8,7 +8,9 @@ use aya_ebpf::{
 use reaper_ebpf::{
     ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter,
     interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
-    meta, native, notice, seed,
+    meta, native, notice,
+    reap_time::{self, Times},
+    seed,
 };
 
 /// The ledger: plane after plane, so that consecutive pids lie in consecutive cache lines. Set at load.
@@ -120,6 +122,11 @@ pub(crate) static SEED: Array<u64> = Array::with_max_entries(seed::COUNT, 0);
 #[map]
 pub(crate) static META: Array<u64> = Array::with_max_entries(meta::COUNT, 0);
 
+/// How long the dead of each cgroup stood, by the id of v2: those that were not waited for at once. Userspace takes out
+/// the cgroups that are gone. Not least recently used: nothing may be forgotten in silence.
+#[map]
+pub(crate) static REAP_TIMES: HashMap<u64, Times> = HashMap::with_max_entries(reap_time::CGROUPS, 0);
+
 /// Releases of reported zombies, new cgroups.
 #[map]
 pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(notice::RING_BYTES, 0);
@@ -131,9 +138,15 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(cou
 /// Adds one to a counter.
 #[inline(always)]
 pub(crate) fn count(counter: u32) {
+    add(counter, 1);
+}
+
+/// Adds to a counter.
+#[inline(always)]
+pub(crate) fn add(counter: u32, more: u64) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the pointer was checked, and a per-CPU value has one writer unless an interrupt's program
         // counts the same thing, which costs one count.
-        unsafe { *value += 1 };
+        unsafe { *value += more };
     }
 }

@@ -2,7 +2,9 @@
 //! one: by the identity bits it would be dearer to hash, and SIGCHLD's hook could not look it up.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use reaper_ebpf::{ID_MASK, Slot, WORD_FLAGS, WORD_KEY, WORDS, key, state, state_of, tgid_of};
+use reaper_ebpf::{
+    ID_MASK, Slot, WORD_CGROUP_V2, WORD_EXIT, WORD_FLAGS, WORD_KEY, WORDS, key, state, state_of, tgid_of,
+};
 
 use crate::atomic::Keys;
 
@@ -27,7 +29,7 @@ impl Entry {
         unsafe { self.word(index).read_volatile() }
     }
 
-    /// Reads all words.
+    /// Reads all of them.
     #[inline(always)]
     pub(crate) fn words(self) -> [u64; WORDS] {
         core::array::from_fn(|index| self.get(index))
@@ -104,15 +106,21 @@ pub(crate) fn displace<K: Keys>(_: u64) -> Option<Entry> {
     None
 }
 
-/// Removes the entry of `id`; where it has been reported, `announce` is shown it before that. Says which state it was in and its
-/// flags; free and none where there was no entry.
+/// What was in an entry that was removed.
+#[derive(Clone, Copy)]
+pub(crate) struct Released {
+    pub(crate) state: u64,
+    pub(crate) flags: u32,
+    pub(crate) exit: u64,
+    pub(crate) cgroup: u64,
+}
+
+/// Removes the entry of `id`, which nobody ever reports. Says what was in it, where there was one.
 #[inline(always)]
-pub(crate) fn release<K: Keys>(id: u64, announce: impl Fn(u64, Option<Entry>)) -> (u64, u32) {
-    let Some(entry) = find(id) else { return (state::FREE, 0) };
-    let was = (entry.state(), entry.flags());
-    if was.0 == state::STANDING {
-        announce(id, Some(entry));
-    }
+pub(crate) fn release<K: Keys>(id: u64, _: impl Fn(u64, Option<Entry>)) -> Option<Released> {
+    let entry = find(id)?;
+    let (exit, cgroup) = (entry.get(WORD_EXIT), entry.get(WORD_CGROUP_V2));
+    let released = Released { state: entry.state(), flags: entry.flags(), exit, cgroup };
     let _gone: Result<(), i32> = TABLE.remove(tgid_of(id));
-    was
+    Some(released)
 }

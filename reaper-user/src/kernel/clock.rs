@@ -52,7 +52,7 @@ impl Clock {
     /// `None` without a sample.
     #[must_use]
     pub fn new(samples: &[[u64; 2]]) -> Option<Self> {
-        let tick = nanoseconds(clock_getres(ClockId::MonotonicCoarse));
+        let tick = tick();
         let (monotonic, boot) = now();
         Self::at(samples, tick, monotonic, boot)
     }
@@ -112,6 +112,11 @@ impl Clock {
     pub const fn tick(&self) -> Duration {
         Duration::from_nanos(self.tick)
     }
+}
+
+/// How long a jiffy is, nanoseconds. Not 0.
+pub(super) fn tick() -> u64 {
+    nanoseconds(clock_getres(ClockId::MonotonicCoarse)).max(1)
 }
 
 /// The boot clock now.

@@ -11,8 +11,9 @@ use super::{
     attach::Always,
     boot_now,
     btf::Btf,
-    census, demand, map, memory, natives, offsets, origins, patch, pins,
+    census, clock, demand, map, memory, natives, offsets, origins, patch, pins,
     pins::{Set, Store},
+    reap_times,
     release::Release,
     requirements,
     stages::Stages,
@@ -97,11 +98,15 @@ impl Kernel {
     ) -> Result<Self, KernelError> {
         let mask = options.sizes.entries / reaper_ebpf::WAYS - 1;
         let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
+        let tick = clock::tick();
+        let prompt_ticks = reap_times::prompt_ticks(tick);
         let mut loader = EbpfLoader::new();
         loader.btf(Some(kernel_btf));
         loader
             .override_global("PIDS_HIERARCHY", &options.pids_hierarchy, true)
             .override_global("SET_MASK", &mask, true)
+            .override_global("TICK", &tick, true)
+            .override_global("PROMPT_TICKS", &prompt_ticks, true)
             .override_global("ALL_CMDLINES", &all_cmdlines, true)
             .override_global("WAIT4", &waits.wait4, true)
             .override_global("WAITID", &waits.waitid, true)
@@ -138,6 +143,7 @@ impl Kernel {
             overflow: map(&mut ebpf, "OVERFLOW")?,
             forkers: map(&mut ebpf, "FORKERS")?,
             ancestors: ancestors::Ancestors::new(&mut ebpf)?,
+            reap_times: reap_times::ByCgroup::new(&mut ebpf)?,
             watched: map(&mut ebpf, "WATCHED")?,
             awaited: map(&mut ebpf, "AWAITED")?,
             cmdlines: map(&mut ebpf, "CMDLINES")?,

@@ -6,6 +6,7 @@ mod attach;
 mod btf;
 mod census;
 mod clock;
+mod costs;
 mod error;
 mod load;
 mod memory;
@@ -15,6 +16,7 @@ mod offsets;
 mod origins;
 mod patch;
 mod pins;
+mod reap_times;
 mod release;
 mod requirements;
 mod skipped;
@@ -36,11 +38,13 @@ use reaper_ebpf::{
 pub use self::{
     ancestors::{Forebear, id_of},
     clock::{Clock, Moment, boot_now},
+    costs::ProgramCost,
     error::{KernelError, lockdown},
     natives::{Copied, Copying, Natives},
     notices::{LogLines, Notices},
     origins::{Origins, Written},
     pins::unload,
+    reap_times::ReapTimes,
     release::ReleaseHook,
     requirements::{Requirement, Standing, demand, requirements},
 };
@@ -101,6 +105,7 @@ pub struct Kernel {
     overflow: HashMap<MapData, u64, [u64; WORDS]>,
     forkers: HashMap<MapData, u64, [u64; 2]>,
     ancestors: ancestors::Ancestors,
+    reap_times: reap_times::ByCgroup,
     watched: HashMap<MapData, u32, [u64; 6]>,
     awaited: HashMap<MapData, u64, [u64; 2]>,
     cmdlines: HashMap<MapData, u64, [u64; 33]>,

@@ -64,6 +64,7 @@ pub(super) const MAPS: &[&str] = &[
     "ORIGINS",
     "OVERFLOW",
     "PROBATION",
+    "REAP_TIMES",
     "SEED",
     "STACK_SCRATCH",
     "WAKES",

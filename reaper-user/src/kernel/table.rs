@@ -43,6 +43,11 @@ impl Table {
         Ok(Self { base, slots })
     }
 
+    /// How many slots it has.
+    pub(super) fn slots(&self) -> u32 {
+        u32::try_from(self.slots).unwrap_or(u32::MAX)
+    }
+
     fn words(&self) -> &[Words] {
         // SAFETY: `slots` slots of eight words are mapped for as long as `self` is; the kernel writes them by
         // whole aligned words, and atomics may be written by anybody at any time.
