@@ -13,6 +13,7 @@ pub mod identity;
 pub mod kernel;
 pub mod ledger;
 pub mod lock;
+pub mod metrics;
 pub mod observe;
 pub mod origin;
 pub mod policy;

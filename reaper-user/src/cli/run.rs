@@ -58,11 +58,13 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             remedies: config.terms(),
             sites: config.origin.sites.get() as usize,
             copying: copying(config.origin.native),
+            label_sets: config.metrics.label_sets.get() as usize,
         },
         form: Form { output: config.output, stacks: false },
         duration: None,
         service: Some(Service {
             notifier,
+            metrics: config.metrics.listen.address(),
             reload: Reload {
                 file: args.config.clone(),
                 overrides: args.overrides.clone(),

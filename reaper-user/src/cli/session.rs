@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use crate::{
     exit_code,
     kernel::KernelError,
     lock::LockError,
+    metrics::{Metrics, MetricsError},
     report::Outbox,
     watch::{Query, Settings, Watch, WatchError},
 };
@@ -44,6 +46,8 @@ pub(super) struct Session {
 /// What a daemon has that a foreground command has not.
 pub(super) struct Service {
     pub(super) notifier: Notifier,
+    /// Where metrics are served.
+    pub(super) metrics: Option<SocketAddr>,
     pub(super) reload: Reload,
 }
 
@@ -69,6 +73,8 @@ impl Session {
         let _outgrown = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unavailable)?;
         let (query, queries) = mpsc::channel(8);
         let control = service.as_ref().map(|_| Control::listen(&crate::control::socket())).transpose()?;
+        let metrics =
+            service.as_ref().and_then(|service| service.metrics).map(Metrics::listen).transpose()?;
         let is_service = service.is_some();
         let (outbox, outgoing) = Outbox::new();
         let backlog = outgoing.backlog();
@@ -78,6 +84,8 @@ impl Session {
         writer::watch_reader(hung_up).map_err(unavailable)?;
         let writer = writer::start(form, outgoing, is_service, failed).map_err(unavailable)?;
         let server = control.map(|control| tokio::spawn(control.serve(query.clone())));
+        let _metrics =
+            metrics.map(|metrics| metrics.serve(query.clone())).transpose().map_err(unavailable)?;
         let (mut unread, mut told) = (None, Instant::now());
         let stop = async {
             tokio::select! {
@@ -200,6 +208,13 @@ impl From<LockError> for Failure {
 
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
+        let code = if error.is_permission() { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<MetricsError> for Failure {
+    fn from(error: MetricsError) -> Self {
         let code = if error.is_permission() { exit_code::PERMISSION } else { exit_code::UNAVAILABLE };
         Self::new(code, error.to_string())
     }

@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod metrics;
 mod overrides;
 mod remedy;
 mod rules;
@@ -22,6 +23,7 @@ use self::rules::WrittenRule;
 pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
+    metrics::{LabelSetCount, Listen, Metrics},
     overrides::Overrides,
     remedy::{Grace, MaxPause, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
@@ -54,6 +56,8 @@ pub struct Config {
     pub origin: Origin,
     /// The daemon's own log.
     pub log: Log,
+    /// Metrics.
+    pub metrics: Metrics,
     /// What holds for all remedies.
     pub remedy: Remedies,
     /// What is done about which zombies, beside reporting them: the first rule that matches.
@@ -112,6 +116,7 @@ impl Default for Config {
             capture: Capture::default(),
             origin: Origin::default(),
             log: Log::default(),
+            metrics: Metrics::default(),
             remedy: Remedies::default(),
             rules: Vec::new(),
             written: Vec::new(),
@@ -154,6 +159,7 @@ impl Config {
             capture: Capture { cmdline },
             origin: Origin { sites, native },
             log: Log { level },
+            metrics: Metrics { listen, label_sets },
             remedy: Remedies { dry_run, paused, per_minute, per_holder, grace, max_pause },
             rules,
             written: _,
@@ -170,6 +176,8 @@ impl Config {
             ("origin.sites", *sites != other.origin.sites),
             ("origin.native", *native != other.origin.native),
             ("log.level", *level != other.log.level),
+            ("metrics.listen", *listen != other.metrics.listen),
+            ("metrics.label_sets", *label_sets != other.metrics.label_sets),
             ("remedy.dry_run", *dry_run != other.remedy.dry_run),
             ("remedy.paused", *paused != other.remedy.paused),
             ("remedy.per_minute", *per_minute != other.remedy.per_minute),
@@ -204,6 +212,8 @@ impl Config {
             origin_sites,
             origin,
             log_level,
+            metrics_listen,
+            metrics_label_sets,
             dry_run,
             pause_remedies,
             remedies_per_minute,
@@ -227,6 +237,10 @@ impl Config {
                 native: origin.unwrap_or(self.origin.native),
             },
             log: Log { level: log_level.unwrap_or(self.log.level) },
+            metrics: Metrics {
+                listen: metrics_listen.unwrap_or(self.metrics.listen),
+                label_sets: metrics_label_sets.unwrap_or(self.metrics.label_sets),
+            },
             remedy: Remedies {
                 dry_run: self.remedy.dry_run || *dry_run,
                 paused: self.remedy.paused || *pause_remedies,

@@ -1,8 +1,8 @@
 //! The configuration as flags.
 
 use super::{
-    Age, CacheEntries, Cmdlines, Grace, LogLevel, MaxPause, Natives, Overflow, PerHolder, PerMinute, PinPath,
-    SiteCount, Slots,
+    Age, CacheEntries, Cmdlines, Grace, LabelSetCount, Listen, LogLevel, MaxPause, Natives, Overflow,
+    PerHolder, PerMinute, PinPath, SiteCount, Slots,
 };
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
@@ -44,6 +44,12 @@ pub struct Overrides {
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
+    /// Serve metrics at this address and port, or off [file: metrics.listen; default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics_listen: Option<Listen>,
+    /// Label sets that a metric has at most; what finds no place is counted as other [file: metrics.label_sets; default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub metrics_label_sets: Option<LabelSetCount>,
     /// Apply no remedy: say what would be done, and why [file: remedy.dry_run = true]
     #[arg(long)]
     pub dry_run: bool,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::{
+    metrics::{LabelSetCount, Listen},
     remedy::{Grace, MaxPause, PerHolder, PerMinute},
     span::{Span, SpanError},
 };
@@ -50,6 +51,9 @@ pub enum ValueError {
     /// It is no path, or one that depends on where the daemon was started.
     #[error("\"{0}\" is not a path from the root: write one without `..`, such as \"{default}\"", default = PinPath::DEFAULT)]
     Path(Untrusted),
+    /// It is no address with a port.
+    #[error("\"{0}\" is not an address to listen at: write an IP address with a port, such as \"{default}\", or \"off\"", default = Listen::DEFAULT)]
+    Listen(Untrusted),
     /// It is none of the words.
     #[error("\"{value}\" is not known here: write one of {words}")]
     Word {
@@ -393,4 +397,5 @@ macro_rules! deserialize_from_text {
     };
 }
 
-deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace MaxPause);
+deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace MaxPause
+    Listen LabelSetCount);

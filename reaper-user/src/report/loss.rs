@@ -171,6 +171,35 @@ impl Loss {
         matches!(self, Self::HookMissed | Self::ProgramSkipped | Self::FreeMissed)
     }
 
+    /// Which part of the work it is lost to.
+    #[must_use]
+    pub const fn stage(self) -> &'static str {
+        match self {
+            Self::DeathLost
+            | Self::ForkUnrecorded
+            | Self::LivingDisplaced
+            | Self::HookMissed
+            | Self::ProgramSkipped
+            | Self::FreeMissed
+            | Self::SweepLate => "ledger",
+            Self::ReleaseLost | Self::ReapLost => "release",
+            Self::CgroupLost => "workload",
+            Self::AwaitedLost | Self::ObserverHung | Self::HolderUnwatched => "holder",
+            Self::AncestorLost
+            | Self::ForkEarly
+            | Self::StackLost
+            | Self::StackLimited
+            | Self::StackMissed
+            | Self::StackUnread
+            | Self::Unfollowed
+            | Self::StackDropped
+            | Self::Unrecognized
+            | Self::WorkloadUncopied
+            | Self::ForkerForgotten => "origin",
+            Self::EventDropped => "report",
+        }
+    }
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -35,6 +35,11 @@ impl Books {
         Self { last: now, wanted: false, suspects: None }
     }
 
+    /// Whether a pass has been made.
+    pub(super) fn were_compared(&self) -> bool {
+        self.last > BootTime(0)
+    }
+
     /// The ledger may be wrong.
     pub(super) const fn doubt(&mut self) {
         self.wanted = true;

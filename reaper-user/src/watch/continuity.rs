@@ -47,6 +47,11 @@ impl Restoring {
         (self.asked, self.next) = (false, then);
     }
 
+    /// Whether nothing is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
     /// When there is something to ask; far away where nothing is left.
     pub(super) fn next(&self) -> BootTime {
         if self.left.is_empty() { BootTime(u64::MAX) } else { self.next }
@@ -113,13 +118,15 @@ impl Watch {
         if !self.filter.matches(&zombie) {
             return;
         }
-        if record.flags & flag::TOLD == 0 {
+        let told = record.flags & flag::TOLD != 0;
+        if !told {
             zombie.recovered = true;
             self.announce(id, &zombie, now);
         }
         self.remedies.add(id, zombie.holder.identity(), now);
         self.count_leak(id, &zombie, now);
-        self.standing.add(id, self.describer.cgroups(&record), zombie);
+        let own = self.meters.stands(&zombie, !told);
+        self.standing.add(id, self.describer.cgroups(&record), zombie, own);
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }
@@ -190,7 +197,8 @@ impl Watch {
         let ours = self.remedies.remove(id);
         self.restoring.settle(id);
         self.sites.remove(id);
-        if let Some(zombie) = self.standing.remove(id) {
+        if let Some((zombie, own)) = self.standing.remove(id) {
+            self.meters.gone(&zombie, own, ours);
             // What it does when it is told to says nothing of what it does by itself.
             if !ours {
                 self.describer.holders.waited(zombie.holder.pid, zombie.died.age(at));

@@ -9,10 +9,13 @@ mod describe;
 mod explain;
 mod following;
 mod holders;
+mod label_sets;
+mod labels;
 mod leaks;
 mod lineage;
 mod lists;
 mod losses;
+mod meters;
 mod remedies;
 mod standing;
 mod sweep;
@@ -27,7 +30,6 @@ use reaper_ebpf::{Notice, Record, WORD_KEY, WORDS, counter, notice};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::lists::Listing;
 use self::{
     alarm::Alarm,
     books::Books,
@@ -37,6 +39,7 @@ use self::{
     leaks::moment,
     lists::Lists,
     losses::Losses,
+    meters::Meters,
     remedies::Remedies,
     standing::Standings,
 };
@@ -44,6 +47,11 @@ pub(crate) use self::{
     describe::Describer,
     holders::{Numbers, waits},
     remedies::waited,
+};
+pub use self::{
+    labels::{OTHER, WorkloadLabels, ZombieLabels},
+    lists::Listing,
+    meters::{LedgerCounts, Measured, RemedyCounts, ZombieCounts},
 };
 use crate::{
     identity::BootTime,
@@ -87,6 +95,8 @@ pub struct Settings {
     pub sites: usize,
     /// Of whose forks native stacks are taken; of nobody's if `None`.
     pub copying: Option<Copying>,
+    /// How many label sets a metric has at most.
+    pub label_sets: usize,
 }
 
 /// Why watching could not begin or go on.
@@ -117,6 +127,10 @@ pub enum Query {
     Leaks(Option<Duration>, oneshot::Sender<Vec<Event>>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
+    /// How everything stands, in numbers.
+    Metrics(oneshot::Sender<Measured>),
+    /// Whether what was there at the start is taken over and compared.
+    Settled(oneshot::Sender<bool>),
     /// Report zombies from this age on, and do this about them.
     Settings(Duration, Box<Terms>),
 }
@@ -128,6 +142,7 @@ pub struct Watch {
     standing: Standings,
     sites: Sites,
     losses: Losses,
+    meters: Meters,
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
     untold: VecDeque<(u64, u64)>,
@@ -156,8 +171,17 @@ pub struct Watch {
 impl Watch {
     /// Loads, attaches, enters what is there already. Must be called inside a runtime.
     pub fn start(settings: Settings, outbox: Outbox) -> Result<Self, WatchError> {
-        let Settings { age, kernel: options, pins, cgroups: limits, filter, remedies, sites, copying } =
-            settings;
+        let Settings {
+            age,
+            kernel: options,
+            pins,
+            cgroups: limits,
+            filter,
+            remedies,
+            sites,
+            copying,
+            label_sets,
+        } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
         for trouble in cgroups.troubles() {
@@ -209,6 +233,7 @@ impl Watch {
             standing: Standings::default(),
             sites: Sites::new(sites, moment(boot_now())),
             losses,
+            meters: Meters::new(label_sets),
             books,
             untold: VecDeque::new(),
             early: HashMap::new(),
@@ -379,6 +404,12 @@ impl Watch {
                 self.losses.set(Loss::EventDropped, self.outbox.dropped());
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(self.losses.all(&self.describer.kernel)?);
+            }
+            Query::Metrics(reply) => {
+                let _left = reply.send(self.measure()?);
+            }
+            Query::Settled(reply) => {
+                let _left = reply.send(self.is_settled());
             }
             Query::Settings(age, terms) => {
                 self.aging.set_threshold(age);

@@ -1,9 +1,12 @@
 //! Zombies that were reported and stand.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use crate::{
-    identity::Identity,
+    identity::{BootTime, Identity},
     workload::{CgroupId, Hierarchy},
     zombie::Zombie,
 };
@@ -22,12 +25,15 @@ pub(super) struct Standings {
 struct Standing {
     cgroups: [u64; 2],
     zombie: Box<Zombie>,
+    /// Whether it is counted under its own labels.
+    own: bool,
 }
 
 impl Standings {
-    /// Adds one; `cgroups` are its ids in v2 and in v1's pids hierarchy.
-    pub(super) fn add(&mut self, id: u64, cgroups: [u64; 2], zombie: Zombie) {
-        self.by_id.insert(id, Standing { cgroups, zombie: Box::new(zombie) });
+    /// Adds one; `cgroups` are its ids in v2 and in v1's pids hierarchy, `own` says whether it is counted
+    /// under its own labels.
+    pub(super) fn add(&mut self, id: u64, cgroups: [u64; 2], zombie: Zombie, own: bool) {
+        self.by_id.insert(id, Standing { cgroups, zombie: Box::new(zombie), own });
         self.most = self.most.max(self.by_id.len());
     }
 
@@ -41,8 +47,9 @@ impl Standings {
         ebbed
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<Box<Zombie>> {
-        self.by_id.remove(&id).map(|standing| standing.zombie)
+    /// Removes one; says, too, whether it is counted under its own labels.
+    pub(super) fn remove(&mut self, id: u64) -> Option<(Box<Zombie>, bool)> {
+        self.by_id.remove(&id).map(|standing| (standing.zombie, standing.own))
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
@@ -52,6 +59,11 @@ impl Standings {
     /// Whether it was reported and stands.
     pub(super) fn has(&self, id: u64) -> bool {
         self.by_id.contains_key(&id)
+    }
+
+    /// The age of the oldest.
+    pub(super) fn oldest(&self, now: BootTime) -> Option<Duration> {
+        self.by_id.values().map(|standing| standing.zombie.died.age(now)).max()
     }
 
     /// Their holders, as they were reported.

@@ -36,6 +36,7 @@ const PRUNED_APART: Duration = Duration::from_secs(1);
 impl Watch {
     /// Looks through the ledger and asks about what is due.
     pub(super) fn sweep(&mut self) -> Result<(), WatchError> {
+        let began = Instant::now();
         let now = self.describer.clock.refresh();
         if let Some(hung) = self.observer.replace_if_it_hangs(now) {
             self.look_past(hung, now);
@@ -98,6 +99,7 @@ impl Watch {
         self.remedy(now)?;
         self.tell()?;
         self.restore_rest(now)?;
+        self.take_new_reap_times()?;
         if self.standing.have_ebbed() {
             Kernel::trim();
         }
@@ -108,6 +110,7 @@ impl Watch {
             let in_use = self.standing.cgroups();
             self.describer.workloads.prune(now, |id| in_use.contains(&id));
         }
+        self.meters.swept(began.elapsed());
         Ok(())
     }
 
@@ -271,7 +274,8 @@ impl Watch {
             self.sweep_by(next);
         }
         self.count_leak(id, &zombie, now);
-        self.standing.add(id, self.describer.cgroups(&record), zombie);
+        let own = self.meters.stands(&zombie, true);
+        self.standing.add(id, self.describer.cgroups(&record), zombie, own);
     }
 }
 

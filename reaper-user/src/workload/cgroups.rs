@@ -351,6 +351,12 @@ impl Cgroups {
         id.id == ROOT || self.known.contains_key(&id)
     }
 
+    /// True where the cgroup was removed. Where nobody can tell, it is there.
+    #[must_use]
+    pub fn is_gone(&self, id: CgroupId) -> bool {
+        self.tree(id.hierarchy).is_some_and(|tree| tree.by_handle && tree.is_gone(id.id))
+    }
+
     /// Looks at a sixteenth of what is kept (at all of it when crowded; some 3 µs each), and lets go what has been
     /// gone for [`Limits::keep_gone`] and is not `in_use` by a zombie that stands.
     pub fn prune(&mut self, now: Instant, in_use: impl Fn(CgroupId) -> bool) {

@@ -192,9 +192,9 @@ fn daemons_that_do_not_see_each_others_lock_do_not_share_pins() {
     let daemon = Daemon::run_pinned(pins.path(), &["--age", "1h"]);
     let elsewhere = tempfile::tempdir().unwrap();
     let path = pins.path().display().to_string();
-    for arguments in [["run", "--pin-path", &path], ["unload", "--pin-path", &path]] {
+    for arguments in [&["run", "--metrics-listen", "off"][..], &["unload"]] {
         let mut command = Command::new(reaper());
-        command.args(arguments).env("RUNTIME_DIRECTORY", elsewhere.path());
+        command.args(arguments).args(["--pin-path", &path]).env("RUNTIME_DIRECTORY", elsewhere.path());
         assert_refused(
             &run_briefly(&mut command),
             UNAVAILABLE,

@@ -18,7 +18,9 @@ const BPF_FS: i64 = 0xcafe_4a11;
 
 const MOUNT: &str = "/sys/fs/bpf";
 const PINS: &str = "/sys/fs/bpf/reaper-vm";
-const RUN: [&str; 7] = ["run", "--age", "1s", "--output", "json", "--pin-path", PINS];
+/// The machine has no loopback address.
+const RUN: [&str; 9] =
+    ["run", "--age", "1s", "--output", "json", "--metrics-listen", "off", "--pin-path", PINS];
 
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]

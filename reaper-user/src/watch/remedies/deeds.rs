@@ -289,7 +289,7 @@ impl Watch {
         .as_str()
         .into();
         tracing::debug!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);
-        self.outbox.send(Event::Remedy(Box::new(event)));
+        self.remedies.tell(event, &mut self.outbox);
         self.remedies.conclude(underway, outcome, now, &mut self.outbox);
         if lives.is_none() {
             // Whoever has them now may be asked at once.

@@ -17,13 +17,13 @@ use tokio::sync::mpsc;
 
 pub(crate) use self::look::waited;
 use self::{agenda::Agenda, deeds::Underway, orders::Found};
-use super::WatchError;
+use super::{RemedyCounts, WatchError};
 use crate::{
     identity::{BootTime, Identity},
     policy::{Policy, Terms},
     proc::Proc,
     remedy::{Deed, Guard, Hand, Remedy},
-    report::BreakerEvent,
+    report::{BreakerEvent, Event, Outbox, RemedyEvent},
 };
 
 /// Zombies that one act is about, at most.
@@ -56,6 +56,8 @@ pub(super) struct Remedies {
     /// Breakers that have opened, and until when they are.
     open: Vec<(BootTime, BreakerEvent)>,
     orders: u64,
+    /// What was told of them.
+    counts: RemedyCounts,
 }
 
 impl Remedies {
@@ -76,6 +78,7 @@ impl Remedies {
             autoreaping: HashSet::new(),
             open: Vec::new(),
             orders: 0,
+            counts: RemedyCounts::default(),
         }
     }
 
@@ -115,6 +118,17 @@ impl Remedies {
             (self.hand, self.deeds) = (Some(hand), deeds);
         }
         Ok(())
+    }
+
+    /// Says that a remedy was applied, refused or only thought of.
+    fn tell(&mut self, event: RemedyEvent, outbox: &mut Outbox) {
+        self.counts[event.remedy as usize][event.outcome as usize] += 1;
+        outbox.send(Event::Remedy(Box::new(event)));
+    }
+
+    /// What was told of them, by [`Remedy::ALL`] and [`Outcome::ALL`](crate::report::Outcome::ALL).
+    pub(super) const fn counts(&self) -> &RemedyCounts {
+        &self.counts
     }
 
     pub(super) const fn policy(&self) -> &Policy {

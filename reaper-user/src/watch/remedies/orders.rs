@@ -14,7 +14,7 @@ use crate::{
     identity::{BootTime, Identity},
     policy::{Act, Case, Decision, Limit, Policy, Refusal},
     remedy::{Options, Order, Remedy, Target},
-    report::{Event, Outbox, RemedyEvent},
+    report::{Outbox, RemedyEvent},
     zombie::Zombie,
 };
 
@@ -113,7 +113,7 @@ impl Remedies {
         let time = Timestamp::now();
         let event = RemedyEvent::new(act.remedy, rule.as_ref(), dry_run, Some(refusal), zombies, time);
         if let Some(event) = event {
-            outbox.send(Event::Remedy(Box::new(event)));
+            self.tell(event, outbox);
         }
     }
 
@@ -144,7 +144,7 @@ impl Remedies {
         if self.policy.terms().dry_run {
             let (shown, time) = (zombies.iter().collect::<Vec<_>>(), Timestamp::now());
             if let Some(event) = RemedyEvent::new(act.remedy, rule.as_ref(), true, None, &shown, time) {
-                outbox.send(Event::Remedy(Box::new(event)));
+                self.tell(event, outbox);
             }
             for id in ids {
                 self.pass(id, act, now);

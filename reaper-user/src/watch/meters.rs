@@ -1,0 +1,320 @@
+//! What is counted for metrics as it happens, and how it stands when somebody asks.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use reaper_ebpf::{counter, reap_time::Times, state};
+
+use super::{
+    Watch, WatchError,
+    label_sets::LabelSets,
+    labels::{WorkloadLabels, ZombieLabels},
+};
+use crate::{
+    kernel::{Kernel, ProgramCost, ReapTimes, boot_now},
+    remedy::Remedy,
+    report::{Loss, Outcome},
+    workload::{CgroupId, Hierarchy, Workloads},
+    zombie::Zombie,
+};
+
+/// Zombies of one label set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZombieCounts {
+    /// Reported ones that stand.
+    pub standing: u64,
+    /// Those that were reported.
+    pub reported: u64,
+    /// Those of them that are gone.
+    pub released: u64,
+    /// Those of these that went while a remedy was applied to them.
+    pub reaped: u64,
+}
+
+/// Processes in the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerCounts {
+    /// Living ones.
+    pub alive: u64,
+    /// Dead ones that were not reported.
+    pub dead: u64,
+    /// Reported zombies.
+    pub standing: u64,
+}
+
+/// Remedies by [`Remedy::ALL`] and [`Outcome::ALL`].
+pub type RemedyCounts = [[u64; Outcome::ALL.len()]; Remedy::ALL.len()];
+
+/// How everything stands.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Zombies by label set.
+    pub zombies: Vec<(ZombieLabels, ZombieCounts)>,
+    /// Zombies that found no place in one.
+    pub other_zombies: Option<ZombieCounts>,
+    /// How often a zombie found none.
+    pub zombies_overflowed: u64,
+    /// Processes that died.
+    pub born: u64,
+    /// The age of the oldest reported zombie that stands.
+    pub oldest: Option<Duration>,
+    /// How long the dead of the whole machine stood.
+    pub times: ReapTimes,
+    /// Those that were slow, by whose they are.
+    pub times_by_workload: Vec<(WorkloadLabels, Times)>,
+    /// Those that found no place there.
+    pub other_times: Option<Times>,
+    /// How often one found none.
+    pub times_overflowed: u64,
+    /// Remedies by what came of them.
+    pub remedies: RemedyCounts,
+    /// Circuit breakers that are open.
+    pub breakers: usize,
+    /// Losses, in the order of [`Loss::ALL`].
+    pub losses: [u64; Loss::ALL.len()],
+    /// What BPF programs have cost, where the kernel counts it.
+    pub programs: Vec<ProgramCost>,
+    /// How often the ledger was looked through,
+    pub sweeps: u64,
+    /// and how long that took, all together.
+    pub swept: Duration,
+    /// What is in the ledger.
+    pub ledger: LedgerCounts,
+    /// How many slots it has.
+    pub slots: u32,
+    /// Bytes that the kernel side's maps take.
+    pub kernel_memory: u64,
+}
+
+/// What is counted on the way.
+#[derive(Debug)]
+pub(super) struct Meters {
+    zombies: LabelSets<ZombieLabels, ZombieCounts>,
+    times: SlowTimes,
+    sweeps: u64,
+    swept: Duration,
+    born: u64,
+}
+
+/// The kernel side's times by cgroup, as times by workload: cgroups come and go.
+#[derive(Debug)]
+struct SlowTimes {
+    by_workload: LabelSets<WorkloadLabels, Times>,
+    /// What was taken over of each cgroup that the kernel side has times of.
+    taken: HashMap<u64, Times>,
+    /// All that was taken over of any.
+    attributed: Times,
+    /// What no cgroup had at the start; an earlier daemon may have forgotten those it was of.
+    base: Option<Times>,
+    /// What no cgroup has had since.
+    unplaced: Times,
+    /// The machine's when it was last looked at.
+    seen: Times,
+}
+
+impl Meters {
+    /// Nothing is counted yet; at most so many label sets are kept of each kind.
+    pub(super) fn new(label_sets: usize) -> Self {
+        Self {
+            zombies: LabelSets::new(label_sets),
+            times: SlowTimes {
+                by_workload: LabelSets::new(label_sets),
+                taken: HashMap::new(),
+                attributed: Times::default(),
+                base: None,
+                unplaced: Times::default(),
+                seen: Times::default(),
+            },
+            sweeps: 0,
+            swept: Duration::ZERO,
+            born: 0,
+        }
+    }
+
+    /// A zombie stands, and was `reported` now or by an earlier daemon. Says whether it has a label set of its own, which
+    /// [`Self::gone`] wants to know.
+    pub(super) fn stands(&mut self, zombie: &Zombie, reported: bool) -> bool {
+        let idle = |counts: &ZombieCounts| counts.standing == 0;
+        let (counts, own) = self.zombies.count(&ZombieLabels::from(zombie), Instant::now(), idle);
+        counts.standing += 1;
+        counts.reported += u64::from(reported);
+        own
+    }
+
+    /// One that stood is gone; `reaped` where a remedy was being applied to it.
+    pub(super) fn gone(&mut self, zombie: &Zombie, own: bool, reaped: bool) {
+        let counts = self.zombies.counted(&ZombieLabels::from(zombie), own, Instant::now());
+        counts.standing = counts.standing.saturating_sub(1);
+        counts.released += 1;
+        counts.reaped += u64::from(reaped);
+    }
+
+    /// The ledger was looked through, which took this long.
+    pub(super) fn swept(&mut self, took: Duration) {
+        self.sweeps += 1;
+        self.swept += took;
+    }
+}
+
+impl SlowTimes {
+    fn take(&mut self, kernel: &mut Kernel, workloads: &mut Workloads, all: Times) {
+        if self.base.is_some() && all == self.seen {
+            return;
+        }
+        self.seen = all;
+        // After those of all: nothing of a cgroup is missing that they have.
+        let by_cgroup = kernel.reap_times_by_cgroup();
+        let crowded = Kernel::reap_times_are_crowded(by_cgroup.len());
+        for (cgroup, times) in by_cgroup {
+            let more = minus(times, self.taken.insert(cgroup, times).unwrap_or_default());
+            if more != Times::default() {
+                add(&mut self.attributed, more);
+                let labels = WorkloadLabels::from(&workloads.of(cgroup, 0));
+                let (counts, _) = self.by_workload.count(&labels, Instant::now(), |_| true);
+                add(counts, more);
+            }
+            let id = CgroupId { hierarchy: Hierarchy::V2, id: cgroup };
+            if crowded && workloads.cgroups().is_gone(id) {
+                kernel.forget_reap_times(cgroup);
+                self.taken.remove(&cgroup);
+            }
+        }
+        let rest = minus(all, self.attributed);
+        let base = *self.base.get_or_insert(rest);
+        self.unplaced = greater(self.unplaced, minus(rest, base));
+    }
+
+    /// Those of all that found no place, in the kernel side or here.
+    fn others(&self) -> Option<Times> {
+        let mut others = self.by_workload.others().copied().unwrap_or_default();
+        add(&mut others, self.unplaced);
+        (others != Times::default()).then_some(others)
+    }
+}
+
+fn add(times: &mut Times, more: Times) {
+    times.sum += more.sum;
+    for (number, more) in times.buckets.iter_mut().zip(more.buckets) {
+        *number += more;
+    }
+}
+
+fn both(a: Times, b: Times, how: impl Fn(u64, u64) -> u64) -> Times {
+    Times {
+        buckets: std::array::from_fn(|bucket| how(a.buckets[bucket], b.buckets[bucket])),
+        sum: how(a.sum, b.sum),
+    }
+}
+
+fn minus(a: Times, b: Times) -> Times {
+    both(a, b, u64::saturating_sub)
+}
+
+fn greater(a: Times, b: Times) -> Times {
+    both(a, b, u64::max)
+}
+
+impl Watch {
+    /// Whether the ledger has been compared with the kernel's processes, and what an earlier daemon has reported is taken over.
+    pub(super) fn is_settled(&self) -> bool {
+        self.books.were_compared() && self.restoring.is_done()
+    }
+
+    /// As below, where there is something new.
+    pub(super) fn take_new_reap_times(&mut self) -> Result<(), WatchError> {
+        if self.describer.kernel.count(counter::SLOW_SUM)? != self.meters.times.seen.sum {
+            self.take_reap_times()?;
+        }
+        Ok(())
+    }
+
+    /// Takes over how long the dead of each cgroup stood, while it can be said whose cgroup it is.
+    pub(super) fn take_reap_times(&mut self) -> Result<ReapTimes, WatchError> {
+        let kernel = &mut self.describer.kernel;
+        let times = kernel.reap_times()?;
+        self.meters.times.take(kernel, &mut self.describer.workloads, times.slow);
+        Ok(times)
+    }
+
+    /// How everything stands.
+    pub(super) fn measure(&mut self) -> Result<Measured, WatchError> {
+        let now = boot_now();
+        let times = self.take_reap_times()?;
+        self.take_over_losses();
+        self.losses.set(Loss::EventDropped, self.outbox.dropped());
+        let kernel = &self.describer.kernel;
+        let ledger = census(kernel)?;
+        let freed = times.prompt + times.slow.buckets.iter().sum::<u64>();
+        let meters = &mut self.meters;
+        // One that is freed between the two readings is in neither, until the next time.
+        meters.born = meters.born.max(freed + ledger.dead + ledger.standing);
+        let Meters { zombies, times: slow, sweeps, swept, born } = &self.meters;
+        Ok(Measured {
+            zombies: zombies.iter().map(|(labels, counts)| (labels.clone(), *counts)).collect(),
+            other_zombies: zombies.others().copied(),
+            zombies_overflowed: zombies.overflowed(),
+            born: *born,
+            oldest: self.standing.oldest(now),
+            times,
+            times_by_workload: slow.by_workload.iter().map(|(of, times)| (of.clone(), *times)).collect(),
+            other_times: slow.others(),
+            times_overflowed: slow.by_workload.overflowed() + times.unplaced,
+            remedies: *self.remedies.counts(),
+            breakers: self.remedies.open_breakers(now).len(),
+            losses: self.losses.totals(kernel)?,
+            programs: kernel.program_costs(),
+            sweeps: *sweeps,
+            swept: *swept,
+            ledger,
+            slots: kernel.slots(),
+            kernel_memory: kernel.memory(),
+        })
+    }
+}
+
+fn census(kernel: &Kernel) -> Result<LedgerCounts, WatchError> {
+    let counts = [const { Cell::new(0) }; 4];
+    let count = |state: u64| {
+        if let Some(count) = usize::try_from(state).ok().and_then(|state| counts.get(state)) {
+            count.set(count.get() + 1);
+        }
+        false
+    };
+    kernel.each(count, |_| {})?;
+    let of = |state: u64| usize::try_from(state).map_or(0, |state| counts[state].get());
+    Ok(LedgerCounts { alive: of(state::ALIVE), dead: of(state::DEAD), standing: of(state::STANDING) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+
+    #[test]
+    fn a_zombie_that_was_told_of_by_an_earlier_daemon_stands_and_is_not_reported_again() {
+        let mut meters = Meters::new(16);
+        let zombie = fixture::never_waited();
+        let owns = [true, false].map(|reported| meters.stands(&zombie, reported));
+        assert_eq!(owns, [true, true]);
+        meters.gone(&zombie, true, true);
+        let counts: Vec<_> = meters.zombies.iter().map(|(_, counts)| *counts).collect();
+        assert_eq!(counts, [ZombieCounts { standing: 1, reported: 1, released: 1, reaped: 1 }]);
+    }
+
+    #[test]
+    fn times_are_taken_apart_bucket_by_bucket_and_never_run_backwards() {
+        let times = |first, sum| {
+            let mut times = Times { sum, ..Times::default() };
+            times.buckets[0] = first;
+            times
+        };
+        assert_eq!(minus(times(3, 10), times(1, 20)), times(2, 0));
+        assert_eq!(greater(times(3, 10), times(1, 20)), times(3, 20));
+        let mut sum = times(1, 2);
+        add(&mut sum, times(3, 4));
+        assert_eq!(sum, times(4, 6));
+    }
+}
