@@ -27,6 +27,8 @@ mod kill;
 #[cfg(test)]
 mod ls;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod no_scan;
 #[cfg(test)]
 mod origin;

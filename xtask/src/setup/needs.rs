@@ -153,7 +153,7 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     on_path("runc", "runc", "runs the containers whose zombies are watched", &[Live]),
     on_path("go", "golang-go", "builds the Go program that never waits", &[Live]),
-    on_path("python3", "python3", "runs the Python program that never waits", &[Live]),
+    on_path("python3", "python3", "runs the Python programs that do not wait, or late", &[Live, Bench]),
     on_path("gcc", "gcc", "builds the C programs of the tests", &[Live]),
     Need {
         name: "C library headers",
@@ -188,6 +188,13 @@ pub(crate) const NEEDS: &[Need] = &[
         "says what is loaded and attached, independently of reaper",
         &[Live, Bench],
     ),
+    on_path(
+        "prometheus",
+        "prometheus",
+        "scrapes the daemon and evaluates the deployed rules; not left running",
+        &[Live],
+    ),
+    on_path("promtool", "prometheus", "checks the metrics and tests the rules", &[Live]),
     on_path("unshare", "util-linux", "starts programs in namespaces of their own", &[Live]),
     on_path("setpriv", "util-linux", "starts reaper with fewer privileges", &[Live]),
     on_path("flock", "util-linux", "takes a lock that reaper wants", &[Live]),

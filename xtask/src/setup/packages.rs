@@ -11,7 +11,7 @@ use super::needs::{self, Kind, Need};
 use crate::{command, debian::Apt, root, vm, workspace::Workspace};
 
 /// Those of our packages that bring a service, and its unit's name.
-const SERVICES: &[&str] = &["prometheus-node-exporter", "prometheus-process-exporter"];
+const SERVICES: &[&str] = &["prometheus", "prometheus-node-exporter", "prometheus-process-exporter"];
 
 /// Runs as root. Both invoke-rc.d and systemd's own helper ask policy-rc.d before they start a service; 101 is
 /// "forbidden". One that is there already is the administrator's and stays. A machine that has just started may be
@@ -121,7 +121,7 @@ fn disable(services: &[&str]) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "setup: disabling {}, so that the next boot does not start what only the benchmark needs",
+        "setup: disabling {}, so that the next boot does not start what only tests and the benchmark need",
         services.join(" and ")
     );
     let mut disable = root::command("systemctl")?;
