@@ -12,6 +12,7 @@ mod numbers;
 mod origin;
 mod programs;
 mod reap;
+mod scrape;
 mod soak;
 mod spawn;
 mod standing;
@@ -64,6 +65,8 @@ enum Part {
     Idle,
     /// CPU and memory with standing zombies, beside other tools
     Standing,
+    /// How long metrics take with zombies in 500 workloads
+    Scrape,
     /// How long a holder stands still that is made to wait for its zombies
     Reap,
     /// Memory, descriptors and list after half an hour of lives and leaks
@@ -134,6 +137,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     if wanted(Part::Standing) {
         standing::run(&bench)?;
+    }
+    if wanted(Part::Scrape) {
+        scrape::run(&bench)?;
     }
     if wanted(Part::Reap) {
         reap::run(&bench)?;
