@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod ledger;
 pub mod lock;
 pub mod metrics;
+pub mod names;
 pub mod observe;
 pub mod origin;
 pub mod policy;

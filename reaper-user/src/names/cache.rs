@@ -1,0 +1,270 @@
+//! What was asked and answered, shared by whoever needs names and those who ask for them. Bounded: where there are more workloads
+//! than that, those that were needed least recently give way, and are counted.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Key, Named, Names, Unanswered};
+
+/// Workloads that are kept.
+const ENTRIES: usize = 4_096;
+
+/// Who did not know a workload may know it after this: it was asked while the container was being made.
+const ASKED_APART: Duration = Duration::from_secs(60);
+
+/// A workload that nobody needed for this long is not asked for any more.
+const NEEDED: Duration = Duration::from_secs(600);
+
+/// What was lost, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Workloads that were let go because there were too many, or could not be asked for.
+    pub forgotten: u64,
+    /// Labels that there was no room for.
+    pub labels: u64,
+}
+
+/// Places of those who are asked, a bit each.
+pub(super) type Places = u8;
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    inner: Mutex<Inner>,
+    /// Something has changed.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Key, Entry>,
+    turn: u64,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Entry {
+    names: Option<Arc<Names>>,
+    /// All that were asked.
+    asked: Places,
+    /// Of those, who has not answered,
+    waiting: Places,
+    /// is not there,
+    absent: Places,
+    /// or has failed and is tried again.
+    failed: Places,
+    when: Instant,
+    needed: Instant,
+    turn: u64,
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Self { names: None, asked: 0, waiting: 0, absent: 0, failed: 0, when: now, needed: now, turn: 0 }
+    }
+
+    /// Nobody is asked about a container that a runtime made for Kubernetes unless that runtime is there: it is only not there *now*.
+    fn state(&self, of_pod: bool) -> Named {
+        let silent = self.waiting & !self.absent != 0;
+        let nobody_there = self.asked != 0 && self.absent == self.asked;
+        match &self.names {
+            Some(names) => Named::As(Arc::clone(names)),
+            None if silent || nobody_there && of_pod => Named::Pending,
+            None => Named::Nobody,
+        }
+    }
+}
+
+impl Cache {
+    /// What is known, and whom to ask now: those in `places` who may know it, where that was not done.
+    pub(super) fn of(&self, key: &Key, places: Places, of_pod: bool, now: Instant) -> (Named, Places) {
+        let mut inner = self.lock();
+        inner.turn += 1;
+        let turn = inner.turn;
+        if !inner.entries.contains_key(key) {
+            inner.make_room();
+            inner.entries.insert(key.clone(), Entry::new(now));
+        }
+        let Some(entry) = inner.entries.get_mut(key) else { return (Named::Nobody, 0) };
+        (entry.turn, entry.needed) = (turn, now);
+        let again = now.duration_since(entry.when) >= ASKED_APART;
+        let mut ask = 0;
+        if entry.names.is_none() && (entry.asked != places || entry.waiting == 0 && again) {
+            ask = places & !entry.waiting;
+            *entry = Entry { asked: places, waiting: places, when: now, ..Entry::new(now) };
+            entry.turn = turn;
+        }
+        (entry.state(of_pod), ask)
+    }
+
+    /// It could not be asked for.
+    pub(super) fn unasked(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.entries.remove(key);
+        inner.counts.forgotten += 1;
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// Whether anybody still wants this one's answer.
+    pub(super) fn wants(&self, key: &Key, place: usize, now: Instant) -> bool {
+        self.lock().entries.get(key).is_some_and(|entry| {
+            entry.names.is_none()
+                && entry.waiting & bit(place) != 0
+                && now.duration_since(entry.needed) < NEEDED
+        })
+    }
+
+    /// Takes an answer.
+    pub(super) fn answer(&self, key: &Key, place: usize, answer: Result<Option<Names>, &Unanswered>) {
+        let mut inner = self.lock();
+        if let Some(entry) = inner.entries.get_mut(key) {
+            let bit = bit(place);
+            entry.absent &= !bit;
+            let mut labels = 0;
+            match answer {
+                Ok(found) => {
+                    entry.waiting &= !bit;
+                    entry.failed &= !bit;
+                    if let Some(names) = found {
+                        labels = names.labels_lost;
+                        entry.names = Some(Arc::new(names));
+                    }
+                }
+                Err(Unanswered::Absent) => entry.absent |= bit,
+                Err(Unanswered::Failed(_) | Unanswered::TimedOut) => entry.failed |= bit,
+            }
+            inner.counts.labels += labels;
+        }
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// Nobody wants its answer any more: it is asked for anew when somebody does.
+    pub(super) fn let_go(&self, key: &Key) {
+        let mut inner = self.lock();
+        if inner.entries.get(key).is_some_and(|entry| entry.names.is_none()) {
+            inner.entries.remove(key);
+        }
+    }
+
+    /// Waits until each of those who were asked has answered, failed or is known not to be there; no longer than `patience`.
+    pub(super) fn settle(&self, patience: Duration) {
+        let open = |inner: &mut Inner| {
+            inner
+                .entries
+                .values()
+                .any(|entry| entry.names.is_none() && entry.waiting & !(entry.absent | entry.failed) != 0)
+        };
+        // Whether it has timed out makes no difference: what is there by then is there.
+        drop(self.changed.wait_timeout_while(self.lock(), patience, open));
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    /// A thread that panicked has left an entry at worst half told.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn make_room(&mut self) {
+        if self.entries.len() < ENTRIES {
+            return;
+        }
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.turn).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest {
+            self.entries.remove(&oldest);
+            self.counts.forgotten += 1;
+        }
+    }
+}
+
+pub(super) const fn bit(place: usize) -> Places {
+    1 << place
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: Places = 0b11;
+
+    fn key(number: usize) -> Key {
+        Key::Container(format!("{number:064x}"))
+    }
+
+    fn names(pod: &str) -> Names {
+        Names { pod: Some(pod.into()), ..Names::default() }
+    }
+
+    #[test]
+    fn a_workload_is_asked_for_once_and_is_pending_until_all_have_answered() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        assert_eq!(cache.of(&key(1), BOTH, false, now), (Named::Pending, BOTH));
+        assert_eq!(cache.of(&key(1), BOTH, false, now), (Named::Pending, 0));
+        cache.answer(&key(1), 0, Ok(None));
+        assert_eq!(cache.of(&key(1), BOTH, false, now).0, Named::Pending);
+        cache.answer(&key(1), 1, Err(&Unanswered::TimedOut));
+        assert_eq!(cache.of(&key(1), BOTH, false, now).0, Named::Pending);
+        cache.answer(&key(1), 1, Ok(Some(names("a"))));
+        assert_eq!(cache.of(&key(1), BOTH, false, now).0.names().unwrap().pod, Some("a".into()));
+        assert!(!cache.wants(&key(1), 0, now), "the answer is there");
+    }
+
+    #[test]
+    fn who_is_not_there_is_not_waited_for_unless_somebody_must_have_made_it() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        for place in 0..2 {
+            cache.of(&key(1), BOTH, false, now);
+            cache.answer(&key(1), place, Err(&Unanswered::Absent));
+        }
+        assert_eq!(cache.of(&key(1), BOTH, false, now).0, Named::Nobody, "a container");
+        assert_eq!(cache.of(&key(1), BOTH, true, now).0, Named::Pending, "a pod");
+        assert!(cache.wants(&key(1), 0, now), "it may come");
+        cache.answer(&key(1), 0, Ok(None));
+        assert_eq!(cache.of(&key(1), BOTH, true, now).0, Named::Nobody, "one has answered");
+    }
+
+    #[test]
+    fn what_nobody_knew_is_asked_again_later_and_what_nobody_needs_is_not() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        cache.of(&key(1), 1, false, now);
+        assert!(cache.wants(&key(1), 0, now + NEEDED / 2) && !cache.wants(&key(1), 0, now + NEEDED));
+        cache.answer(&key(1), 0, Ok(None));
+        assert_eq!(cache.of(&key(1), 1, false, now), (Named::Nobody, 0));
+        assert_eq!(cache.of(&key(1), 1, false, now + ASKED_APART), (Named::Pending, 1));
+    }
+
+    #[test]
+    fn the_least_recently_needed_gives_way_and_is_counted() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        for number in 0..ENTRIES {
+            cache.of(&key(number), 1, false, now);
+        }
+        cache.of(&key(0), 1, false, now);
+        assert_eq!(cache.counts().forgotten, 0);
+        cache.of(&key(ENTRIES), 1, false, now);
+        assert_eq!(cache.counts().forgotten, 1);
+        assert!(cache.wants(&key(0), 0, now) && !cache.wants(&key(1), 0, now));
+    }
+
+    #[test]
+    fn settling_ends_with_the_last_answer_or_with_patience() {
+        let (cache, now) = (Arc::new(Cache::default()), Instant::now());
+        cache.of(&key(1), BOTH, false, now);
+        cache.answer(&key(1), 0, Err(&Unanswered::TimedOut));
+        cache.settle(Duration::from_millis(1));
+        let other = Arc::clone(&cache);
+        let answering = std::thread::spawn(move || other.answer(&key(1), 1, Err(&Unanswered::Absent)));
+        cache.settle(Duration::from_secs(60));
+        answering.join().unwrap();
+        assert!(now.elapsed() < Duration::from_secs(30));
+    }
+}

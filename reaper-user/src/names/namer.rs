@@ -1,0 +1,147 @@
+//! The thread that asks, and the handle to it.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc::{self, Sender, error::TrySendError},
+    task::JoinSet,
+};
+
+use super::{
+    Asked, Counts, Key, Named,
+    cache::{Cache, Places, bit},
+    cri::Cri,
+    docker::Docker,
+    worker::work,
+};
+use crate::workload::{Kind, Workload};
+
+/// Questions that wait for one runtime.
+const QUEUE: usize = 256;
+
+/// Where those listen who are asked; nobody is asked where there is none. Eight of them at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Of the Container Runtime Interface.
+    pub cri: Vec<PathBuf>,
+    /// Of Docker.
+    pub docker: Vec<PathBuf>,
+    /// Of Podman.
+    pub podman: Vec<PathBuf>,
+}
+
+impl Default for Settings {
+    /// Where they listen unless somebody has told them otherwise.
+    fn default() -> Self {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        Self {
+            cri: paths(&[
+                "/run/containerd/containerd.sock",
+                "/run/crio/crio.sock",
+                "/run/k3s/containerd/containerd.sock",
+            ]),
+            docker: paths(&["/var/run/docker.sock"]),
+            podman: paths(&["/run/podman/podman.sock"]),
+        }
+    }
+}
+
+/// Knows what people call workloads, or has it asked for. Clones share what is known.
+#[derive(Clone, Debug, Default)]
+pub struct Namer {
+    cache: Arc<Cache>,
+    asked: Vec<(Asked, Sender<Key>)>,
+}
+
+impl Namer {
+    /// Starts the thread. It ends when this and its clones are gone.
+    ///
+    /// # Errors
+    /// A thread or a descriptor could not be had.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let Settings { cri, docker, podman } = settings;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut this = Self::default();
+        let mut workers = JoinSet::new();
+        for socket in cri {
+            let questions = this.add(Asked::Cri);
+            questions.map(|(place, questions)| {
+                workers.spawn_on(
+                    work(Cri::at(socket), place, Arc::clone(&this.cache), questions),
+                    runtime.handle(),
+                )
+            });
+        }
+        for (asked, sockets) in [(Asked::Docker, docker), (Asked::Podman, podman)] {
+            for socket in sockets {
+                let questions = this.add(asked);
+                questions.map(|(place, questions)| {
+                    workers.spawn_on(
+                        work(Docker::at(socket), place, Arc::clone(&this.cache), questions),
+                        runtime.handle(),
+                    )
+                });
+            }
+        }
+        if !this.asked.is_empty() {
+            thread::Builder::new().name("names".to_owned()).spawn(move || {
+                runtime.block_on(async { while workers.join_next().await.is_some() {} });
+            })?;
+        }
+        Ok(this)
+    }
+
+    /// One more who is asked; `None` where there are as many as there can be.
+    fn add(&mut self, asked: Asked) -> Option<(usize, mpsc::Receiver<Key>)> {
+        let place = self.asked.len();
+        if place >= Places::BITS as usize {
+            return None;
+        }
+        let (sender, questions) = mpsc::channel(QUEUE);
+        self.asked.push((asked, sender));
+        Some((place, questions))
+    }
+
+    /// What is known of its names now. What is not known is asked for, and may be known the next time. Never blocks.
+    #[must_use]
+    pub fn of(&self, workload: &Workload) -> Named {
+        let Some(key) = Key::of(workload) else { return Named::Nobody };
+        let whom = |(place, (asked, _)): (usize, &(Asked, Sender<Key>))| {
+            if key.is_for(*asked, workload.runtime) { bit(place) } else { 0 }
+        };
+        let places = self.asked.iter().enumerate().map(whom).fold(0, |all, bit| all | bit);
+        if places == 0 {
+            return Named::Nobody;
+        }
+        let (named, ask) = self.cache.of(&key, places, workload.kind == Kind::Pod, Instant::now());
+        for (place, (_, questions)) in self.asked.iter().enumerate() {
+            if ask & bit(place) != 0
+                && let Err(TrySendError::Full(key) | TrySendError::Closed(key)) =
+                    questions.try_send(key.clone())
+            {
+                // The next time that it is needed it is asked for anew.
+                self.cache.unasked(&key);
+                return Named::Pending;
+            }
+        }
+        named
+    }
+
+    /// Waits until there is an answer to all that was asked, or none is to be expected soon; no longer than `patience`. For commands
+    /// that show one answer and end.
+    pub fn settle(&self, patience: Duration) {
+        self.cache.settle(patience);
+    }
+
+    /// What was lost.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.cache.counts()
+    }
+}

@@ -1,0 +1,149 @@
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::*;
+
+/// A server at `path` that does this with each connection.
+fn serve(path: &Path, each: impl Fn(UnixStream) + Clone + Send + 'static) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let each = each.clone();
+            thread::spawn(move || each(stream));
+        }
+    });
+}
+
+/// Answers as Docker does about a container of this name, whatever the id.
+fn docker(name: &'static str) -> impl Fn(UnixStream) + Clone + Send + 'static {
+    move |mut stream| {
+        let mut head = [0; 1024];
+        let read = stream.read(&mut head).unwrap();
+        let head = String::from_utf8_lossy(&head[..read]).into_owned();
+        let id = head.strip_prefix("GET /containers/").unwrap().split('/').next().unwrap().to_owned();
+        let body = format!(r#"{{"Id":"{id}","Name":"/{name}","Config":{{"Image":"shop:1"}}}}"#);
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    }
+}
+
+fn container(digit: char, runtime: Option<Runtime>) -> Workload {
+    let id = String::from(digit).repeat(64);
+    let path = format!("/x/{id}");
+    Workload {
+        kind: Kind::Container,
+        id: Some(id.as_str().into()),
+        runtime,
+        pod_uid: None,
+        unit: None,
+        cgroup: Some(path.as_str().into()),
+    }
+}
+
+fn nobody() -> Settings {
+    Settings { cri: Vec::new(), docker: Vec::new(), podman: Vec::new() }
+}
+
+/// Asks until it is so.
+fn until(namer: &Namer, workload: &Workload, so: impl Fn(&Named) -> bool) -> Named {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let begun = Instant::now();
+        let named = namer.of(workload);
+        assert!(begun.elapsed() < Duration::from_millis(500), "nobody waits");
+        if so(&named) {
+            return named;
+        }
+        assert!(Instant::now() < deadline, "{named:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn name_of(named: &Named) -> Option<&str> {
+    named.names()?.container.as_ref().map(Untrusted::as_str)
+}
+
+#[test]
+fn runtimes_that_hang_fail_or_talk_nonsense_delay_nobody_and_no_other_runtime() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    serve(&at("hangs"), |stream| drop((stream, thread::sleep(Duration::from_secs(60)))));
+    serve(&at("closes"), drop);
+    serve(&at("nonsense"), |mut stream| stream.write_all(&[0xff; 100_000]).unwrap_or_default());
+    serve(&at("endless"), |mut stream| {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n";
+        if stream.write_all(head).is_ok() {
+            while stream.write_all(&[b' '; 65_536]).is_ok() {}
+        }
+    });
+    serve(&at("answers"), docker("web"));
+    let settings = Settings {
+        cri: vec![at("hangs"), at("closes"), at("nonsense")],
+        docker: vec![at("endless"), at("hangs"), at("nonsense")],
+        podman: vec![at("answers")],
+    };
+    let namer = Namer::start(settings).unwrap();
+    let begun = Instant::now();
+    let named = until(&namer, &container('a', None), |named| *named != Named::Pending);
+    assert_eq!(name_of(&named), Some("web"));
+    assert!(begun.elapsed() < worker::PATIENCE, "it did not wait for those that hang");
+    // Those that must know it do not answer: that is said, and not that nobody knows it.
+    let (of_docker, of_cri) = (container('b', Some(Runtime::Docker)), container('c', Some(Runtime::CriO)));
+    for workload in [&of_docker, &of_cri] {
+        assert_eq!(namer.of(workload), Named::Pending);
+    }
+    namer.settle(Duration::from_secs(10));
+    assert!(begun.elapsed() < 3 * worker::PATIENCE, "each was given up");
+    for workload in [&of_docker, &of_cri] {
+        assert_eq!(namer.of(workload), Named::Pending);
+    }
+    assert_eq!(namer.counts(), Counts::default());
+}
+
+#[test]
+fn a_socket_that_appears_later_brings_the_names_of_what_was_asked_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let namer = Namer::start(Settings { docker: vec![socket.clone()], ..nobody() }).unwrap();
+    let workload = container('a', None);
+    until(&namer, &workload, |named| *named == Named::Nobody);
+    serve(&socket, docker("late"));
+    let named = until(&namer, &workload, |named| *named != Named::Nobody);
+    assert_eq!(name_of(&named), Some("late"));
+    // A restart of it does not forget what is known.
+    std::fs::remove_file(&socket).unwrap();
+    assert_eq!(name_of(&namer.of(&workload)), Some("late"));
+}
+
+#[test]
+fn nobody_is_asked_about_what_has_no_names_or_by_what_is_no_id() {
+    let namer = Namer::start(Settings { docker: vec![PathBuf::from("/nonexistent")], ..nobody() }).unwrap();
+    let host = Workload { kind: Kind::Host, id: None, ..container('a', None) };
+    let by_hand = Workload { id: Some("../../etc".into()), ..container('a', None) };
+    for workload in [host, by_hand, container('a', Some(Runtime::Lxc)), container('a', Some(Runtime::CriO))] {
+        assert_eq!(namer.of(&workload), Named::Nobody);
+    }
+    namer.settle(Duration::from_secs(60));
+}
+
+#[test]
+fn a_flood_of_questions_is_bounded_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("hangs");
+    serve(&socket, |stream| drop((stream, thread::sleep(Duration::from_secs(60)))));
+    let namer = Namer::start(Settings { docker: vec![socket], ..nobody() }).unwrap();
+    let begun = Instant::now();
+    for number in 0..1_000 {
+        let id = format!("{number:064x}");
+        assert_eq!(
+            namer.of(&Workload { id: Some(id.as_str().into()), ..container('a', None) }),
+            Named::Pending
+        );
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(namer.counts().forgotten >= 500, "{:?}", namer.counts());
+}
