@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{BootTime, Identity},
+    names::Named,
     origin::Origin,
     text::Untrusted,
     workload::Workload,
@@ -37,6 +38,8 @@ pub struct Zombie {
     pub evidence: Evidence,
     /// Whose it is.
     pub workload: Workload,
+    /// What people call that.
+    pub named: Named,
     /// Where it comes from; `None` where nothing that could tell is switched on.
     pub origin: Option<Origin>,
     /// It died before the daemon started, and before anything was recorded.
@@ -100,6 +103,8 @@ pub struct Gone {
     pub exit: ExitStatus,
     /// Whose it was.
     pub workload: Workload,
+    /// What people call that.
+    pub named: Named,
     /// It died before anything was recorded.
     pub predates: bool,
 }

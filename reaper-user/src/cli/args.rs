@@ -171,7 +171,8 @@ pub struct LeaksArgs {
     /// Only what leaked in this time, and only what was counted in it
     #[arg(long, value_name = "SPAN")]
     pub since: Option<Span>,
-    /// Only this workload: a container's id or its beginning, a pod's UID, a unit's name, a cgroup's path, or what the table shows
+    /// Only this workload: a pod as NAMESPACE/NAME, a container's id or its beginning, a pod's UID, a unit's name, a cgroup's path, or
+    /// what the table shows
     #[arg(long, value_name = "NAME")]
     pub workload: Option<OsString>,
     /// Write folded stacks, as flame graph tools read them: root;...;leaf count
@@ -217,7 +218,8 @@ pub struct ReapArgs {
     /// The zombies of this holder
     #[arg(long, value_name = "PID", group = "whom")]
     pub holder: Option<u32>,
-    /// The zombies of this workload: a container's id or its beginning, a pod's UID, a unit's name, or a cgroup's path
+    /// The zombies of this workload: a pod as NAMESPACE/NAME, a container's id or its beginning, a pod's UID, a unit's name, or a
+    /// cgroup's path
     #[arg(long, value_name = "NAME", group = "whom")]
     pub workload: Option<OsString>,
     /// Only zombies with this cause [default: adopted, where no PID is given]

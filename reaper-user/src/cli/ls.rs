@@ -1,6 +1,6 @@
 //! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use reaper_ebpf::Record;
@@ -12,12 +12,17 @@ use crate::{
     exit_code,
     identity::Identity,
     kernel::{Cmdlines, Kernel, Options, Sizes, boot_now},
+    names::Namer,
     observe,
     proc::Proc,
     report::{Event, Filter, Reporter, Source, ZombieEvent},
     watch::Describer,
     workload::{Cgroups, Limits, RuntimeStates, Workloads},
+    zombie::Zombie,
 };
+
+/// How long a list may wait for names.
+const NAMED: Duration = Duration::from_secs(1);
 
 /// Lists them.
 pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
@@ -52,14 +57,22 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
 /// Every zombie there is, as far as a census knows.
 pub(super) fn census() -> Result<Vec<ZombieEvent>, Failure> {
     let (mut describer, records) = look()?;
-    let mut zombies = Vec::new();
+    let mut found = Vec::new();
     for record in records {
         if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
-            let zombie = describer.describe(&record, &scene, boot_now());
-            zombies.push(ZombieEvent::new(&zombie, boot_now(), Timestamp::now()));
+            found.push(describer.describe(&record, &scene, boot_now()));
         }
     }
-    Ok(zombies)
+    name(&describer, found.iter_mut());
+    Ok(found.iter().map(|zombie| ZombieEvent::new(zombie, boot_now(), Timestamp::now())).collect())
+}
+
+/// Waits a moment for the names that were asked for when the zombies were described: nothing comes after this.
+pub(super) fn name<'a>(describer: &Describer, zombies: impl Iterator<Item = &'a mut Zombie>) {
+    describer.names.settle(NAMED);
+    for zombie in zombies {
+        zombie.named = describer.names.of(&zombie.workload);
+    }
 }
 
 /// One walk over the kernel's tasks; nothing is attached. What describes the zombies, and their records.
@@ -71,7 +84,7 @@ pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
         tracing::warn!("{trouble}");
     }
     cgroups.walk();
-    let Config { ledger, .. } = Config::default();
+    let Config { ledger, names, .. } = Config::default();
     // The ledger stays empty: as small as it can be.
     let sizes = Sizes { entries: 64.min(pid_max()), overflow: ledger.overflow.get() };
     let mut kernel = Kernel::load(
@@ -81,5 +94,8 @@ pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
     let clock = kernel.clock()?;
     let records = kernel.zombies()?;
     let workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
-    Ok((Describer::new(kernel, clock, workloads, proc), records))
+    let names = Namer::start(names.settings()).map_err(|error| {
+        Failure::new(exit_code::UNAVAILABLE, format!("starting the thread that asks for names: {error}"))
+    })?;
+    Ok((Describer::new(kernel, clock, workloads, proc).named_by(names), records))
 }

@@ -192,7 +192,7 @@ fn find(
     let mut guard = Guard::default();
     guard.record(std::path::Path::new("/"));
     let now = boot_now();
-    let (mut all, mut others) = (Vec::new(), HashMap::new());
+    let mut seen = Vec::new();
     for (record, answer) in records.iter().zip(observe::look_at(&describer.proc, &requests)) {
         let Answer::Zombie { scene, sight, .. } = answer else { continue };
         let mut zombie = describer.describe(record, &scene, now);
@@ -200,6 +200,11 @@ fn find(
         if let Some(event) = event.filter(|event| is_of(event, &zombie)) {
             learn(&mut zombie, event, now);
         }
+        seen.push((zombie, scene, sight));
+    }
+    ls::name(describer, seen.iter_mut().map(|(zombie, ..)| zombie));
+    let (mut all, mut others) = (Vec::new(), HashMap::new());
+    for (zombie, scene, sight) in seen {
         if !is_meant(args, &zombie) {
             continue;
         }
@@ -247,9 +252,9 @@ fn is_meant(args: &ReapArgs, zombie: &Zombie) -> bool {
     let ReapArgs { pids, holder, workload, .. } = args;
     let named = pids.contains(&zombie.identity.pid);
     let of_holder = *holder == Some(zombie.holder.pid);
-    let of_workload = workload
-        .as_ref()
-        .is_some_and(|name| ShownWorkload::from(&zombie.workload).is_named(&Untrusted::new(name.as_bytes())));
+    let of_workload = workload.as_ref().is_some_and(|name| {
+        ShownWorkload::new(&zombie.workload, &zombie.named).is_named(&Untrusted::new(name.as_bytes()))
+    });
     named || of_holder || of_workload
 }
 

@@ -59,6 +59,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             sites: config.origin.sites.get() as usize,
             copying: copying(config.origin.native),
             label_sets: config.metrics.label_sets.get() as usize,
+            names: config.names.settings(),
         },
         form: Form { output: config.output, stacks: false },
         duration: None,

@@ -6,6 +6,7 @@
 mod error;
 mod file;
 mod metrics;
+mod names;
 mod overrides;
 mod remedy;
 mod rules;
@@ -24,6 +25,7 @@ pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
     metrics::{LabelSetCount, Listen, Metrics},
+    names::{Names, Socket},
     overrides::Overrides,
     remedy::{Grace, MaxPause, PerHolder, PerMinute, Remedies},
     span::{Span, SpanError},
@@ -54,6 +56,8 @@ pub struct Config {
     pub capture: Capture,
     /// Where zombies come from.
     pub origin: Origin,
+    /// Who is asked what people call workloads.
+    pub names: Names,
     /// The daemon's own log.
     pub log: Log,
     /// Metrics.
@@ -115,6 +119,7 @@ impl Default for Config {
             ledger: Ledger::default(),
             capture: Capture::default(),
             origin: Origin::default(),
+            names: Names::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             remedy: Remedies::default(),
@@ -158,6 +163,7 @@ impl Config {
             ledger: Ledger { entries, overflow },
             capture: Capture { cmdline },
             origin: Origin { sites, native },
+            names: Names { cri, docker, podman },
             log: Log { level },
             metrics: Metrics { listen, label_sets },
             remedy: Remedies { dry_run, paused, per_minute, per_holder, grace, max_pause },
@@ -175,6 +181,9 @@ impl Config {
             ("capture.cmdline", *cmdline != other.capture.cmdline),
             ("origin.sites", *sites != other.origin.sites),
             ("origin.native", *native != other.origin.native),
+            ("names.cri", *cri != other.names.cri),
+            ("names.docker", *docker != other.names.docker),
+            ("names.podman", *podman != other.names.podman),
             ("log.level", *level != other.log.level),
             ("metrics.listen", *listen != other.metrics.listen),
             ("metrics.label_sets", *label_sets != other.metrics.label_sets),
@@ -211,6 +220,9 @@ impl Config {
             capture_cmdline,
             origin_sites,
             origin,
+            names_cri,
+            names_docker,
+            names_podman,
             log_level,
             metrics_listen,
             metrics_label_sets,
@@ -235,6 +247,11 @@ impl Config {
             origin: Origin {
                 sites: origin_sites.unwrap_or(self.origin.sites),
                 native: origin.unwrap_or(self.origin.native),
+            },
+            names: Names {
+                cri: names_cri.clone().unwrap_or(self.names.cri),
+                docker: names_docker.clone().unwrap_or(self.names.docker),
+                podman: names_podman.clone().unwrap_or(self.names.podman),
             },
             log: Log { level: log_level.unwrap_or(self.log.level) },
             metrics: Metrics {

@@ -2,7 +2,7 @@
 
 use super::{
     Age, CacheEntries, Cmdlines, Grace, LabelSetCount, Listen, LogLevel, MaxPause, Natives, Overflow,
-    PerHolder, PerMinute, PinPath, SiteCount, Slots,
+    PerHolder, PerMinute, PinPath, SiteCount, Slots, Socket,
 };
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
@@ -41,6 +41,15 @@ pub struct Overrides {
     /// Of whose forks native stacks are taken [file: origin.native; default: probation]
     #[arg(long, value_name = "WHOSE")]
     pub origin: Option<Natives>,
+    /// Where the Container Runtime Interface listens that knows the names of pods: auto, off, or a path [file: names.cri; default: auto]
+    #[arg(long, value_name = "SOCKET")]
+    pub names_cri: Option<Socket>,
+    /// The same for Docker [file: names.docker; default: auto]
+    #[arg(long, value_name = "SOCKET")]
+    pub names_docker: Option<Socket>,
+    /// The same for Podman [file: names.podman; default: auto]
+    #[arg(long, value_name = "SOCKET")]
+    pub names_podman: Option<Socket>,
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::{
     metrics::{LabelSetCount, Listen},
+    names::Socket,
     remedy::{Grace, MaxPause, PerHolder, PerMinute},
     span::{Span, SpanError},
 };
@@ -54,6 +55,9 @@ pub enum ValueError {
     /// It is no address with a port.
     #[error("\"{0}\" is not an address to listen at: write an IP address with a port, such as \"{default}\", or \"off\"", default = Listen::DEFAULT)]
     Listen(Untrusted),
+    /// It is no place where somebody listens.
+    #[error("\"{0}\" is not a socket: write \"auto\", \"off\", or its path from the root")]
+    Socket(Untrusted),
     /// It is none of the words.
     #[error("\"{value}\" is not known here: write one of {words}")]
     Word {
@@ -398,4 +402,4 @@ macro_rules! deserialize_from_text {
 }
 
 deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace MaxPause
-    Listen LabelSetCount);
+    Listen LabelSetCount Socket);

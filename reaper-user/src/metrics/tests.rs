@@ -35,7 +35,7 @@ fn measured() -> Measured {
         times_overflowed: 0,
         remedies: [[0; 5]; 5],
         breakers: 0,
-        losses: [4; 25],
+        losses: [4; crate::report::Loss::ALL.len()],
         programs: vec![ProgramCost { program: "free".to_owned(), runs: 8, time: Duration::from_micros(1) }],
         sweeps: 3,
         swept: Duration::from_millis(12),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
+    evidence::ShownEvidence,
     explanation::{ExplanationEvent, OutlookEvent},
     json,
     listing::Source,
@@ -13,14 +14,12 @@ use super::{
     origin::ShownOrigin,
     remedied::{BreakerEvent, RemedyEvent},
     site::{LeaksEvent, SiteEvent},
+    workload::ShownWorkload,
 };
 use crate::{
     identity::{BootTime, Identity},
     text::Untrusted,
-    workload::{Kind, Runtime, Workload},
-    zombie::{
-        Asked, Cause, Died, Evidence, ExitStatus, Forker, Gone, Party, Reap, Relation, Sigchld, Waits, Zombie,
-    },
+    zombie::{Cause, Died, ExitStatus, Forker, Gone, Party, Reap, Relation, Zombie},
 };
 
 /// Something to report.
@@ -196,66 +195,6 @@ pub struct ProcessId {
     pub start_time: BootTime,
 }
 
-/// What a cause was read from; what the kernel did not say is `None`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ShownEvidence {
-    /// The parent when it was forked.
-    pub parent_at_fork: Option<ProcessId>,
-    /// What became of its SIGCHLD.
-    pub sigchld: Option<Sigchld>,
-    /// The debugger that holds it.
-    pub tracer: Option<Process>,
-    /// The holder's state at half the threshold.
-    pub holder_state_at_probation: Option<char>,
-    /// True where the holder has exec'ed since it forked the child.
-    pub holder_exec_since_fork: Option<bool>,
-    /// The first process of its pid namespace, where that is dead.
-    pub namespace_init: Option<ProcessId>,
-    /// Inode number of its pid namespace.
-    pub pid_ns: Option<u32>,
-    /// The holder's wait calls while it was watched.
-    pub waits: Option<ShownWaits>,
-}
-
-/// A holder's wait calls while it was watched.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ShownWaits {
-    /// How long it was watched.
-    pub watched_seconds: Seconds,
-    /// Calls for any child.
-    pub any: u64,
-    /// Calls for one pid or one process group.
-    pub one: u64,
-    /// How long ago the latest call of either kind was made.
-    pub last_ago_seconds: Option<Seconds>,
-    /// The pid or process group that the latest call for one asked for, numbered as in the initial pid namespace.
-    pub last_number: Option<u32>,
-    /// The number by which the holder asked for this very zombie.
-    pub asked_for: Option<u32>,
-    /// Whether every number that the holder asked for is known.
-    pub complete: bool,
-    /// The longest that a child of it was seen to stand which it then waited for, rounded up.
-    #[serde(default)]
-    pub longest_reap_seconds: Option<Seconds>,
-}
-
-/// What an operator would name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownWorkload {
-    /// What kind of thing it is.
-    pub kind: Kind,
-    /// The container's id, the machine's or the unit's name.
-    pub id: Option<Untrusted>,
-    /// What made it.
-    pub runtime: Option<Runtime>,
-    /// The pod's UID.
-    pub pod_uid: Option<Untrusted>,
-    /// The innermost systemd unit around it.
-    pub unit: Option<Untrusted>,
-    /// The cgroup's path from the root of its hierarchy.
-    pub cgroup: Option<Untrusted>,
-}
-
 /// A span of time, in JSON a number of seconds with the milliseconds behind the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(pub Duration);
@@ -290,6 +229,7 @@ impl ZombieEvent {
             cause,
             evidence,
             workload,
+            named,
             origin,
             predates,
             recovered,
@@ -310,7 +250,7 @@ impl ZombieEvent {
             forker: forker.as_ref().map(ForkerProcess::from),
             cause: *cause,
             evidence: evidence.into(),
-            workload: workload.into(),
+            workload: ShownWorkload::new(workload, named),
             origin: origin.as_ref().map(|origin| ShownOrigin::new(origin, comm)),
             predates: *predates,
             recovered: *recovered,
@@ -341,6 +281,7 @@ impl Event {
             cause,
             evidence: _,
             workload,
+            named,
             origin: _,
             predates,
             recovered: _,
@@ -360,7 +301,7 @@ impl Event {
             exit: *exit,
             holder: Some(holder.into()),
             cause: Some(*cause),
-            workload: workload.into(),
+            workload: ShownWorkload::new(workload, named),
             predates: *predates,
             recovered: false,
         }))
@@ -369,7 +310,7 @@ impl Event {
     /// The release of a zombie that an earlier daemon saw stand, and this one never; otherwise as [`Self::released`].
     #[must_use]
     pub fn released_unseen(gone: &Gone, released: BootTime, reaped: Option<Reap>, time: Timestamp) -> Self {
-        let Gone { identity, died, exit, workload, predates } = gone;
+        let Gone { identity, died, exit, workload, named, predates } = gone;
         let (exact, at_least) = split(*died, released);
         Self::Released(Box::new(ReleasedEvent {
             time,
@@ -385,7 +326,7 @@ impl Event {
             exit: *exit,
             holder: None,
             cause: None,
-            workload: workload.into(),
+            workload: ShownWorkload::new(workload, named),
             predates: *predates,
             recovered: true,
         }))
@@ -427,82 +368,5 @@ impl From<&Forker> for ForkerProcess {
 impl From<Identity> for ProcessId {
     fn from(Identity { pid, start }: Identity) -> Self {
         Self { pid, start_time: start }
-    }
-}
-
-impl From<&Evidence> for ShownEvidence {
-    fn from(evidence: &Evidence) -> Self {
-        let Evidence {
-            parent_at_fork,
-            sigchld,
-            tracer,
-            holder_state_at_probation,
-            holder_exec_since_fork,
-            namespace_init,
-            pid_ns,
-            waits,
-        } = evidence;
-        Self {
-            parent_at_fork: parent_at_fork.map(ProcessId::from),
-            sigchld: *sigchld,
-            tracer: tracer.as_ref().map(Process::from),
-            holder_state_at_probation: *holder_state_at_probation,
-            holder_exec_since_fork: *holder_exec_since_fork,
-            namespace_init: namespace_init.map(ProcessId::from),
-            pid_ns: *pid_ns,
-            waits: waits.map(ShownWaits::from),
-        }
-    }
-}
-
-impl From<Waits> for ShownWaits {
-    fn from(Waits { watched, any, one, last_ago, last_number, asked, longest }: Waits) -> Self {
-        let asked_for = match asked {
-            Asked::For(number) => Some(number),
-            Asked::No | Asked::Unclear => None,
-        };
-        Self {
-            watched_seconds: Seconds(watched),
-            any,
-            one,
-            last_ago_seconds: last_ago.map(Seconds),
-            last_number,
-            asked_for,
-            complete: asked != Asked::Unclear,
-            // It is written rounded down.
-            longest_reap_seconds: longest.map(|longest| Seconds(longest + Duration::from_micros(999))),
-        }
-    }
-}
-
-impl ShownWorkload {
-    /// Whether it is meant by this name: a container's id or its beginning, a pod's UID, a unit's name, or a cgroup's path.
-    #[must_use]
-    pub fn is_named(&self, name: &Untrusted) -> bool {
-        let Self { kind, id, runtime: _, pod_uid, unit, cgroup } = self;
-        let is = |text: &Option<Untrusted>| text.as_ref() == Some(name);
-        let contains = matches!(kind, Kind::Pod | Kind::Container | Kind::Machine);
-        let begins = |id: &Untrusted| !name.as_str().is_empty() && id.as_str().starts_with(name.as_str());
-        is(id) || is(pod_uid) || is(unit) || is(cgroup) || contains && id.as_ref().is_some_and(begins)
-    }
-
-    /// What a table calls it.
-    #[must_use]
-    pub fn shown(&self) -> String {
-        super::human::workload(self)
-    }
-}
-
-impl From<&Workload> for ShownWorkload {
-    fn from(workload: &Workload) -> Self {
-        let Workload { kind, id, runtime, pod_uid, unit, cgroup } = workload;
-        Self {
-            kind: *kind,
-            id: id.clone(),
-            runtime: *runtime,
-            pod_uid: pod_uid.clone(),
-            unit: unit.clone(),
-            cgroup: cgroup.clone(),
-        }
     }
 }

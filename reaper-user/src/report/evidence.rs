@@ -1,10 +1,57 @@
-//! Evidence in words. A sentence says what was seen and no more.
+//! Evidence, as it is shown and in words. A sentence says what was seen and no more.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Process, ShownWaits, ZombieEvent},
+    event::{Process, ProcessId, Seconds, ZombieEvent},
     span::shown,
 };
-use crate::zombie::{Cause, ExitStatus, Relation, Sigchld};
+use crate::zombie::{Asked, Cause, Evidence, ExitStatus, Relation, Sigchld, Waits};
+
+/// What a cause was read from; what the kernel did not say is `None`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownEvidence {
+    /// The parent when it was forked.
+    pub parent_at_fork: Option<ProcessId>,
+    /// What became of its SIGCHLD.
+    pub sigchld: Option<Sigchld>,
+    /// The debugger that holds it.
+    pub tracer: Option<Process>,
+    /// The holder's state at half the threshold.
+    pub holder_state_at_probation: Option<char>,
+    /// True where the holder has exec'ed since it forked the child.
+    pub holder_exec_since_fork: Option<bool>,
+    /// The first process of its pid namespace, where that is dead.
+    pub namespace_init: Option<ProcessId>,
+    /// Inode number of its pid namespace.
+    pub pid_ns: Option<u32>,
+    /// The holder's wait calls while it was watched.
+    pub waits: Option<ShownWaits>,
+}
+
+/// A holder's wait calls while it was watched.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownWaits {
+    /// How long it was watched.
+    pub watched_seconds: Seconds,
+    /// Calls for any child.
+    pub any: u64,
+    /// Calls for one pid or one process group.
+    pub one: u64,
+    /// How long ago the latest call of either kind was made.
+    pub last_ago_seconds: Option<Seconds>,
+    /// The pid or process group that the latest call for one asked for, numbered as in the initial pid namespace.
+    pub last_number: Option<u32>,
+    /// The number by which the holder asked for this very zombie.
+    pub asked_for: Option<u32>,
+    /// Whether every number that the holder asked for is known.
+    pub complete: bool,
+    /// The longest that a child of it was seen to stand which it then waited for, rounded up.
+    #[serde(default)]
+    pub longest_reap_seconds: Option<Seconds>,
+}
 
 /// What is to be said about a zombie beside its row, the most important first.
 pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
@@ -114,6 +161,51 @@ fn gone(process: &Process) -> String {
     }
 }
 
+impl From<&Evidence> for ShownEvidence {
+    fn from(evidence: &Evidence) -> Self {
+        let Evidence {
+            parent_at_fork,
+            sigchld,
+            tracer,
+            holder_state_at_probation,
+            holder_exec_since_fork,
+            namespace_init,
+            pid_ns,
+            waits,
+        } = evidence;
+        Self {
+            parent_at_fork: parent_at_fork.map(ProcessId::from),
+            sigchld: *sigchld,
+            tracer: tracer.as_ref().map(Process::from),
+            holder_state_at_probation: *holder_state_at_probation,
+            holder_exec_since_fork: *holder_exec_since_fork,
+            namespace_init: namespace_init.map(ProcessId::from),
+            pid_ns: *pid_ns,
+            waits: waits.map(ShownWaits::from),
+        }
+    }
+}
+
+impl From<Waits> for ShownWaits {
+    fn from(Waits { watched, any, one, last_ago, last_number, asked, longest }: Waits) -> Self {
+        let asked_for = match asked {
+            Asked::For(number) => Some(number),
+            Asked::No | Asked::Unclear => None,
+        };
+        Self {
+            watched_seconds: Seconds(watched),
+            any,
+            one,
+            last_ago_seconds: last_ago.map(Seconds),
+            last_number,
+            asked_for,
+            complete: asked != Asked::Unclear,
+            // It is written rounded down.
+            longest_reap_seconds: longest.map(|longest| Seconds(longest + Duration::from_micros(999))),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -128,7 +220,7 @@ mod tests {
             one,
             last_ago: last_ago.map(Duration::from_secs),
             last_number,
-            asked: crate::zombie::Asked::No,
+            asked: Asked::No,
             longest: None,
         }))
     }

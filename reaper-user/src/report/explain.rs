@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     advice::{advice, meaning},
     columns::wrap,
-    event::{Process, Seconds, ShownWorkload, ZombieEvent},
+    event::{Process, Seconds, ZombieEvent},
     evidence,
     explanation::{Explained, ExplanationEvent, OutlookEvent, What},
     human,
@@ -13,8 +13,6 @@ use super::{
     site::SiteEvent,
     span::shown,
 };
-use crate::workload::Kind;
-
 /// Columns of a page whose width is not known.
 const WIDTH: usize = 100;
 
@@ -50,7 +48,7 @@ impl Lines {
 fn zombie_page(lines: &mut Lines, zombie: &ZombieEvent, explained: &Explained) {
     lines.say("Zombie", &format!("{}; {}; exit {}", command(zombie), age(zombie), human::exit(zombie.exit)));
     lines.say("Holder", &format!("{}: it must wait", process(&zombie.holder)));
-    lines.say("Workload", &workload(&zombie.workload));
+    lines.say("Workload", &zombie.workload.whole());
     lines.say("Cause", &format!("{}: {}", zombie.cause.as_str(), meaning(zombie.cause)));
     let said = evidence::sentences(zombie);
     if !said.is_empty() {
@@ -84,7 +82,7 @@ fn zombie_page(lines: &mut Lines, zombie: &ZombieEvent, explained: &Explained) {
 fn holder_page(lines: &mut Lines, zombies: &[ZombieEvent], explained: &Explained) {
     let Some(first) = zombies.first() else { return };
     lines.say("Holder", &process(&first.holder));
-    lines.say("Workload", &workload(&first.workload));
+    lines.say("Workload", &first.workload.whole());
     lines.say("Causes", &counted(zombies, |zombie| zombie.cause.as_str().to_owned()));
     lines.say("Names", &counted(zombies, |zombie| zombie.comm.to_string()));
     let oldest = zombies.iter().filter_map(|zombie| zombie.age_seconds.or(zombie.age_at_least)).max();
@@ -189,18 +187,6 @@ fn process(process: &Process) -> String {
     let state = state.map(|state| format!(", state {state}")).unwrap_or_default();
     let cmdline = cmdline.as_ref().map(|line| format!(", {line}")).unwrap_or_default();
     format!("{name}{state}{cmdline}")
-}
-
-fn workload(workload: &ShownWorkload) -> String {
-    let ShownWorkload { kind, id, pod_uid, unit, cgroup, .. } = workload;
-    let mut parts = vec![match (kind, id) {
-        (Kind::Host, _) | (_, None) => kind.as_str().to_owned(),
-        (kind, Some(id)) => format!("{} {id}", kind.as_str()),
-    }];
-    parts.extend(pod_uid.as_ref().map(|uid| format!("of pod {uid}")));
-    parts.extend(unit.as_ref().filter(|_| *kind != Kind::Unit).map(|unit| format!("in {unit}")));
-    parts.extend(cgroup.as_ref().map(|cgroup| format!("cgroup {cgroup}")));
-    parts.join(", ")
 }
 
 fn site_text(site: &SiteEvent) -> String {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     identity::{BootTime, Identity},
+    names::{Named, Namer, Names},
     origin::{self, Leak, Moment, Origin, Sites},
     policy::{Opened, Refusal, Scope, Trip},
     remedy::Remedy,
@@ -96,6 +97,7 @@ pub(crate) fn never_waited() -> Zombie {
             unit: Some("cri-containerd-3f2a.scope".into()),
             cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         },
+        named: Named::Nobody,
         origin: None,
         predates: false,
         recovered: false,
@@ -190,6 +192,23 @@ pub(super) fn forked_by_another() -> Zombie {
     }
 }
 
+/// What a runtime calls a workload.
+pub(crate) fn names() -> Names {
+    Names {
+        namespace: Some("crawlers".into()),
+        pod: Some("fetcher-7c9d".into()),
+        container: Some("fetcher".into()),
+        image: Some("registry.example/fetcher:1.4".into()),
+        labels: vec![("app".into(), "fetcher".into()), ("tier".into(), "edge".into())],
+        ..Names::default()
+    }
+}
+
+/// Its names are known.
+pub(crate) fn named(names: Names) -> Zombie {
+    Zombie { named: Named::As(names.into()), ..never_waited() }
+}
+
 /// Its origin is known.
 pub(crate) fn forked_at(origin: Origin) -> Zombie {
     Zombie { origin: Some(origin), ..adopted() }
@@ -216,6 +235,17 @@ pub(super) fn hostile() -> Zombie {
             unit: Some(bad()),
             cgroup: Some(long.clone()),
         },
+        named: Named::As(
+            Names {
+                namespace: Some(bad()),
+                pod: Some(long.clone()),
+                container: Some(bad()),
+                image: Some(long.clone()),
+                description: Some(bad()),
+                ..Names::default()
+            }
+            .into(),
+        ),
         ..never_waited()
     }
 }
@@ -233,6 +263,7 @@ pub(super) fn all() -> Vec<Zombie> {
         suspended(),
         forked_by_another(),
         hostile(),
+        named(names()),
         forked_at(origin::fixture::exact(42)),
         forked_at(origin::fixture::approximate()),
         forked_at(origin::fixture::lineage_only()),
@@ -303,7 +334,7 @@ pub(crate) fn counted() -> (Sites, Moment) {
 /// The same as events: an exact one, an approximate one, one without a stack, one that predates, one that is as bad as can be.
 pub(crate) fn sites() -> Vec<SiteEvent> {
     let (sites, now) = counted();
-    LeaksEvent::list(&sites, None, now).1
+    LeaksEvent::list(&sites, None, now, &Namer::default()).1
 }
 
 /// A rule has passed one step, and another one was refused.
@@ -358,7 +389,7 @@ pub(super) fn leaks() -> Vec<Event> {
     let (sites, now) = counted();
     let mut events = Vec::new();
     for since in [None, Some(Duration::from_secs(60)), Some(Duration::from_secs(100 * 86_400))] {
-        let (head, sites) = LeaksEvent::list(&sites, since, now);
+        let (head, sites) = LeaksEvent::list(&sites, since, now, &Namer::default());
         events.push(Event::Leaks(Box::new(head)));
         events.extend(sites.into_iter().map(|site| Event::LeakSite(Box::new(site))));
     }

@@ -6,29 +6,19 @@ use jiff::Timestamp;
 use super::{
     columns::{Column, Columns, wrap},
     crowd::{Kind as Crowd, Rest},
-    event::{
-        Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ShownWorkload,
-        ZombieEvent,
-    },
+    event::{Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ZombieEvent},
     evidence, explain, leaks,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
     reporter::Page,
     span::shown,
 };
-use crate::{
-    text::Untrusted,
-    workload::Kind,
-    zombie::{ExitStatus, Reap, Relation},
-};
+use crate::zombie::{ExitStatus, Reap, Relation};
 
 const HEAD: Style = Style::new().bold();
 const CAUSE: Style = AnsiColor::Yellow.on_default();
 const EVIDENCE: Style = Style::new().dimmed();
 const RELEASED: Style = AnsiColor::Green.on_default();
 const LOST: Style = AnsiColor::Red.on_default();
-
-/// Digits of a container's id that are shown, as its runtime does.
-const ID_DIGITS: usize = 12;
 
 /// Makes lines of events, for one width, with colour or without.
 #[derive(Clone, Debug)]
@@ -200,7 +190,7 @@ pub(super) fn cell(zombie: &ZombieEvent, column: Column, width: usize) -> String
         Column::Age => age(zombie),
         Column::Exit => exit(zombie.exit),
         Column::Cause => zombie.cause.as_str().to_owned(),
-        Column::Workload => workload(&zombie.workload),
+        Column::Workload => zombie.workload.shown_within(width),
         Column::Comm => zombie.comm.to_string(),
     }
 }
@@ -238,38 +228,6 @@ fn forker(forker: Option<&ForkerProcess>, width: usize) -> String {
             Some(_) => format!("{} gone", process(dead, width.saturating_sub(5))),
             None => format!("{} gone", dead.pid),
         },
-    }
-}
-
-/// The name of a workload, as a person would say it.
-pub(super) fn workload(workload: &ShownWorkload) -> String {
-    let named = |name: &Option<Untrusted>| name.as_ref().map(|name| name.as_str().to_owned());
-    let name = match workload.kind {
-        Kind::Pod | Kind::Container => {
-            named(&workload.id).map(|id| short(&id)).or_else(|| named(&workload.pod_uid))
-        }
-        Kind::Machine | Kind::Unit | Kind::Session => named(&workload.id).or_else(|| named(&workload.unit)),
-        Kind::Host => None,
-    };
-    name.unwrap_or_else(|| {
-        match workload.kind {
-            Kind::Pod => "pod",
-            Kind::Container => "container",
-            Kind::Machine => "machine",
-            Kind::Unit => "unit",
-            Kind::Session => "session",
-            Kind::Host => "host",
-        }
-        .to_owned()
-    })
-}
-
-/// A hash by its first digits; a name that somebody chose (LXC, runc used directly) in full.
-fn short(id: &str) -> String {
-    if id.len() > ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        id.chars().take(ID_DIGITS).collect()
-    } else {
-        id.to_owned()
     }
 }
 

@@ -7,7 +7,6 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     columns::{cut, wrap},
-    human::workload,
     origin::ShownStack,
     reporter::Page,
     site::{LeaksEvent, Qualities, SiteEvent, Window},
@@ -68,12 +67,7 @@ pub(super) fn whole(site: &SiteEvent, page: &Page) -> String {
     );
     lines.extend(wrap(
         "  ",
-        &format!(
-            "in {}; first seen {}, last {}",
-            workload(&site.workload),
-            day(*first_seen),
-            day(*last_seen)
-        ),
+        &format!("in {}; first seen {}, last {}", site.workload.shown(), day(*first_seen), day(*last_seen)),
         4,
         width,
     ));
@@ -139,7 +133,7 @@ fn row(site: &SiteEvent) -> [String; 6] {
         site.leaked().to_string(),
         rated.map_or_else(|| "-".to_owned(), rate),
         shown(since(site.last_seen, site.time)),
-        workload(&site.workload),
+        site.workload.shown(),
     ]
 }
 
@@ -205,7 +199,10 @@ fn day(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Seconds, fixture};
+    use crate::{
+        names::Namer,
+        report::{Seconds, fixture},
+    };
 
     fn page(width: usize) -> Page {
         Page { width: Some(width), colour: false }
@@ -213,7 +210,7 @@ mod tests {
 
     fn shown_table(width: usize, since: Option<Duration>) -> String {
         let (sites, now) = fixture::counted();
-        let (head, sites) = LeaksEvent::list(&sites, since, now);
+        let (head, sites) = LeaksEvent::list(&sites, since, now, &Namer::default());
         table(&head, &sites, &page(width))
     }
 
@@ -247,7 +244,7 @@ mod tests {
             let text = shown_table(width, None);
             assert!(text.lines().all(|line| line.width() <= width), "{width}\n{text}");
             let (sites, now) = fixture::counted();
-            for site in LeaksEvent::list(&sites, None, now).1 {
+            for site in LeaksEvent::list(&sites, None, now, &Namer::default()).1 {
                 let text = text.clone() + &whole(&site, &page(width));
                 assert!(text.lines().all(|line| line.width() <= width), "{width}\n{text}");
                 assert!(
@@ -261,7 +258,7 @@ mod tests {
     #[test]
     fn what_gave_way_how_good_origins_are_and_what_came_too_early_is_said() {
         let (sites, now) = fixture::counted();
-        let (mut head, sites) = LeaksEvent::list(&sites, None, now);
+        let (mut head, sites) = LeaksEvent::list(&sites, None, now, &Namer::default());
         (head.forgotten_sites, head.forgotten_zombies) = (7, 90);
         let text = table(&head, &sites, &page(200));
         for part in [
@@ -278,7 +275,7 @@ mod tests {
     #[test]
     fn one_site_in_full_has_the_whole_stack() {
         let (sites, now) = fixture::counted();
-        let (_, sites) = LeaksEvent::list(&sites, None, now);
+        let (_, sites) = LeaksEvent::list(&sites, None, now, &Namer::default());
         let site = sites.iter().find(|site| site.total == 500).unwrap();
         let text = whole(site, &page(100));
         assert!(text.starts_with("site c699dddd: 447 standing, 500 in all; "), "{text}");

@@ -55,6 +55,10 @@ pub enum Loss {
     WorkloadUncopied,
     /// The forker of a zombie had to give way to newer ones.
     ForkerForgotten,
+    /// A workload's names could not be asked for or kept.
+    NameForgotten,
+    /// A label of a workload could not be kept.
+    LabelLost,
     /// An event was dropped because nobody reads the output.
     EventDropped,
 }
@@ -72,7 +76,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -97,6 +101,8 @@ impl Loss {
         Self::HolderUnwatched,
         Self::WorkloadUncopied,
         Self::ForkerForgotten,
+        Self::NameForgotten,
+        Self::LabelLost,
         Self::EventDropped,
     ];
 
@@ -128,6 +134,8 @@ impl Loss {
             | Self::HolderUnwatched
             | Self::WorkloadUncopied
             | Self::ForkerForgotten
+            | Self::NameForgotten
+            | Self::LabelLost
             | Self::EventDropped => Counted::Here,
         }
     }
@@ -196,6 +204,7 @@ impl Loss {
             | Self::Unrecognized
             | Self::WorkloadUncopied
             | Self::ForkerForgotten => "origin",
+            Self::NameForgotten | Self::LabelLost => "names",
             Self::EventDropped => "report",
         }
     }
@@ -228,6 +237,8 @@ impl Loss {
             Self::HolderUnwatched => "holder-unwatched",
             Self::WorkloadUncopied => "workload-uncopied",
             Self::ForkerForgotten => "forker-forgotten",
+            Self::NameForgotten => "name-forgotten",
+            Self::LabelLost => "label-lost",
             Self::EventDropped => "event-dropped",
         }
     }
@@ -333,6 +344,13 @@ impl Loss {
             Self::ForkerForgotten => {
                 "zombies were forked for another parent than their forker (CLONE_PARENT), and too many others were since then: \
                  they are reported without their forker; report zombies at a smaller age"
+            }
+            Self::NameForgotten => {
+                "too many workloads had zombies at once to ask for the names of all or to keep them: some are reported by their \
+                 ids alone until they are asked for again; see to the workloads that leak"
+            }
+            Self::LabelLost => {
+                "workloads have more labels than are kept (64), or longer ones: rules do not see those; make rules match on others"
             }
             Self::EventDropped => {
                 "releases or losses were not written because nobody read the output in time: read it faster, or \

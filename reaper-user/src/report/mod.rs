@@ -25,12 +25,14 @@ mod reporter;
 mod signals;
 mod site;
 mod span;
+mod workload;
 
 pub use self::{
     event::{
         Event, ForkerProcess, ListingEvent, LostEvent, Process, ProcessId, ReleasedEvent, Seconds,
-        ShownEvidence, ShownWaits, ShownWorkload, ZombieEvent,
+        ZombieEvent,
     },
+    evidence::{ShownEvidence, ShownWaits},
     explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
     json::{ParseError, SCHEMA, parse, to_line},
@@ -42,6 +44,7 @@ pub use self::{
     reporter::{Page, Reporter},
     site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
+    workload::ShownWorkload,
 };
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Process, Seconds, ShownWorkload},
+    event::{Process, Seconds},
     json,
+    workload::ShownWorkload,
 };
 use crate::{
     identity::BootTime,
@@ -185,7 +186,7 @@ impl RemedyEvent {
             reason: refusal.map(|refusal| refusal.as_str().into()),
             message: refusal.map_or_else(|| planned(remedy), ToString::to_string).as_str().into(),
             holder: Process::from(&first.holder),
-            workload: ShownWorkload::from(&first.workload),
+            workload: ShownWorkload::new(&first.workload, &first.named),
             zombies: zombies.iter().map(|zombie| RemediedZombie::of(zombie)).collect(),
             before: State { zombies: zombies.len() as u64, holder: first.holder.state },
             after: None,

@@ -6,12 +6,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Seconds, ShownWorkload},
+    event::Seconds,
     export::{Place, Sample},
-    human, json,
+    json,
     origin::{ShownFrame, ShownOrigin},
+    workload::ShownWorkload,
 };
 use crate::{
+    names::Namer,
     origin::{Moment, Quality, Site, SiteId, Sites, Within},
     text::Untrusted,
 };
@@ -118,11 +120,17 @@ impl Window {
 impl LeaksEvent {
     /// The head, and the sites that leaked within `since`; all of them where that is `None`. Those come first that leaked last.
     #[must_use]
-    pub fn list(sites: &Sites, since: Option<Duration>, now: Moment) -> (Self, Vec<SiteEvent>) {
+    pub fn list(
+        sites: &Sites,
+        since: Option<Duration>,
+        now: Moment,
+        names: &Namer,
+    ) -> (Self, Vec<SiteEvent>) {
         let recent = |site: &&Site| since.is_none_or(|since| now.boot.since(site.last.boot) <= since);
         let mut kept: Vec<_> = sites.iter().filter(recent).collect();
         kept.sort_by_key(|site| std::cmp::Reverse(site.last.boot));
-        let events: Vec<_> = kept.into_iter().map(|site| SiteEvent::new(site, sites, since, now)).collect();
+        let events: Vec<_> =
+            kept.into_iter().map(|site| SiteEvent::new(site, sites, since, now, names)).collect();
         let sums = sites.sums();
         let [exact, approximate, lineage_only, predates] = sums.qualities;
         let head = Self {
@@ -142,7 +150,7 @@ impl LeaksEvent {
 impl SiteEvent {
     /// A site as it is at `now`.
     #[must_use]
-    pub fn new(site: &Site, sites: &Sites, since: Option<Duration>, now: Moment) -> Self {
+    pub fn new(site: &Site, sites: &Sites, since: Option<Duration>, now: Moment, names: &Namer) -> Self {
         let window = |span| Window::new(span, sites.within(site, span, now.boot));
         Self {
             time: now.wall,
@@ -155,7 +163,7 @@ impl SiteEvent {
             since: since.map(window),
             quality: site.quality,
             comm: site.comm.clone(),
-            workload: (&site.workload).into(),
+            workload: ShownWorkload::new(&site.workload, &names.of(&site.workload)),
             origin: ShownOrigin::new(&site.origin, &site.comm),
         }
     }
@@ -169,7 +177,7 @@ impl SiteEvent {
     /// As a path for other tools: workload, process, frames; without a stack, the processes alone.
     #[must_use]
     pub fn sample(&self) -> Sample {
-        let workload = Untrusted::from_escaped(&human::workload(&self.workload));
+        let workload = Untrusted::from_escaped(&self.workload.shown());
         let mut path = vec![Place::named(workload.clone())];
         let origin = &self.origin;
         match &origin.stack {
@@ -225,10 +233,10 @@ mod tests {
     #[test]
     fn only_sites_that_leaked_in_the_span_are_listed_the_latest_first() {
         let (sites, now) = fixture::counted();
-        let (head, all) = LeaksEvent::list(&sites, None, now);
+        let (head, all) = LeaksEvent::list(&sites, None, now, &Namer::default());
         assert_eq!((head.sites, all.len()), (all.len(), 5));
         assert!(all.windows(2).all(|pair| pair[0].last_seen >= pair[1].last_seen));
-        let (head, late) = LeaksEvent::list(&sites, Some(Duration::from_secs(60)), now);
+        let (head, late) = LeaksEvent::list(&sites, Some(Duration::from_secs(60)), now, &Namer::default());
         assert_eq!((head.sites, late.len()), (1, 1));
         let since = late[0].since.unwrap();
         assert!(since.leaked.unwrap() >= 1 && since.leaked.unwrap() < late[0].total, "{since:?}");

@@ -142,8 +142,11 @@ impl Watch {
 
     /// Takes over what others count.
     pub(super) fn take_over_losses(&mut self) {
-        let Self { describer: Describer { kernel, stacks, .. }, losses, .. } = self;
+        let Self { describer: Describer { kernel, stacks, names, .. }, losses, .. } = self;
         losses.set(Loss::ProgramSkipped, kernel.skipped());
+        let names = names.counts();
+        losses.set(Loss::NameForgotten, names.forgotten);
+        losses.set(Loss::LabelLost, names.labels);
         if let Some(stacks) = stacks {
             losses.set(Loss::StackDropped, stacks.lost());
             losses.set(Loss::Unrecognized, stacks.unrecognized());
@@ -197,8 +200,12 @@ impl Watch {
         let ours = self.remedies.remove(id);
         self.restoring.settle(id);
         self.sites.remove(id);
-        if let Some((zombie, own)) = self.standing.remove(id) {
+        if let Some((mut zombie, own)) = self.standing.remove(id) {
             self.meters.gone(&zombie, own, ours);
+            // They may have come since it was reported.
+            if zombie.named.names().is_none() {
+                zombie.named = self.describer.names.of(&zombie.workload);
+            }
             // What it does when it is told to says nothing of what it does by itself.
             if !ours {
                 self.describer.holders.waited(zombie.holder.pid, zombie.died.age(at));

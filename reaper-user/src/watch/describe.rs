@@ -12,6 +12,7 @@ use crate::{
     cause::{self, Facts},
     identity::{BootTime, Identity},
     kernel::{Clock, Kernel, KernelError, boot_now},
+    names::Namer,
     observe::Scene,
     origin::Stacks,
     proc::{Proc, Seen, shown_cmdline, ticks},
@@ -25,6 +26,7 @@ pub(crate) struct Describer {
     pub(crate) clock: Clock,
     pub(crate) workloads: Workloads,
     pub(crate) proc: Proc,
+    pub(crate) names: Namer,
     pub(super) holders: Holders,
     pub(super) copies: Copies,
     /// First processes of pid namespaces that are dead, by the namespace's inode number.
@@ -44,6 +46,7 @@ impl Describer {
             clock,
             workloads,
             proc,
+            names: Namer::default(),
             holders: Holders::default(),
             copies: Copies::default(),
             dead_inits: HashMap::new(),
@@ -51,6 +54,11 @@ impl Describer {
             started: boot_now(),
             stacks: None,
         }
+    }
+
+    /// With what people call workloads.
+    pub(crate) fn named_by(self, names: Namer) -> Self {
+        Self { names, ..self }
     }
 
     /// With the stacks that are taken at forks.
@@ -106,6 +114,7 @@ impl Describer {
             forker,
             cause,
             evidence,
+            named: self.names.of(&workload),
             workload,
             origin: Some(self.origin(record, scene)),
             predates: self.predates(record),
@@ -116,11 +125,13 @@ impl Describer {
     /// What is known of a zombie that went before this daemon had seen it.
     pub(super) fn describe_gone(&mut self, record: &Record) -> Gone {
         let [v2, v1] = self.cgroups(record);
+        let workload = self.workloads.of(v2, v1);
         Gone {
             identity: Identity::of(record),
             died: self.died(record),
             exit: ExitStatus::from_wait(record.status),
-            workload: self.workloads.of(v2, v1),
+            named: self.names.of(&workload),
+            workload,
             predates: self.predates(record),
         }
     }
@@ -137,6 +148,17 @@ impl Describer {
             (true, _) => Died::Before(moment.at),
             (false, true) => Died::At(moment.at),
             (false, false) => Died::About(moment.at),
+        }
+    }
+
+    /// Has the names of a zombie's workload asked for, so that they are there when it is reported. What a v1 hierarchy would tell is
+    /// not known before that.
+    pub(super) fn name_ahead(&mut self, record: &Record) {
+        let [v2, v1] = self.cgroups(record);
+        if v2 != 0 {
+            let workload = self.workloads.of(v2, v1);
+            // What is known by now is of no use yet.
+            let _early = self.names.of(&workload);
         }
     }
 

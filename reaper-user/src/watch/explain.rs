@@ -45,7 +45,7 @@ impl Watch {
         let mut known = BTreeSet::new();
         for site in zombies.iter().filter_map(|(id, _)| self.sites.of_zombie(*id)) {
             if known.insert((site.id, site.first.boot)) {
-                let site = SiteEvent::new(site, &self.sites, None, moment(now));
+                let site = SiteEvent::new(site, &self.sites, None, moment(now), &self.describer.names);
                 events.push(Event::LeakSite(Box::new(site)));
             }
         }

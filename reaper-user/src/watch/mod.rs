@@ -57,6 +57,7 @@ use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     ledger::Aging,
+    names::{self, Namer},
     observe::{Answers, Observer},
     origin::Sites,
     policy::Terms,
@@ -97,6 +98,8 @@ pub struct Settings {
     pub copying: Option<Copying>,
     /// How many label sets a metric has at most.
     pub label_sets: usize,
+    /// Who is asked what people call workloads.
+    pub names: names::Settings,
 }
 
 /// Why watching could not begin or go on.
@@ -181,6 +184,7 @@ impl Watch {
             sites,
             copying,
             label_sets,
+            names,
         } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
@@ -209,6 +213,8 @@ impl Watch {
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
         let remedies = Remedies::new(remedies, proc.clone(), crate::lock::directory())?;
         let stacks = start_following(&mut kernel, copying, &proc);
+        let names = Namer::start(names)
+            .map_err(|error| WatchError::System("starting the thread that asks for names", error))?;
         Kernel::trim();
         let losses = Losses::since(&kernel)?;
         // What was left behind is compared at once.
@@ -228,7 +234,7 @@ impl Watch {
             "watching"
         );
         Ok(Self {
-            describer: Describer::new(kernel, clock, workloads, proc).with(stacks),
+            describer: Describer::new(kernel, clock, workloads, proc).named_by(names).with(stacks),
             aging: Aging::new(age),
             standing: Standings::default(),
             sites: Sites::new(sites, moment(boot_now())),
@@ -394,7 +400,8 @@ impl Watch {
                     let early = self.describer.kernel.count(counter::FORK_EARLY)?;
                     self.sites.set_unrecognized(early);
                 }
-                let (head, sites) = LeaksEvent::list(&self.sites, since, moment(boot_now()));
+                let (head, sites) =
+                    LeaksEvent::list(&self.sites, since, moment(boot_now()), &self.describer.names);
                 let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(std::iter::once(Event::Leaks(Box::new(head))).chain(sites).collect());

@@ -203,10 +203,11 @@ impl Watch {
                 Answer::Probation { id, holder } => {
                     self.aging.on_probation(id, holder.as_ref().map(|holder| holder.tgid));
                     let Describer { kernel, copies, .. } = &mut self.describer;
-                    if let Some(record) = kernel.record(id)
-                        && !copies.put(record.cgroup_v2, now, kernel)
-                    {
-                        self.losses.count(Loss::WorkloadUncopied);
+                    if let Some(record) = kernel.record(id) {
+                        if !copies.put(record.cgroup_v2, now, kernel) {
+                            self.losses.count(Loss::WorkloadUncopied);
+                        }
+                        self.describer.name_ahead(&record);
                     }
                     if let Some(holder) = holder {
                         watched = true;

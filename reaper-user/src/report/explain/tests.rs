@@ -14,7 +14,7 @@ fn head(what: What, message: &str) -> ExplanationEvent {
 
 fn explained(zombies: &[Zombie]) -> Explained {
     let (sites, now) = fixture::counted();
-    let sites = LeaksEvent::list(&sites, None, now).1;
+    let sites = LeaksEvent::list(&sites, None, now, &crate::names::Namer::default()).1;
     Explained {
         zombies: zombies.iter().map(fixture::shown).collect(),
         sites: sites.into_iter().filter(|site| site.total == 500).collect(),
