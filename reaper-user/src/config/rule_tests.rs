@@ -103,14 +103,19 @@ fn a_bad_rule_is_refused_with_file_line_and_key() {
             "fits nobody",
         ),
         (
-            "[[rule]]\nsteps = [{ remedy = 'report', after = '1s' }]\nmatch = { namespace = 'shop' }",
+            "[[rule]]\nsteps = [{ remedy = 'report', after = '1s' }]\nmatch = { namespace = 'a**b' }",
             "3:23: rule[1].match.namespace:",
-            "not known to reaper yet",
+            "is not a pattern",
         ),
         (
-            "[[rule]]\nsteps = [{ remedy = 'report', after = '1s' }]\nmatch = { labels = { app = 'shop' } }",
+            "[[rule]]\nsteps = [{ remedy = 'report', after = '1s' }]\nmatch = { labels = { app = 'a**b' } }",
+            "3:28: rule[1].match.labels.app:",
+            "is not a pattern",
+        ),
+        (
+            "[[rule]]\nsteps = [{ remedy = 'report', after = '1s' }]\nmatch = { labels = {} }",
             "3:20: rule[1].match.labels:",
-            "not known to reaper yet",
+            "write a label",
         ),
         (
             "[[rule]]\nname = 'a'\nsteps = [{ remedy = 'report', after = '1s' }]\n[[rule]]\nname = 'a'\nsteps = [{ remedy = 'report', after = '1s' }]",

@@ -1,17 +1,18 @@
 //! The tables `[[rule]]`: how they are written, and what is refused although each value for itself is right.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
     span::Span,
-    written::{Ago, Any, Unknown, Word},
+    written::{Ago, Any, Word},
 };
 use crate::{
     policy::{Match, Pattern, Rule, Step},
     remedy::Remedy,
+    text::Untrusted,
     workload::Kind,
     zombie::Cause,
 };
@@ -42,8 +43,8 @@ struct WrittenMatch {
     executable: Option<Spanned<Any<Pattern>>>,
     uid: Option<Spanned<Any<u32>>>,
     age: Option<Spanned<Ago>>,
-    namespace: Option<Unknown>,
-    labels: Option<Unknown>,
+    namespace: Option<Spanned<Any<Pattern>>>,
+    labels: Option<Spanned<BTreeMap<String, Any<Pattern>>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -105,6 +106,12 @@ impl WrittenRule {
                 "0 is out of range: write a whole number from 1 on, or leave the rule out",
             );
         }
+        if let Some(labels) = when.labels.as_ref().filter(|labels| labels.get_ref().is_empty()) {
+            return fault(
+                labels.span(),
+                "write a label, such as { app = \"shop\" }, or leave the key out to fit all",
+            );
+        }
         let rule = Rule {
             name,
             when: when.plain(),
@@ -121,8 +128,8 @@ impl WrittenRule {
         {
             return fault(
                 span,
-                "terminate-holder needs a match that names somebody: a pod, container, unit, cgroup or executable that is \
-                 more than wildcards",
+                "terminate-holder needs a match that names somebody: a pod, container, unit, cgroup, executable, namespace or label \
+                 that is more than wildcards",
             );
         }
         if let Some(span) = self.span_of(Remedy::Autoreap) {
@@ -249,7 +256,7 @@ fn set(flag: Option<&Spanned<bool>>) -> Option<Range<usize>> {
 
 impl WrittenMatch {
     fn plain(&self) -> Match {
-        let Self { kind, pod, container, unit, cgroup, cause, executable, uid, age, namespace: _, labels: _ } =
+        let Self { kind, pod, container, unit, cgroup, cause, executable, uid, age, namespace, labels } =
             self;
         Match {
             kinds: words(kind.as_ref()),
@@ -260,9 +267,15 @@ impl WrittenMatch {
             causes: words(cause.as_ref()),
             executables: all(executable.as_ref()),
             uids: all(uid.as_ref()),
+            namespaces: all(namespace.as_ref()),
+            labels: labels.as_ref().map(|labels| labels.get_ref()).into_iter().flatten().map(plain).collect(),
             age: age.as_ref().map(|age| age.get_ref().0),
         }
     }
+}
+
+fn plain((key, values): (&String, &Any<Pattern>)) -> (Untrusted, Vec<Pattern>) {
+    (key.as_str().into(), values.0.clone())
 }
 
 fn all<T: Clone>(values: Option<&Spanned<Any<T>>>) -> Vec<T> {

@@ -100,16 +100,3 @@ word!(
     "\"held-by-tracer\", \"namespace-dying\", \"holder-stopped\", \"adopted\", \"inherited\", \
      \"notification-coalesced\", \"never-waited\" and \"unknown\""
 );
-
-/// What Kubernetes knows and the daemon does not. A rule that asks for it would never match, and nobody would know why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unknown;
-
-impl<'de> Deserialize<'de> for Unknown {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(de::Error::custom(
-            "namespaces and labels of Kubernetes are not known to reaper yet: match on pod (its UID), container, unit or \
-             cgroup",
-        ))
-    }
-}

@@ -6,7 +6,7 @@ use super::{
     Refusal, Rule,
     breaker::{Breaker, Opened, Trip},
     limits::Limits,
-    rule::Subject,
+    rule::{Fit, Subject},
     safety::{Case, Waited, allows},
 };
 use crate::{
@@ -20,6 +20,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// But not more rarely than this.
 const AGAIN_AT_LEAST: Duration = Duration::from_secs(3_600);
+
+/// Names are often there in the next moment, and may be missing for as long as a runtime is down.
+fn unnamed_for(age: Duration) -> Duration {
+    (age / 2).clamp(Duration::from_secs(1), AGAIN)
+}
 
 /// What holds for all remedies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +87,17 @@ pub struct Act {
     pub remedy: Remedy,
 }
 
+/// The rule that decides about a zombie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Its place; `None` where no rule matches.
+    pub rule: Option<usize>,
+    /// Whether it matches is not known before the names of the workload are: until then neither it nor one behind it does anything.
+    pub unnamed: bool,
+    /// The next age at which another one may match.
+    pub later: Option<Duration>,
+}
+
 /// What is decided about a zombie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
@@ -125,21 +141,21 @@ impl Policy {
         self.terms.rules.iter().any(|rule| rule.step(Remedy::Reap).is_some())
     }
 
-    /// The rule that matches a zombie of this age, and the next age at which another one may.
+    /// The rule that decides about a zombie of this age.
     #[must_use]
-    pub fn rule(&self, case: Case<'_>, age: Duration) -> (Option<usize>, Option<Duration>) {
+    pub fn rule(&self, case: Case<'_>, age: Duration) -> Choice {
         let executable = case.holder.executable.as_ref();
         let subject = Subject { executable, uid: case.holder.uid };
         let mut later: Option<Duration> = None;
         for (place, rule) in self.terms.rules.iter().enumerate() {
-            if rule.when.fits(case.zombie, subject) {
-                match rule.when.age.filter(|least| *least > age) {
-                    None => return (Some(place), later),
-                    Some(least) => later = Some(later.map_or(least, |later| later.min(least))),
-                }
+            let fit = rule.when.fits(case.zombie, subject);
+            match rule.when.age.filter(|least| *least > age) {
+                _ if fit == Fit::No => {}
+                None => return Choice { rule: Some(place), unnamed: fit == Fit::NotYet, later },
+                Some(least) => later = Some(later.map_or(least, |later| later.min(least))),
             }
         }
-        (None, later)
+        Choice { rule: None, unnamed: false, later }
     }
 
     /// Decides about a zombie at `now`.
@@ -148,7 +164,7 @@ impl Policy {
         let died = case.zombie.died;
         let age = died.age(now);
         let reaches = |wanted: Duration| now.plus(wanted.saturating_sub(age));
-        let (place, later) = self.rule(case, age);
+        let Choice { rule: place, unnamed, later } = self.rule(case, age);
         let backoff = now.plus((age / 2).clamp(AGAIN, AGAIN_AT_LEAST));
         // That its holder is stopped passes (a remedy itself stops it for a moment), and another rule may be for what is then.
         let passes = matches!(case.zombie.cause, Cause::HeldByTracer | Cause::HolderStopped);
@@ -157,6 +173,15 @@ impl Policy {
         let Some((place, rule)) = place.and_then(|place| Some((place, self.terms.rules.get(place)?))) else {
             return decision;
         };
+        if unnamed {
+            let first = rule.steps.iter().position(|step| step.remedy != Remedy::Report);
+            let act =
+                first.and_then(|step| Some(Act { rule: place, step, remedy: rule.steps.get(step)?.remedy }));
+            decision.refusals.extend(act.map(|act| (act, Refusal::NamesUnknown)));
+            let then = now.plus(unnamed_for(age));
+            decision.again = Some(decision.again.map_or(then, |again| again.min(then)));
+            return decision;
+        }
         let (mut again, mut ready) = (decision.again, None);
         let mut at = |moment: BootTime| again = Some(again.map_or(moment, |again| again.min(moment)));
         for (step, wanted) in rule.steps.iter().enumerate() {
@@ -189,6 +214,7 @@ impl Policy {
                     match (&refusal, case.waited) {
                         // Nothing changes by itself: that it ends is another configuration.
                         (Refusal::Paused, _) => {}
+                        (Refusal::NamesUnknown, _) => at(now.plus(unnamed_for(age))),
                         (Refusal::MayStillWait { from, .. }, _) => at(reaches(*from)),
                         (Refusal::NotWatched, Waited::Unwatched(left)) => at(now.plus(left).min(backoff)),
                         _ => at(backoff),
@@ -196,7 +222,7 @@ impl Policy {
                     refusal
                 }
             };
-            let is_delay = refusal.is_delay();
+            let is_delay = refusal.is_delay() || refusal == Refusal::NamesUnknown;
             decision.refusals.push((act, refusal));
             // What is only a matter of time is waited for: a stronger remedy is not taken because of it.
             if is_delay {
@@ -242,8 +268,9 @@ impl Policy {
     #[must_use]
     pub fn report_at(&self, zombie: &Zombie, uid: Option<u32>, age: Duration) -> Option<Duration> {
         let subject = Subject { executable: None, uid };
-        let fits =
-            |rule: &&Rule| rule.when.age.is_none_or(|least| least <= age) && rule.when.fits(zombie, subject);
+        let fits = |rule: &&Rule| {
+            rule.when.age.is_none_or(|least| least <= age) && rule.when.fits(zombie, subject) == Fit::Yes
+        };
         self.terms.rules.iter().find(fits).and_then(Rule::reports_after)
     }
 

@@ -11,10 +11,10 @@ mod safety;
 
 pub use self::{
     breaker::{Opened, Trip},
-    decide::{Act, Decision, Policy, Progress, Terms},
+    decide::{Act, Choice, Decision, Policy, Progress, Terms},
     pattern::{Pattern, PatternError},
     refusal::{Limit, Refusal, Scope},
-    rule::{Match, Rule, Step, Subject},
+    rule::{Fit, Match, Rule, Step, Subject},
     safety::{Case, LONG_PAST, ReapTimes, Waited, allows},
 };
 

@@ -15,6 +15,8 @@ pub enum Refusal {
     OptedOut,
     /// Whether it says so could not be read.
     OptOutUnknown,
+    /// What its container runtime calls the workload is not known yet: whether the rule means it, or a label opts it out.
+    NamesUnknown,
     /// There is no holder any more.
     HolderGone,
     /// The remedy does not help against this cause.
@@ -106,6 +108,7 @@ impl Refusal {
             Self::Protected(_) => "protected",
             Self::OptedOut => "opted-out",
             Self::OptOutUnknown => "opt-out-unknown",
+            Self::NamesUnknown => "names-unknown",
             Self::HolderGone => "holder-gone",
             Self::Cause(_) => "cause",
             Self::NeedsConsent(_) => "needs-consent",
@@ -192,6 +195,10 @@ impl fmt::Display for Refusal {
                 "the holder took up to {} to wait for a child: only at an age of {} is that long past",
                 Span(*longest),
                 Span(*from)
+            ),
+            Self::NamesUnknown => f.write_str(
+                "its container runtime has not said yet what it calls the workload: whether a rule means it, or a label opts it \
+                 out",
             ),
             Self::PidUnknown => f.write_str("its pid in the holder's namespace is not known"),
             Self::NotHeeded => f.write_str("the holder neither handles SIGCHLD nor fetches it"),

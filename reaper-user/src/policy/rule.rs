@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Pattern;
 use crate::{
+    names::{Named, Names},
     remedy::Remedy,
     text::Untrusted,
     workload::Kind,
@@ -58,8 +59,24 @@ pub struct Match {
     pub executables: Vec<Pattern>,
     /// The holder's user ids, as the initial user namespace numbers them.
     pub uids: Vec<u32>,
+    /// Kubernetes namespaces.
+    pub namespaces: Vec<Pattern>,
+    /// Labels of the pod or container: each must be there, with any of these values.
+    pub labels: Vec<(Untrusted, Vec<Pattern>)>,
     /// The least age.
     pub age: Option<Duration>,
+}
+
+/// Whether a rule means a zombie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// It asks for names, and those of the workload were asked for and are not known yet. Which rule is the first that matches cannot
+    /// be said before that.
+    NotYet,
 }
 
 /// What of a holder a rule may ask about.
@@ -72,32 +89,57 @@ pub struct Subject<'a> {
 }
 
 impl Match {
-    /// True where the zombie is meant, whatever its age.
+    /// Whether the zombie is meant, whatever its age.
     #[must_use]
-    pub fn fits(&self, zombie: &Zombie, subject: Subject<'_>) -> bool {
-        let Self { kinds, pods, containers, units, cgroups, causes, executables, uids, age: _ } = self;
+    pub fn fits(&self, zombie: &Zombie, subject: Subject<'_>) -> Fit {
+        let Self {
+            kinds,
+            pods,
+            containers,
+            units,
+            cgroups,
+            causes,
+            executables,
+            uids,
+            namespaces,
+            labels,
+            age: _,
+        } = self;
         let workload = &zombie.workload;
         let container = workload
             .id
             .as_ref()
             .filter(|_| matches!(workload.kind, Kind::Pod | Kind::Container | Kind::Machine));
-        any(kinds, |kind| *kind == workload.kind)
+        let fits = any(kinds, |kind| *kind == workload.kind)
             && any_text(pods, workload.pod_uid.as_ref())
             && any_text(containers, container)
             && any_text(units, workload.unit.as_ref())
             && any_text(cgroups, workload.cgroup.as_ref())
             && any(causes, |cause| *cause == zombie.cause)
             && any_text(executables, subject.executable)
-            && any(uids, |uid| Some(*uid) == subject.uid)
+            && any(uids, |uid| Some(*uid) == subject.uid);
+        let fits_names = |names: &Names| {
+            let value =
+                |key: &Untrusted| names.labels.iter().find(|(own, _)| own == key).map(|(_, value)| value);
+            any_text(namespaces, names.namespace.as_ref())
+                && labels.iter().all(|(key, wanted)| any_text(wanted, value(key)))
+        };
+        match &zombie.named {
+            _ if !fits => Fit::No,
+            _ if namespaces.is_empty() && labels.is_empty() => Fit::Yes,
+            Named::Pending => Fit::NotYet,
+            named if named.names().is_some_and(fits_names) => Fit::Yes,
+            _ => Fit::No,
+        }
     }
 
     /// True where no pattern of it names anything: its kinds, users, causes and ages are those of half a machine.
     #[must_use]
     pub fn names_nobody(&self) -> bool {
-        let Self { kinds: _, pods, containers, units, cgroups, causes: _, executables, uids: _, age: _ } =
-            self;
-        ![pods, containers, units, cgroups, executables]
+        let Self { pods, containers, units, cgroups, executables, namespaces, labels, .. } = self;
+        ![pods, containers, units, cgroups, executables, namespaces]
             .into_iter()
+            .chain(labels.iter().map(|(_, values)| values))
             .any(|patterns| !patterns.is_empty() && !patterns.iter().any(Pattern::is_everything))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Refusal, Rule};
 use crate::{
+    names::Named,
     remedy::{Heeds, Holder, OptOut, Remedy},
     zombie::{Cause, Zombie},
 };
@@ -62,6 +63,11 @@ pub fn allows(remedy: Remedy, rule: &Rule, case: Case<'_>, age: Duration) -> Res
         OptOut::No => {}
         OptOut::Yes => return Err(Refusal::OptedOut),
         OptOut::Unknown => return Err(Refusal::OptOutUnknown),
+    }
+    match &zombie.named {
+        Named::As(names) if names.opts_out => return Err(Refusal::OptedOut),
+        Named::Pending => return Err(Refusal::NamesUnknown),
+        Named::As(_) | Named::Nobody => {}
     }
     if !helps(remedy, zombie.cause) {
         return Err(Refusal::Cause(zombie.cause));

@@ -1,3 +1,5 @@
+mod names;
+
 use std::time::Duration;
 
 use super::*;
@@ -292,7 +294,7 @@ fn a_rule_means_whom_all_of_its_keys_fit() {
     let (zombie, holder) = (zombie(Cause::Adopted), holder());
     let subject = Subject { executable: holder.executable.as_ref(), uid: holder.uid };
     let pattern = |text: &str| vec![text.parse::<Pattern>().unwrap()];
-    let fits = |when: Match| when.fits(&zombie, subject);
+    let fits = |when: Match| when.fits(&zombie, subject) == Fit::Yes;
     assert!(fits(Match::default()));
     assert!(fits(Match { kinds: vec![Kind::Host, Kind::Pod], ..Match::default() }));
     assert!(!fits(Match { kinds: vec![Kind::Host], ..Match::default() }));
@@ -304,14 +306,14 @@ fn a_rule_means_whom_all_of_its_keys_fit() {
     assert!(fits(Match { executables: pattern("/usr/bin/app"), uids: vec![0, 1000], ..Match::default() }));
     assert!(!fits(Match { executables: pattern("/usr/bin/app"), uids: vec![0], ..Match::default() }));
     let unknown = Subject { executable: None, uid: None };
-    assert!(!Match { executables: pattern("**"), ..Match::default() }.fits(&zombie, unknown));
-    assert!(!Match { uids: vec![0], ..Match::default() }.fits(&zombie, unknown));
+    assert_eq!(Match { executables: pattern("**"), ..Match::default() }.fits(&zombie, unknown), Fit::No);
+    assert_eq!(Match { uids: vec![0], ..Match::default() }.fits(&zombie, unknown), Fit::No);
     // A unit's name is no container's id.
     let unit = Zombie {
         workload: crate::workload::Workload { kind: Kind::Unit, ..zombie.workload.clone() },
         ..zombie.clone()
     };
-    assert!(!Match { containers: pattern("3f2a*"), ..Match::default() }.fits(&unit, subject));
+    assert_eq!(Match { containers: pattern("3f2a*"), ..Match::default() }.fits(&unit, subject), Fit::No);
 }
 
 #[test]

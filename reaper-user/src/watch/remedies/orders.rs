@@ -45,7 +45,7 @@ impl Remedies {
     pub(super) fn judge(&mut self, id: u64, case: Case<'_>, now: BootTime) {
         let Case { zombie, holder, .. } = case;
         let Some(plan) = self.agenda.plan_mut(id) else { return };
-        let (rule, _) = self.policy.rule(case, zombie.died.age(now));
+        let rule = self.policy.rule(case, zombie.died.age(now)).rule;
         let decision = self.policy.decide(case, plan.progress, now);
         tracing::debug!(%zombie.identity, ?decision, "looked at for a remedy");
         plan.watch = decision.watch;
