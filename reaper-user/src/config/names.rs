@@ -17,6 +17,8 @@ pub struct Names {
     pub docker: Socket,
     /// Of Podman.
     pub podman: Socket,
+    /// Of the system's D-Bus, where systemd is.
+    pub systemd: Socket,
 }
 
 /// Where a runtime listens.
@@ -45,9 +47,14 @@ impl Names {
     /// Whom that means.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let Self { cri, docker, podman } = self;
+        let Self { cri, docker, podman, systemd } = self;
         let usual = Settings::default();
-        Settings { cri: cri.or(usual.cri), docker: docker.or(usual.docker), podman: podman.or(usual.podman) }
+        Settings {
+            cri: cri.or(usual.cri),
+            docker: docker.or(usual.docker),
+            podman: podman.or(usual.podman),
+            systemd: systemd.or(usual.systemd),
+        }
     }
 }
 

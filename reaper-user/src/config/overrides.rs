@@ -50,6 +50,9 @@ pub struct Overrides {
     /// The same for Podman [file: names.podman; default: auto]
     #[arg(long, value_name = "SOCKET")]
     pub names_podman: Option<Socket>,
+    /// The same for the system's D-Bus, where systemd says what a unit is for [file: names.systemd; default: auto]
+    #[arg(long, value_name = "SOCKET")]
+    pub names_systemd: Option<Socket>,
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

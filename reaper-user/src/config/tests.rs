@@ -37,6 +37,7 @@ fn the_printed_default_names_every_key() {
         "cri",
         "docker",
         "podman",
+        "systemd",
         "level",
         "listen",
         "label_sets",

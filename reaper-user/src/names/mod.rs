@@ -9,6 +9,7 @@ mod cri;
 mod docker;
 mod namer;
 mod socket;
+mod systemd;
 mod text;
 mod worker;
 

@@ -18,6 +18,7 @@ use super::{
     cache::{Cache, Places, bit},
     cri::Cri,
     docker::Docker,
+    systemd::Systemd,
     worker::work,
 };
 use crate::workload::{Kind, Workload};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub docker: Vec<PathBuf>,
     /// Of Podman.
     pub podman: Vec<PathBuf>,
+    /// Of the system's D-Bus, where systemd is.
+    pub systemd: Vec<PathBuf>,
 }
 
 impl Default for Settings {
@@ -48,6 +51,7 @@ impl Default for Settings {
             ]),
             docker: paths(&["/var/run/docker.sock"]),
             podman: paths(&["/run/podman/podman.sock"]),
+            systemd: paths(&["/run/dbus/system_bus_socket"]),
         }
     }
 }
@@ -65,28 +69,26 @@ impl Namer {
     /// # Errors
     /// A thread or a descriptor could not be had.
     pub fn start(settings: Settings) -> io::Result<Self> {
-        let Settings { cri, docker, podman } = settings;
+        let Settings { cri, docker, podman, systemd } = settings;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut this = Self::default();
         let mut workers = JoinSet::new();
-        for socket in cri {
-            let questions = this.add(Asked::Cri);
-            questions.map(|(place, questions)| {
-                workers.spawn_on(
-                    work(Cri::at(socket), place, Arc::clone(&this.cache), questions),
-                    runtime.handle(),
-                )
-            });
-        }
-        for (asked, sockets) in [(Asked::Docker, docker), (Asked::Podman, podman)] {
+        let handle = runtime.handle();
+        for (asked, sockets) in
+            [(Asked::Cri, cri), (Asked::Docker, docker), (Asked::Podman, podman), (Asked::Systemd, systemd)]
+        {
             for socket in sockets {
-                let questions = this.add(asked);
-                questions.map(|(place, questions)| {
-                    workers.spawn_on(
-                        work(Docker::at(socket), place, Arc::clone(&this.cache), questions),
-                        runtime.handle(),
-                    )
-                });
+                let Some((place, questions)) = this.add(asked) else { break };
+                let cache = Arc::clone(&this.cache);
+                match asked {
+                    Asked::Cri => workers.spawn_on(work(Cri::at(socket), place, cache, questions), handle),
+                    Asked::Docker | Asked::Podman => {
+                        workers.spawn_on(work(Docker::at(socket), place, cache, questions), handle)
+                    }
+                    Asked::Systemd => {
+                        workers.spawn_on(work(Systemd::at(socket), place, cache, questions), handle)
+                    }
+                };
             }
         }
         if !this.asked.is_empty() {
@@ -127,10 +129,10 @@ impl Namer {
             {
                 // The next time that it is needed it is asked for anew.
                 self.cache.unasked(&key);
-                return Named::Pending;
+                return pending_for(&key);
             }
         }
-        named
+        if named == Named::Pending { pending_for(&key) } else { named }
     }
 
     /// Waits until there is an answer to all that was asked, or none is to be expected soon; no longer than `patience`. For commands
@@ -143,5 +145,13 @@ impl Namer {
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.cache.counts()
+    }
+}
+
+/// That there is no answer yet. What a unit says of itself decides nothing, so nobody is to wait for it.
+const fn pending_for(key: &Key) -> Named {
+    match key {
+        Key::Unit(_) => Named::Nobody,
+        Key::Container(_) | Key::Pod(_) => Named::Pending,
     }
 }

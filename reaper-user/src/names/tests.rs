@@ -45,7 +45,7 @@ fn container(digit: char, runtime: Option<Runtime>) -> Workload {
 }
 
 fn nobody() -> Settings {
-    Settings { cri: Vec::new(), docker: Vec::new(), podman: Vec::new() }
+    Settings { cri: Vec::new(), docker: Vec::new(), podman: Vec::new(), systemd: Vec::new() }
 }
 
 /// Asks until it is so.
@@ -85,6 +85,7 @@ fn runtimes_that_hang_fail_or_talk_nonsense_delay_nobody_and_no_other_runtime() 
         cri: vec![at("hangs"), at("closes"), at("nonsense")],
         docker: vec![at("endless"), at("hangs"), at("nonsense")],
         podman: vec![at("answers")],
+        systemd: vec![at("nonsense"), at("hangs")],
     };
     let namer = Namer::start(settings).unwrap();
     let begun = Instant::now();
@@ -101,6 +102,8 @@ fn runtimes_that_hang_fail_or_talk_nonsense_delay_nobody_and_no_other_runtime() 
     for workload in [&of_docker, &of_cri] {
         assert_eq!(namer.of(workload), Named::Pending);
     }
+    let unit = Workload { kind: Kind::Unit, id: Some("a.service".into()), ..container('a', None) };
+    assert_eq!(namer.of(&unit), Named::Nobody, "what it says of itself is nothing to wait for");
     assert_eq!(namer.counts(), Counts::default());
 }
 
