@@ -29,6 +29,8 @@ mod ls;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod no_scan;
 #[cfg(test)]
 mod origin;

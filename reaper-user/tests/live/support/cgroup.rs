@@ -50,6 +50,32 @@ impl Drop for Cgroup {
     }
 }
 
+/// A cgroup of this name in the root of each hierarchy, made by others; what is below goes with it when this is dropped. Keep it until
+/// those have ended.
+#[derive(Debug)]
+pub(crate) struct Parent(pub(crate) &'static str);
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let cgroups = mounts.lines().filter(|line| line.contains(" - cgroup"));
+        for mount in cgroups.filter_map(|line| line.split(' ').nth(4)) {
+            remove(&Path::new(mount).join(self.0));
+        }
+    }
+}
+
+/// What is not empty stays.
+fn remove(cgroup: &Path) {
+    let Ok(entries) = fs::read_dir(cgroup) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove(&entry.path());
+    }
+    if let Err(error) = fs::remove_dir(cgroup) {
+        eprintln!("could not remove {}: {error}", cgroup.display());
+    }
+}
+
 /// Where the version 2 hierarchy is mounted.
 fn mount() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

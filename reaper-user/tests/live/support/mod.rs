@@ -2,8 +2,10 @@
 
 mod cgroup;
 mod container;
+mod containerd;
 mod daemon;
 mod held;
+mod image;
 mod mount;
 mod pins;
 mod random;
@@ -19,10 +21,12 @@ use std::{
 };
 
 pub(crate) use self::{
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Parent},
     container::{Container, Rootfs},
+    containerd::{Containerd, Pod},
     daemon::{Daemon, Ended, Seen, assert_refused, run_briefly},
     held::Held,
+    image::{IMAGE, Image, run},
     mount::Mount,
     pins::Pins,
     random::Random,

@@ -1,0 +1,221 @@
+//! Names that people know, from the real runtimes. What is true is what the test itself has told them.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    remedy::configuration,
+    support::{Containerd, Daemon, IMAGE, Image, Parent, Pod, Seen, machine, program, reaper, run, signal},
+};
+
+const UID: &str = "5f1c3d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f";
+
+const FETCHER: Pod<'static> = Pod {
+    namespace: "crawlers",
+    name: "fetcher-7c9d",
+    uid: UID,
+    labels: &[("app", "fetcher")],
+    annotations: &[],
+};
+
+/// Nothing but these sockets, and zombies from 400 ms on.
+fn daemon(rules: &str, cri: &Path, podman: &Path) -> Daemon {
+    let file = configuration(rules);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    Daemon::run(&[
+        "--config",
+        &text(file.path()),
+        "--names-docker=off",
+        "--names-cri",
+        &text(cri),
+        "--names-podman",
+        &text(podman),
+    ])
+}
+
+const OFF: &str = "off";
+
+fn is_of(seen: &Seen, kind: &str, id: &str) -> bool {
+    seen.is(kind) && seen.text("/workload/id") == id
+}
+
+/// Waits for an event about a container that fits, and returns it.
+fn event(daemon: &mut Daemon, what: &str, fits: impl Fn(&Seen) -> bool) -> Seen {
+    let mut found = None;
+    daemon.until(what, Duration::from_secs(20), |seen| {
+        if fits(seen) {
+            found = Some(seen.clone());
+        }
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// What another command of reaper's says.
+fn said(arguments: &[&str]) -> String {
+    run(Command::new(reaper()).args(arguments))
+}
+
+fn names(seen: &Seen) -> [&str; 4] {
+    ["/workload/namespace", "/workload/pod", "/workload/container", "/workload/image"]
+        .map(|name| seen.text(name))
+}
+
+#[test]
+fn a_pods_zombie_is_reported_listed_and_explained_by_the_names_its_runtime_gives() {
+    let _machine = machine();
+    let image = Image::make();
+    let mut containerd = Containerd::start(&image);
+    let rules = "[[rule]]\nname = 'elsewhere'\nmatch.namespace = 'shops'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n\
+                 [[rule]]\nname = 'fetchers'\nmatch = { namespace = 'crawl*', labels = { app = 'fetcher' } }\n\
+                 steps = [{ remedy = 'nudge', after = '500ms' }]\n";
+    let mut daemon = daemon(rules, &containerd.socket(), Path::new(OFF));
+    let id = containerd.run(&FETCHER);
+    let first = event(&mut daemon, "a zombie of the pod", |seen| is_of(seen, "zombie", &id));
+    assert_eq!(names(&first), ["crawlers", "fetcher-7c9d", "fetcher", IMAGE], "{first:?}");
+    assert_eq!((first.text("/workload/kind"), first.text("/workload/pod_uid")), ("pod", UID));
+
+    // A rule that asks for namespace and label decides; this holder does not heed SIGCHLD, so it says no.
+    let remedy = event(&mut daemon, "a remedy", |seen| is_of(seen, "remedy", &id));
+    assert_eq!((remedy.text("/rule"), remedy.text("/reason")), ("fetchers", "not-heeded"));
+
+    let called = "crawlers/fetcher-7c9d (container fetcher)";
+    assert!(said(&["ls"]).contains(called), "{}", said(&["ls"]));
+    let leaks = said(&["leaks", "--workload", "crawlers/fetcher-7c9d"]);
+    assert!(leaks.contains("crawlers/fetcher-7c9d"), "{leaks}");
+    let page = said(&["explain", &first.number("/pid").to_string()]);
+    let page: Vec<_> = page.split_whitespace().collect();
+    assert!(page.join(" ").contains(&format!("Workload {called}, image {IMAGE}, pod {id}")), "{page:?}");
+
+    // One that opts out by an annotation is left alone.
+    let spared = Pod {
+        name: "spared-1",
+        uid: "11111111-2222-3333-4444-555555555555",
+        annotations: &[("reaper-remedies", "off")],
+        ..FETCHER
+    };
+    let spared = containerd.run(&spared);
+    let refused = event(&mut daemon, "a refusal", |seen| is_of(seen, "remedy", &spared));
+    assert_eq!((refused.text("/outcome"), refused.text("/reason")), ("refused", "opted-out"));
+    daemon.end();
+
+    // Without a daemon, by a census: the socket that is usual may be another containerd's, so only that it does not hang.
+    let begun = Instant::now();
+    said(&["ls"]);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn while_containerd_hangs_reports_are_on_time_and_the_names_come_when_it_answers_again() {
+    let _machine = machine();
+    let image = Image::make();
+    let mut containerd = Containerd::start(&image);
+    let id = containerd.run(&FETCHER);
+    signal(containerd.pid(), libc::SIGSTOP);
+    let rules = "[[rule]]\nname = 'fetchers'\nmatch.namespace = 'crawlers'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n\
+                 [[rule]]\nname = 'all'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n";
+    let mut daemon = daemon(rules, &containerd.socket(), Path::new(OFF));
+    // Of those that died while it watched: their age is exact, and a report that waited for names would be late.
+    let mut ages = Vec::new();
+    daemon.until("reports by ids alone", Duration::from_secs(20), |seen| {
+        if is_of(seen, "zombie", &id) && seen.event["age_seconds"].is_number() {
+            assert_eq!(names(seen), [""; 4], "nobody could have told: {seen:?}");
+            ages.push(seen.event["age_seconds"].as_f64().unwrap());
+        }
+        ages.len() >= 30
+    });
+    ages.sort_by(f64::total_cmp);
+    println!("ages at the report while containerd hangs: {ages:?}");
+    assert!(ages[ages.len() / 2] < 0.5, "{ages:?}");
+    // No rule decides before the names are known, not even the one behind, and that is said.
+    let unknown = |seen: &Seen| (seen.text("/rule"), seen.text("/reason")) == ("fetchers", "names-unknown");
+    assert!(!daemon.came(Duration::ZERO, |seen| is_of(seen, "remedy", &id) && !unknown(seen)));
+    assert!(daemon.came(Duration::ZERO, |seen| is_of(seen, "remedy", &id) && unknown(seen)));
+
+    signal(containerd.pid(), libc::SIGCONT);
+    let named = event(&mut daemon, "a report with names", |seen| {
+        is_of(seen, "zombie", &id) && seen.text("/workload/pod") == FETCHER.name
+    });
+    assert_eq!(names(&named), ["crawlers", "fetcher-7c9d", "fetcher", IMAGE]);
+    let decided = event(&mut daemon, "a remedy", |seen| is_of(seen, "remedy", &id) && !unknown(seen));
+    assert_eq!((decided.text("/rule"), decided.text("/reason")), ("fetchers", "not-heeded"));
+    // Those that were reported by their ids have names in a list.
+    let (pod, ids) = (said(&["ls", "--container", &id]), &id[..12]);
+    assert!(pod.contains("crawlers/fetcher-7c9d (container fetcher)") && !pod.contains(ids), "{pod}");
+    daemon.end();
+}
+
+/// Podman's containers' cgroups are below this one.
+const PARENT: &str = "reaper-live-podman";
+
+/// Podman's service with a container; both are ended when this is dropped.
+struct Podman {
+    service: Child,
+    directory: tempfile::TempDir,
+    /// Last, when its containers have ended.
+    _cgroups: Parent,
+}
+
+impl Podman {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = format!("unix://{}", directory.path().join("podman.sock").display());
+        let service = Self::command(directory.path())
+            .args(["system", "service", "--time=0", &socket])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { service, directory, _cgroups: Parent(PARENT) }
+    }
+
+    /// With places of its own, and without a network.
+    fn command(directory: &Path) -> Command {
+        let mut podman = Command::new(program("podman"));
+        let at = |name: &str| directory.join(name);
+        podman.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none"]);
+        // crun does not do where both cgroup v1 and v2 are mounted.
+        podman.arg("--runtime").arg(program("runc"));
+        podman.arg("--root").arg(at("root")).arg("--runroot").arg(at("run"));
+        podman
+    }
+
+    fn podman(&self, arguments: &[&str]) -> String {
+        run(Self::command(self.directory.path()).args(arguments))
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        self.podman(&["rm", "--force", "--all", "--time=0"]);
+        let _ = self.service.kill();
+        let _ = self.service.wait();
+    }
+}
+
+#[test]
+fn a_container_of_podman_is_called_by_its_own_name() {
+    let _machine = machine();
+    let image = Image::make();
+    let podman = Podman::start();
+    podman.podman(&["load", "--input", image.archive().to_str().unwrap()]);
+    let mut daemon = daemon("", Path::new(OFF), &podman.directory.path().join("podman.sock"));
+    // Limits that may be set anywhere: it raises them where it may, and fails where it may not.
+    let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
+    let more = ["--detach", "--network=host", "--name=shop-web", "--label=app=shop"];
+    let parent = format!("--cgroup-parent=/{PARENT}");
+    let id =
+        podman.podman(&[&["run"], &more[..], &limits, &[&parent, IMAGE, "leak"]].concat()).trim().to_owned();
+    let zombie = event(&mut daemon, "a zombie of the container", |seen| {
+        is_of(seen, "zombie", &id) && seen.event.pointer("/workload/container").is_some_and(Value::is_string)
+    });
+    assert_eq!(names(&zombie), ["", "", "shop-web", IMAGE]);
+    assert!(said(&["ls"]).contains(" shop-web "), "{}", said(&["ls"]));
+    daemon.end();
+}
