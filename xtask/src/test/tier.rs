@@ -57,9 +57,9 @@ impl Tier {
             (Self::Lint, _) => 8,
             (Self::Unit, false) => 5,
             (Self::Unit, true) => 60,
-            (Self::Live, false) => 24,
+            (Self::Live, false) => 35,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 20,
+            (Self::Vm, _) => 25,
         })
     }
 
