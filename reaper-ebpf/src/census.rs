@@ -67,46 +67,53 @@ fn enter<K: Keys>(iteration: *mut Iteration) -> i32 {
     let Some(&before) = SEED.get(seed::BEFORE) else { return 0 };
     let Some(&more) = SEED.get(seed::FLAGS) else { return 0 };
     if start < before {
-        put_right::<K>(task, id, start, dead, (more & 0xffff_ffff) as u32);
+        put_right::<K>(task, id, start, dead, more);
     }
     0
 }
 
 #[inline(always)]
-fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, more: u32) {
+fn put_right<K: Keys>(task: Task, id: u64, start: u64, dead: bool, orders: u64) {
+    let more = (orders & 0xffff_ffff) as u32;
     if let Some(entry) = ledger::find(id) {
         // One that is in its exit right now is the exit hook's.
         if dead && entry.state() == state::ALIVE && task.has_exited() {
             exit::fill(entry, task);
             entry.add_flags(flag::PREDATES_EXIT | more);
             entry.publish::<K>(key(state::DEAD, id));
-            count(counter::HOOK_MISSED);
+            missed(orders);
         }
         return;
     }
     if let Some(entry) = ledger::claim::<K>(id) {
-        return born::<K>(entry, task, id, start, dead, more);
+        return born::<K>(entry, task, id, start, dead, orders);
     }
     if !dead {
         // A later pass finds the same ones again.
-        if more == 0 {
+        if orders & seed::FIRST != 0 {
             count(counter::FORK_UNRECORDED);
         }
         return;
     }
     match ledger::displace::<K>(id) {
-        Some(entry) => born::<K>(entry, task, id, start, dead, more),
+        Some(entry) => born::<K>(entry, task, id, start, dead, orders),
         None => exit::lose(id, false),
     }
 }
 
+/// Counts what a hook should have recorded.
 #[inline(always)]
-fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, more: u32) {
-    birth::parent(entry, task, start);
-    if more != 0 {
+fn missed(orders: u64) {
+    if orders & seed::FIRST == 0 {
         count(counter::HOOK_MISSED);
     }
-    let more = more | flag::PREDATES_FORK;
+}
+
+#[inline(always)]
+fn born<K: Keys>(entry: Entry, task: Task, id: u64, start: u64, dead: bool, orders: u64) {
+    birth::parent(entry, task, start);
+    missed(orders);
+    let more = (orders & 0xffff_ffff) as u32 | flag::PREDATES_FORK;
     if dead {
         let _counted: Result<(), i32> = LOST.remove(id);
         birth::rest(entry, task, more | flag::PREDATES_EXIT);

@@ -31,7 +31,7 @@ pub mod native;
 pub mod reap_time;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;
@@ -382,8 +382,10 @@ pub mod seed {
     /// Only processes that started before this moment (boot clock, ns) are entered: whatever is younger has the fork
     /// hook.
     pub const BEFORE: u32 = 0;
-    /// Flags for those that are entered: [`super::flag::RECOVERED`], or none.
+    /// Flags for those that are entered ([`super::flag::RECOVERED`], or none), with [`FIRST`] or without.
     pub const FLAGS: u32 = 1;
+    /// The hooks were attached only now: no hook has missed what is found.
+    pub const FIRST: u64 = 1 << 32;
     /// How many there are.
     pub const COUNT: u32 = 2;
 }
@@ -392,8 +394,10 @@ pub mod seed {
 pub mod meta {
     /// Of the object and all it was loaded with. Not 0 once everything is attached and entered.
     pub const FINGERPRINT: u32 = 0;
+    /// Of the ids of its maps.
+    pub const MAPS: u32 = 1;
     /// From here on, what of each counter has been reported: a counter outlives the daemon that reports it.
-    pub const SAID: u32 = 1;
+    pub const SAID: u32 = 2;
     /// Behind those, what of the kernel's own count of skipped programs has been.
     pub const SKIPPED_SAID: u32 = SAID + super::counter::COUNT;
     /// From here on, what of each counter another set of maps had counted that nobody had reported when it was replaced.

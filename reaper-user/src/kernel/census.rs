@@ -27,17 +27,19 @@ impl Orders {
         map(ebpf, "SEED").map(Self)
     }
 
-    /// Enters every process that started before `before` and that the ledger does not know, with `flags`. Returns
-    /// the keys of all that are there.
+    /// Enters every process that started before `before` and that the ledger does not know, with `flags`. It is the `first` where
+    /// the hooks were attached only now. Returns the keys of all that are there.
     pub(super) fn carry_out(
         &mut self,
         ebpf: &mut Ebpf,
         flavour: Flavour,
         before: BootTime,
         flags: u32,
+        first: bool,
     ) -> Result<Vec<u64>, KernelError> {
         let Self(orders) = self;
-        for (place, value) in [(seed::BEFORE, before.0), (seed::FLAGS, flags.into())] {
+        let first = if first { seed::FIRST } else { 0 };
+        for (place, value) in [(seed::BEFORE, before.0), (seed::FLAGS, u64::from(flags) | first)] {
             orders.set(place, value, 0).map_err(|error| KernelError::map("SEED", error))?;
         }
         let mut bytes = Vec::new();

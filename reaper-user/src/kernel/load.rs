@@ -84,6 +84,8 @@ impl Kernel {
             }
             tracing::warn!(path = %root.display(), "what is pinned there is not what it says; it is replaced");
         }
+        // The folder is locked: nobody is making these.
+        store.remove_incomplete()?;
         let set = store.make()?;
         let pinned = Pinned { store, set, fingerprint, adopted: false };
         Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))
@@ -169,6 +171,10 @@ impl Kernel {
     /// Takes over the set's programs and links. False where they are not ours.
     fn adopt(&mut self) -> Result<bool, KernelError> {
         let Some(Pinned { set, .. }) = &self.pinned else { return Ok(false) };
+        // A map whose pin was removed has been made anew by now, and is not the one that is written to.
+        if set.maps().is_none_or(|maps| Ok(maps) != self.meta.get(&meta::MAPS, 0).map_err(drop)) {
+            return Ok(false);
+        }
         let Some(always) = Always::adopt(&mut self.ebpf, self.flavour, set)? else { return Ok(false) };
         self.always = always;
         // Whom the last daemon watched is nothing to this one.
@@ -181,6 +187,14 @@ impl Kernel {
         let (put, taken) = (self.count(counter::OVERFLOW_IN)?, self.count(counter::OVERFLOW_OUT)?);
         self.taken_back = put.saturating_sub(taken).saturating_sub(in_overflow);
         Ok(true)
+    }
+
+    /// Ends the recording where nothing came of the start, so that no set is left that nobody will take over.
+    pub fn abandon(&self) {
+        let Some(Pinned { set, adopted: false, .. }) = &self.pinned else { return };
+        if let Err(error) = set.remove() {
+            tracing::warn!(%error, "what was pinned for this daemon could not be removed");
+        }
     }
 
     /// True where an earlier daemon's kernel side was taken over.
@@ -206,13 +220,11 @@ impl Kernel {
         };
         if self.adopted() {
             // This very process included, which the check of the offsets looks for.
-            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
+            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED, false)?;
         } else {
             // What another set's daemon may have told of is told again, and marked as such.
             let flags = if others { flag::RECOVERED } else { 0 };
-            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flags)?;
-            // No hook of this set has missed them.
-            self.say(meta::SAID + counter::HOOK_MISSED, self.count(counter::HOOK_MISSED)?)?;
+            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flags, true)?;
         }
         Ok(())
     }
@@ -222,17 +234,19 @@ impl Kernel {
     pub fn replace_others(&mut self) -> Result<(), KernelError> {
         let Some(Pinned { store, set, fingerprint, adopted }) = &self.pinned else { return Ok(()) };
         if !adopted {
-            let complete = self.meta.set(meta::FINGERPRINT, fingerprint, 0);
-            complete.map_err(|error| KernelError::map("META", error))?;
+            let maps = set.maps().unwrap_or_default();
+            for (place, value) in [(meta::MAPS, maps), (meta::FINGERPRINT, *fingerprint)] {
+                self.meta.set(place, value, 0).map_err(|error| KernelError::map("META", error))?;
+            }
         }
         for other in store.others(set)? {
             let replaced = other.folder.display().to_string();
             let (_, unsaid) = other.remove()?;
-            tracing::info!(
+            tracing::warn!(
                 replaced,
                 losses_known = unsaid.is_some(),
-                "removed what another version or an interrupted start had pinned; what was reaped while no daemon ran is not \
-                 told of"
+                "removed what another version, or one with other settings, had pinned; what it reported and was reaped while no \
+                 daemon ran is not told of"
             );
             for (counter, count) in (0..).zip(unsaid.unwrap_or_default()) {
                 // What goes in and out is each set's own.

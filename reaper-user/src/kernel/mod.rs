@@ -134,7 +134,7 @@ impl Kernel {
         /// A fork is in the kernel's list of processes a moment before its hook runs.
         const YOUNG: u64 = 2_000_000_000;
         let before = BootTime(boot_now().0.saturating_sub(YOUNG));
-        let keys = self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED)?;
+        let keys = self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED, false)?;
         Ok(keys.into_iter().map(|key| key & reaper_ebpf::ID_MASK).collect())
     }
 
@@ -279,6 +279,9 @@ impl Kernel {
             return true;
         }
         let Ok(mut words) = self.overflow.get(&id, 0) else { return false };
+        if reaper_ebpf::state_of(words[0]) != state::DEAD {
+            return false;
+        }
         words[0] = reaper_ebpf::key(to, id);
         // The kernel may have freed it meanwhile, before it could see the new state.
         self.overflow.insert(id, words, BPF_EXIST).is_ok() && self.overflow.get(&id, 0).is_ok()

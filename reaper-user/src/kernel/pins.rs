@@ -7,7 +7,6 @@
 //! moment in which nobody looks.
 
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs::{self, File},
     io,
@@ -143,6 +142,16 @@ impl Store {
         Ok(Set { folder })
     }
 
+    /// Removes what starts that were killed or failed have left.
+    pub(super) fn remove_incomplete(&self) -> Result<(), KernelError> {
+        for set in self.sets()?.iter().filter(|set| set.fingerprint().is_none()) {
+            check_owner(&set.folder)?;
+            set.remove()?;
+            tracing::info!(path = %set.folder.display(), "removed what an interrupted start had pinned");
+        }
+        Ok(())
+    }
+
     /// The sets beside this one.
     pub(super) fn others(&self, own: &Set) -> Result<Vec<Set>, KernelError> {
         let mut sets = self.sets()?;
@@ -182,23 +191,22 @@ impl Set {
         self.path(&format!("link_{name}"))
     }
 
-    /// Its programs, where they are the same as `ours` (by their tags) and use the maps that are pinned beside them, and its
-    /// links.
+    /// What tells its maps from others; `None` where one is missing.
+    pub(super) fn maps(&self) -> Option<u64> {
+        let ids = MAPS.iter().map(|name| Some(MapInfo::from_pin(self.path(name)).ok()?.id().to_le_bytes()));
+        let ids: Vec<_> = ids.collect::<Option<_>>()?;
+        Some(fingerprint(&[&ids.concat()]))
+    }
+
+    /// Its programs, where they are the same as `ours` (by their tags), and its links.
     pub(super) fn adopt<'a>(
         &self,
         ours: impl IntoIterator<Item = (&'static str, &'a BtfTracePoint)>,
     ) -> Option<(Vec<BtfTracePoint>, Vec<PinnedLink>)> {
-        let pinned = MAPS.iter().map(|name| Some(MapInfo::from_pin(self.path(name)).ok()?.id()));
-        let pinned: HashSet<u32> = pinned.collect::<Option<_>>()?;
-        let maps = |program: &BtfTracePoint| {
-            let maps: HashSet<u32> = program.info().ok()?.map_ids().ok()??.into_iter().collect();
-            Some(&maps & &pinned)
-        };
         let (mut programs, mut links) = (Vec::new(), Vec::new());
         for (name, ours) in ours {
             let theirs = BtfTracePoint::from_pin(self.program(name)).ok()?;
-            // A map whose pin was removed has been made anew by now, and is not the one that is written to.
-            if theirs.info().ok()?.tag() != ours.info().ok()?.tag() || maps(&theirs)? != maps(ours)? {
+            if theirs.info().ok()?.tag() != ours.info().ok()?.tag() {
                 return None;
             }
             programs.push(theirs);

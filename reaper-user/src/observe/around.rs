@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Answer, AtWork, Avoided, Neighbour, Request, Scene};
@@ -15,7 +15,8 @@ use crate::{
     text::Untrusted,
 };
 
-/// How long a zombie waits for the names of the functions that it was forked by; it is told of without them after that.
+/// How long the zombies of a batch wait for the names of the functions that they were forked by; they are told of without
+/// them after that.
 const NAMED: Duration = Duration::from_secs(1);
 
 /// The processes seen during one batch.
@@ -28,6 +29,8 @@ pub(super) struct Around<'a> {
     sights: HashMap<u32, Option<Arc<Sight>>>,
     /// Who is above the first processes of pid namespaces.
     ancestry: Option<Ancestry<'a>>,
+    /// No zombie waits longer for names.
+    named_by: Instant,
     /// It has been said that something could not be read.
     complained: bool,
 }
@@ -43,7 +46,17 @@ enum NoScene {
 impl<'a> Around<'a> {
     pub(super) fn new(proc: &'a Proc, at_work: &'a AtWork, avoided: &'a Mutex<Avoided>) -> Self {
         let (states, whole, sights) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { proc, at_work, avoided, states, whole, sights, ancestry: None, complained: false }
+        Self {
+            proc,
+            at_work,
+            avoided,
+            states,
+            whole,
+            sights,
+            ancestry: None,
+            named_by: Instant::now() + NAMED,
+            complained: false,
+        }
     }
 
     pub(super) fn look(&mut self, request: &'a Request) -> Answer {
@@ -54,7 +67,8 @@ impl<'a> Around<'a> {
             }
             Request::Report { id, zombie, forker, ref ancestors, ref naming } => {
                 if let Some(naming) = naming {
-                    naming.wait(NAMED);
+                    let left = self.named_by.saturating_duration_since(Instant::now());
+                    naming.wait(left);
                 }
                 match self.scene(zombie, forker, ancestors) {
                     Ok(scene) => Answer::Zombie { id, scene: Box::new(scene), sight: None },

@@ -23,6 +23,15 @@ const NOT_SOONER: Duration = Duration::from_millis(100);
 /// Between two looks at what there was no answer to.
 pub(super) const RESTORED_APART: Duration = Duration::from_secs(1);
 
+/// A release that was known of before its notice came.
+#[derive(Clone, Debug)]
+pub(super) struct Early {
+    /// Since when.
+    at: BootTime,
+    /// Who made it, where nothing has been told of it yet.
+    untold: Option<Reap>,
+}
+
 /// Zombies that an earlier daemon has reported and that this one has not taken over yet.
 #[derive(Debug, Default)]
 pub(super) struct Restoring {
@@ -173,8 +182,8 @@ impl Watch {
                  ends, recording ends; restart it to pin anew"
             );
         }
-        let stale = books.stale(kernel, now);
-        for id in &stale {
+        let stale: Vec<_> = books.stale(kernel, now).into_iter().map(|id| (id, kernel.record(id))).collect();
+        for (id, _) in &stale {
             kernel.forget(*id);
             losses.count(Loss::FreeMissed);
         }
@@ -182,9 +191,11 @@ impl Watch {
         if needed.census {
             books.doubt();
         }
-        for id in stale {
+        for (id, record) in stale {
             self.aging.settle(id);
-            self.release(id, now, None, None);
+            // An earlier daemon may have reported it.
+            let record = record.filter(|record| record.state() == state::STANDING);
+            self.release(id, now, None, record.as_ref());
         }
         // An announcement may have been missed without a loss: two that change one entry's state at the same moment.
         if needed.releases || compared {
@@ -192,6 +203,28 @@ impl Watch {
         }
         self.sweep_by(self.books.next().max(now.plus(NOT_SOONER)));
         Ok(())
+    }
+
+    /// A release was seen when it happened: the notice of it follows.
+    pub(super) fn reaped(&mut self, id: u64, reap: Reap) {
+        let record = self.describer.kernel.record(id);
+        let untold = if self.standing.has(id) || record.is_some() {
+            self.release(id, reap.at, Some(reap), record.as_ref());
+            None
+        } else {
+            // An earlier daemon's, and freed by now: the notice has what was recorded.
+            Some(reap)
+        };
+        self.early.insert(id, Early { at: boot_now(), untold });
+    }
+
+    /// The notice of a release, with what was recorded of the zombie.
+    pub(super) fn released(&mut self, id: u64, at: BootTime, record: Option<&Record>) {
+        match self.early.remove(&id) {
+            None => self.release(id, at, None, record),
+            Some(Early { untold: Some(reap), .. }) => self.release(id, reap.at, Some(reap), record),
+            Some(Early { untold: None, .. }) => {}
+        }
     }
 
     /// A zombie is gone: known from `reap` where that was seen, else it was `at` the latest. Where an earlier daemon has
@@ -229,9 +262,9 @@ impl Watch {
         for id in gone {
             self.release(id, now, None, None);
             // It may be in the ring buffer still.
-            self.early.insert(id, now);
+            self.early.insert(id, Early { at: boot_now(), untold: None });
         }
-        self.early.retain(|_, told| now.since(*told) < IN_THE_RING);
+        self.early.retain(|_, early| now.since(early.at) < IN_THE_RING);
     }
 }
 

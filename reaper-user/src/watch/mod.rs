@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::{
     alarm::Alarm,
     books::Books,
-    continuity::{Restoring, self_check},
+    continuity::{Early, Restoring, self_check},
     explain::Reply,
     following::{crowded, start_following},
     leaks::moment,
@@ -149,8 +149,8 @@ pub struct Watch {
     books: Books,
     /// Zombies that were reported, by the number of their event: those that are written out are told for good.
     untold: VecDeque<(u64, u64)>,
-    /// Zombies whose release was told of when it was seen or found, and that the kernel's own notice is still to come of.
-    early: HashMap<u64, BootTime>,
+    /// Zombies whose release was seen or found, and that the notice is still to come of with all that was recorded.
+    early: HashMap<u64, Early>,
     /// When it was last said that something is lacking.
     complained: Option<Instant>,
     /// Said once: the pins are gone.
@@ -199,9 +199,12 @@ impl Watch {
         let notices = kernel.notices()?;
         let log = kernel.log();
         let clock = kernel.clock()?;
-        kernel.attach()?;
-        self_check(&kernel, &proc)?;
-        kernel.replace_others()?;
+        let ready = kernel.attach().map_err(WatchError::from);
+        let ready = ready.and_then(|()| self_check(&kernel, &proc));
+        if let Err(error) = ready.and_then(|()| Ok(kernel.replace_others()?)) {
+            kernel.abandon();
+            return Err(error);
+        }
         // New cgroups are announced from here on: what the walk misses is not missed.
         let mut workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
         let walked = workloads.cgroups().walk();
@@ -356,16 +359,11 @@ impl Watch {
         for Notice { kind, number, id, time, words } in notices {
             let at = BootTime(*time);
             match *kind {
-                notice::REAPED => {
-                    let record = self.describer.kernel.record(*id);
-                    self.release(*id, at, Some(reap(at, *number, words)), record.as_ref());
-                    self.early.insert(*id, at);
-                }
-                notice::RELEASED if self.early.remove(id).is_none() => {
+                notice::REAPED => self.reaped(*id, reap(at, *number, words)),
+                notice::RELEASED => {
                     let record = (words[WORD_KEY] != 0).then(|| Record::from_words(*words));
-                    self.release(*id, at, None, record.as_ref());
+                    self.released(*id, at, record.as_ref());
                 }
-                notice::RELEASED => {}
                 notice::CGROUP_MADE => {
                     let hierarchy = if *number == 0 { Hierarchy::V2 } else { Hierarchy::V1Pids };
                     self.meet(CgroupId { hierarchy, id: *id }, 0);

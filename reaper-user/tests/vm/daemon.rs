@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::PATIENCE;
@@ -162,6 +163,12 @@ impl Daemon {
     pub(crate) fn lost(&self, what: &str) -> u64 {
         let lost = self.events("lost").filter(|event| event["what"] == what);
         lost.map(|event| event["count"].as_u64().unwrap_or_else(|| panic!("count: {event}"))).sum()
+    }
+
+    /// Stops it where it is.
+    pub(crate) fn stand_still(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("it runs");
     }
 
     /// Ends it as the kernel does where memory is short.

@@ -40,12 +40,20 @@ fn a_daemon_that_was_killed_is_followed_by_one_that_knows_what_happened_in_betwe
     let second_told = holder.leak(8);
     let second_key = holder.key_of(second_told);
     first.wait_until("another report", |daemon| daemon.by_process("zombie").contains_key(&second_key));
+    // It has no time to say so, and the hook that sees releases is attached where there is one.
+    first.stand_still();
+    holder.reap(second_told);
     first.kill();
 
     let unseen = holder.leak(9);
     let unseen_key = holder.key_of(unseen);
     let mut second = Daemon::start_as(&RUN);
     second.wait_until("what nobody saw", |daemon| daemon.by_process("zombie").contains_key(&unseen_key));
+    second.wait_until("what was reaped meanwhile", |daemon| {
+        daemon.by_process("released").contains_key(&second_key)
+    });
+    let event = second.by_process("released")[&second_key];
+    assert_eq!((&event["recovered"], &event["exit"]["code"]), (&true.into(), &8.into()), "{event}");
     let event = second.by_process("zombie")[&unseen_key];
     // What only the hooks see at fork and at exit.
     assert_eq!((&event["predates"], &event["cause"]), (&false.into(), &"never-waited".into()), "{event}");
