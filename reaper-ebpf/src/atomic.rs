@@ -3,7 +3,7 @@
 //! Kernels before 5.12 refuse a whole program for one compare-and-swap in it, reached or not, so every program that
 //! needs them is there twice, once for each of the two kinds below. Userspace loads the one that the kernel takes.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd, atomic_xchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xchg};
 
 /// How a key is changed.
 pub(crate) trait Keys {
@@ -63,12 +63,4 @@ impl Keys for Store {
             old
         }
     }
-}
-
-/// Adds to a word that other CPUs add to as well. Relaxed and with the result unused it is the instruction that every
-/// kernel takes.
-#[inline(always)]
-pub(crate) fn add(word: *mut u64, more: u64) {
-    // SAFETY: the verifier has shown that `word` lies in a map's value.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, more) };
 }
