@@ -94,13 +94,15 @@ impl Breaker {
         rules.into_iter().chain(holders).flatten().max_by_key(|(_, until)| *until)
     }
 
-    /// A remedy did what it should.
-    pub(super) fn worked(&mut self, rule: usize, holder: Identity, remedy: Remedy) {
+    /// A remedy had its effect: the count begins anew.
+    pub(super) fn worked(&mut self, rule: usize, remedy: Remedy) {
         self.in_vain.remove(&(rule, remedy));
-        for of in [None, Some(remedy)] {
-            self.open.remove(&Key::Rule(rule, of));
-            self.open.remove(&Key::Holder(holder, of));
-        }
+    }
+
+    /// It had its effect and did no harm: what has stopped it before is forgotten. Not what has opened meanwhile, after another one.
+    pub(super) fn proven(&mut self, rule: usize, holder: Identity, remedy: Remedy, now: BootTime) {
+        let tried = [None, Some(remedy)].map(|of| [Key::Rule(rule, of), Key::Holder(holder, of)]);
+        self.open.retain(|key, open| open.until > now || !tried.as_flattened().contains(key));
     }
 
     /// A remedy did not. Says what has opened.
@@ -198,13 +200,30 @@ mod tests {
     }
 
     #[test]
-    fn an_effect_closes_it_and_begins_the_count_anew() {
+    fn an_effect_begins_the_count_anew() {
         let mut breaker = Breaker::default();
         for pid in 1..=2 {
             breaker.failed(0, holder(pid), Remedy::Nudge, Trip::NoEffect, at(0));
         }
-        breaker.worked(0, holder(1), Remedy::Nudge);
-        assert_eq!(breaker.stands_against(0, holder(1), Remedy::Nudge, at(1)), None);
+        breaker.worked(0, Remedy::Nudge);
         assert_eq!(breaker.failed(0, holder(3), Remedy::Nudge, Trip::NoEffect, at(0)).len(), 1);
+    }
+
+    #[test]
+    fn what_was_begun_before_does_not_close_it_and_what_is_tried_later_only_once_it_did_no_harm() {
+        let mut breaker = Breaker::default();
+        breaker.failed(0, holder(1), Remedy::Reap, Trip::HolderDied, at(0));
+        breaker.worked(0, Remedy::Reap);
+        breaker.proven(0, holder(2), Remedy::Reap, at(10));
+        assert!(breaker.stands_against(0, holder(3), Remedy::Reap, at(10)).is_some());
+        // The one that is tried works, and its holder dies of it after that.
+        breaker.worked(0, Remedy::Reap);
+        breaker.failed(0, holder(2), Remedy::Reap, Trip::HolderDied, at(3_600));
+        assert!(breaker.stands_against(0, holder(3), Remedy::Reap, at(10_799)).is_some(), "twice as long");
+        breaker.proven(0, holder(3), Remedy::Reap, at(10_800));
+        let [opened] = *breaker.failed(0, holder(3), Remedy::Reap, Trip::HolderDied, at(10_800)) else {
+            panic!()
+        };
+        assert_eq!(opened.until, at(10_800 + 3_600), "as the first time");
     }
 }

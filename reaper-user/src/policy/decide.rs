@@ -280,8 +280,13 @@ impl Policy {
     }
 
     /// A remedy had its effect.
-    pub fn worked(&mut self, act: Act, holder: Identity) {
-        self.breaker.worked(act.rule, holder, act.remedy);
+    pub fn worked(&mut self, act: Act) {
+        self.breaker.worked(act.rule, act.remedy);
+    }
+
+    /// A remedy had its effect, and the holder was none the worse for it.
+    pub fn proven(&mut self, act: Act, holder: Identity, now: BootTime) {
+        self.breaker.proven(act.rule, holder, act.remedy, now);
     }
 
     /// A remedy had not, or did harm. Says which breakers have opened.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Remedies, SOON};
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Act, Refusal, Scope, Trip},
+    policy::{Act, Refusal, Trip},
     proc::{Proc, ticks},
     remedy::{Deed, Remedy},
     report::{BreakerEvent, Event, Outbox, Outcome, Process, RemedyEvent, State},
@@ -122,7 +122,7 @@ impl Remedies {
         self.agenda.wake(*holder, moment);
     }
 
-    /// It is known what came of it: its zombies go on to what is next, and breakers close or open.
+    /// It is known what came of it: its zombies go on to what is next, and breakers open.
     pub(super) fn conclude(
         &mut self,
         underway: &Underway,
@@ -130,7 +130,7 @@ impl Remedies {
         now: BootTime,
         outbox: &mut Outbox,
     ) {
-        let Underway { act, rule, holder, ids, outlived, .. } = underway;
+        let Underway { act, holder, ids, outlived, .. } = underway;
         if *outlived || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) {
             // Whoever waits once for each SIGCHLD is nudged again, as long as it helps.
             self.put_back(underway, now);
@@ -144,10 +144,12 @@ impl Remedies {
             Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now, outbox),
             Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now, outbox),
             _ => {
-                self.policy.worked(*act, *holder);
-                self.close(rule.as_ref(), *holder, act.remedy);
-                if act.remedy == Remedy::Autoreap {
-                    self.autoreaping.insert(*holder);
+                self.policy.worked(*act);
+                match act.remedy {
+                    // Whom it ended need not survive it.
+                    Remedy::TerminateHolder => self.policy.proven(*act, *holder, now),
+                    Remedy::Autoreap => _ = self.autoreaping.insert(*holder),
+                    _ => {}
                 }
             }
         }
@@ -175,17 +177,6 @@ impl Remedies {
         }
         let policy = &self.policy;
         self.agenda.dissolve(|(holder, act)| policy.is_overtaken(*act, *holder, now), now);
-    }
-
-    /// A remedy had its effect: the breakers that it tried are closed.
-    fn close(&mut self, rule: Option<&Untrusted>, holder: Identity, remedy: Remedy) {
-        self.open.retain(|(_, event)| {
-            let of = match event.scope {
-                Scope::Rule => Some(&event.rule) == rule,
-                Scope::Holder => event.holder.pid == holder.pid,
-            };
-            !(of && event.remedy.is_none_or(|stopped| stopped == remedy))
-        });
     }
 
     pub(super) fn name(&self, rule: usize) -> Option<Untrusted> {
@@ -240,6 +231,8 @@ impl Watch {
                 Phase::Survival { .. } => {
                     if state(&self.describer.proc, underway.holder).is_none() {
                         self.remedies.trip(&underway, Trip::HolderDied, now, &mut self.outbox);
+                    } else if !underway.outlived {
+                        self.remedies.policy.proven(underway.act, underway.holder, now);
                     }
                 }
             }

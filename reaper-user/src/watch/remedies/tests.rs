@@ -409,3 +409,19 @@ fn what_will_not_be_answered_is_asked_again() {
     machine.now = machine.now.plus(SOON);
     assert_eq!(machine.look().len(), 10);
 }
+
+#[test]
+fn what_was_begun_before_a_breaker_opened_and_works_does_not_close_it() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(1, 300);
+    machine.leak(2, 300);
+    machine.look();
+    let mut outcomes = [Outcome::HolderDied, Outcome::Applied].into_iter();
+    for (_, underway) in std::mem::take(&mut machine.remedies.underway) {
+        machine.now = machine.now.plus(2 * SECOND);
+        let outcome = outcomes.next().unwrap();
+        machine.remedies.conclude(&underway, outcome, machine.now, &mut machine.outbox);
+    }
+    assert_eq!(machine.remedies.open_breakers(machine.now).len(), 1);
+    assert_eq!(machine.run(HOUR / 2), [], "the rule only reports");
+}
