@@ -342,7 +342,7 @@ fn act(
     let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options };
     let deed = take_lock(&directory())
         .map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, injector, lock));
-    if let Some(refusal) = &deed.refusal {
+    if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
         return refused_event(false, refusal, zombies).unwrap_or(event);
     }
     let deadline = Instant::now() + FREED;
@@ -358,8 +358,13 @@ fn act(
         shown.status_taken = deed.taken.contains(&(zombie.identity, Ok(())));
     }
     let before = zombies.len() as u64;
-    event.outcome = if left == before { Outcome::NoEffect } else { Outcome::Applied };
-    event.message = format!("{} of {before} gone", before - left).as_str().into();
+    event.outcome = match deed.state {
+        None => Outcome::HolderDied,
+        Some(_) if left == before => Outcome::NoEffect,
+        Some(_) => Outcome::Applied,
+    };
+    let why = deed.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
+    event.message = format!("{} of {before} gone{why}", before - left).as_str().into();
     event.after = Some(State { zombies: left, holder: deed.state });
     event.stood(&deed);
     event

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     Handle, Injector, Remedy,
+    inject::DIED,
     reap::{Options, Target},
 };
 use crate::{
@@ -51,7 +52,7 @@ pub struct Order {
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deed {
-    /// Why it was not.
+    /// Why it was not, or not to its end.
     pub refusal: Option<Refusal>,
     /// The signals that were sent to the holder.
     pub signals: Vec<&'static str>,
@@ -74,6 +75,16 @@ impl Deed {
     #[must_use]
     pub fn refused(refusal: Refusal) -> Self {
         Self { refusal: Some(refusal), ..Self::default() }
+    }
+
+    /// Whether the holder was stopped or signalled, or may have been: then what came of it is to be seen, also where it ended in a
+    /// refusal.
+    #[must_use]
+    pub fn touched(&self) -> bool {
+        let Self { refusal, signals, pauses, interrupted, taken, .. } = self;
+        !(signals.is_empty() && pauses.is_empty() && *interrupted == 0)
+            || taken.iter().any(|(_, taken)| taken.is_ok())
+            || refusal.as_ref().is_some_and(|refusal| refusal.as_str() == DIED)
     }
 }
 

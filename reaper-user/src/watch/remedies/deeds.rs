@@ -39,6 +39,8 @@ pub(super) struct Underway {
     others: u64,
     /// Its rule has been replaced meanwhile: what comes of it says nothing of the one that has its place.
     outlived: bool,
+    /// It ended in a refusal: what is left of it is not done.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl Underway {
         ids: Vec<u64>,
         zombies: Vec<Zombie>,
     ) -> Self {
-        Self { act, rule, holder, ids, zombies, phase: Phase::Begun, others: 0, outlived: false }
+        let phase = Phase::Begun;
+        Self { act, rule, holder, ids, zombies, phase, others: 0, outlived: false, refused: false }
     }
 
     pub(super) const fn due(&self) -> Option<BootTime> {
@@ -90,6 +93,22 @@ impl Underway {
     fn event(&self) -> Option<RemedyEvent> {
         let zombies: Vec<_> = self.zombies.iter().collect();
         RemedyEvent::new(self.act.remedy, self.rule.as_ref(), false, None, &zombies, Timestamp::now())
+    }
+
+    /// What came of it, where the holder lives or does not and so many of the zombies are gone.
+    pub(super) fn outcome(&self, lives: bool, gone: u64) -> Outcome {
+        match (self.act.remedy, lives) {
+            (Remedy::TerminateHolder, false) => Outcome::Applied,
+            (_, false) => Outcome::HolderDied,
+            (Remedy::TerminateHolder, true) => Outcome::NoEffect,
+            // It is for children to come.
+            (Remedy::Autoreap, true) if !self.refused => Outcome::Applied,
+            (Remedy::Autoreap, true) => Outcome::NoEffect,
+            // Whoever waits once for each SIGCHLD waits for its eldest child, whichever ones this is about.
+            (Remedy::Nudge, true) if self.others > 0 => Outcome::Applied,
+            (_, true) if gone == 0 => Outcome::NoEffect,
+            (_, true) => Outcome::Applied,
+        }
     }
 }
 
@@ -130,9 +149,9 @@ impl Remedies {
         now: BootTime,
         outbox: &mut Outbox,
     ) {
-        let Underway { act, holder, ids, outlived, .. } = underway;
-        if *outlived || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) {
-            // Whoever waits once for each SIGCHLD is nudged again, as long as it helps.
+        let Underway { act, holder, ids, outlived, refused, .. } = underway;
+        if *outlived || *refused || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) {
+            // Whoever waits once for each SIGCHLD is nudged again, as long as it helps; and what came to a refusal is not done.
             self.put_back(underway, now);
         } else {
             for id in ids {
@@ -182,27 +201,33 @@ impl Remedies {
     pub(super) fn name(&self, rule: usize) -> Option<Untrusted> {
         self.policy.terms().rules.get(rule).map(|rule| rule.name.clone())
     }
+
+    /// The hand has done something, or has not.
+    pub(super) fn take_deed(&mut self, number: u64, deed: Deed, now: BootTime, outbox: &mut Outbox) {
+        let Some(mut underway) = self.underway.remove(&number) else { return };
+        underway.refused = deed.refusal.is_some();
+        // Whom it touched before it came to a refusal may die of that all the same.
+        if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
+            self.put_back(&underway, now.plus(if *refusal == Refusal::Busy { SOON } else { AGAIN }));
+            // What stands in the way is known as long as nobody has looked again.
+            for id in &underway.ids {
+                if let Some(plan) = self.agenda.plan_mut(*id) {
+                    plan.looked.refusals.push((underway.act, refusal.clone()));
+                }
+            }
+            let zombies: Vec<_> = underway.zombies.iter().collect();
+            self.refuse(underway.act, underway.holder, refusal, &zombies, outbox);
+        } else {
+            underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
+            self.underway.insert(number, underway);
+        }
+    }
 }
 
 impl Watch {
     /// The hand has done something, or has not.
     pub(in crate::watch) fn take_deed(&mut self, number: u64, deed: Deed, now: BootTime) {
-        let Some(mut underway) = self.remedies.underway.remove(&number) else { return };
-        // A signal may have been sent before it came to a refusal.
-        if let Some(refusal) = deed.refusal.as_ref().filter(|_| deed.signals.is_empty()) {
-            self.remedies.put_back(&underway, now.plus(if *refusal == Refusal::Busy { SOON } else { AGAIN }));
-            // What stands in the way is known as long as nobody has looked again.
-            for id in &underway.ids {
-                if let Some(plan) = self.remedies.agenda.plan_mut(*id) {
-                    plan.looked.refusals.push((underway.act, refusal.clone()));
-                }
-            }
-            let zombies: Vec<_> = underway.zombies.iter().collect();
-            self.remedies.refuse(underway.act, underway.holder, refusal, &zombies, &mut self.outbox);
-        } else {
-            underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
-            self.remedies.underway.insert(number, underway);
-        }
+        self.remedies.take_deed(number, deed, now, &mut self.outbox);
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }
@@ -254,17 +279,7 @@ impl Watch {
         let before = zombies.len() as u64;
         let lives = state(&self.describer.proc, *holder);
         let ends = act.remedy == Remedy::TerminateHolder;
-        let outcome = match lives {
-            None if !ends => Outcome::HolderDied,
-            None => Outcome::Applied,
-            Some(_) if ends => Outcome::NoEffect,
-            // It is for children to come.
-            Some(_) if act.remedy == Remedy::Autoreap => Outcome::Applied,
-            // Whoever waits once for each SIGCHLD waits for its eldest child, whichever ones this is about.
-            Some(_) if act.remedy == Remedy::Nudge && underway.others > 0 => Outcome::Applied,
-            Some(_) if gone == 0 => Outcome::NoEffect,
-            Some(_) => Outcome::Applied,
-        };
+        let outcome = underway.outcome(lives.is_some(), gone);
         let others = if act.remedy == Remedy::Nudge && underway.others > 0 {
             format!(", and {} more of the same holder", underway.others)
         } else {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    policy::{Act, Case, Match, Rule, Step, Waited},
+    policy::{Act, Case, Match, Refusal, Rule, Step, Waited},
     remedy::{Heeds, Holder, OptOut},
     report::{Event, Outbox, Outcome, Outgoing, OutlookStep, StepStanding, fixture},
     zombie::{Cause, Died, Zombie},
@@ -424,4 +424,45 @@ fn what_was_begun_before_a_breaker_opened_and_works_does_not_close_it() {
     }
     assert_eq!(machine.remedies.open_breakers(machine.now).len(), 1);
     assert_eq!(machine.run(HOUR / 2), [], "the rule only reports");
+}
+
+#[test]
+fn what_touched_the_holder_before_it_came_to_a_refusal_has_its_effect_looked_for_and_opens_the_breaker() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 10);
+    let died = || Refusal::Hand { word: "tracer-died", message: "it died".to_owned() };
+    let late = || Refusal::Hand { word: "out-of-time", message: "it took too long".to_owned() };
+    for deed in [
+        Deed::refused(died()),
+        Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(late()) },
+        Deed { interrupted: 1, ..Deed::refused(late()) },
+        Deed { signals: vec!["SIGTERM"], ..Deed::refused(Refusal::NoZombie) },
+        Deed { taken: vec![(holder(1), Ok(()))], ..Deed::refused(late()) },
+    ] {
+        machine.remedies.underway.clear();
+        machine.remedies.forget_rules(terms(&[(Remedy::Reap, 90)]));
+        machine.leak(7, 0);
+        machine.look();
+        let number = *machine.remedies.underway.keys().next().unwrap();
+        machine.remedies.take_deed(number, deed.clone(), machine.now, &mut machine.outbox);
+        assert_eq!(machine.remedies.next(), Some(machine.now.plus(2 * SECOND)), "{deed:?}");
+        assert_eq!(machine.conclude(Outcome::NoEffect).len(), 1, "{deed:?}");
+        assert_eq!(machine.remedies.open_breakers(machine.now).len(), 1, "{deed:?}");
+        assert_eq!(machine.remedies.agenda.place(10).map(|(_, before)| before), Some(9), "it is not done");
+        machine.now = machine.now.plus(60 * SECOND);
+    }
+    assert!(machine.events().iter().all(|event| matches!(event, Event::Breaker(_))), "nothing was refused");
+}
+
+#[test]
+fn autoreap_that_came_to_a_refusal_is_not_done() {
+    let mut machine = Machine::with(terms(&[(Remedy::Autoreap, 90)]));
+    machine.leak(7, 10);
+    machine.look();
+    let number = *machine.remedies.underway.keys().next().unwrap();
+    assert_eq!(machine.remedies.underway[&number].outcome(true, 0), Outcome::Applied);
+    let failed = Refusal::Hand { word: "not-taken", message: "it failed".to_owned() };
+    let deed = Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(failed) };
+    machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.underway[&number].outcome(true, 1), Outcome::NoEffect);
 }
