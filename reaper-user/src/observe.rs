@@ -110,8 +110,8 @@ pub enum Purpose {
     Sweep,
     /// What an earlier daemon has reported and still stands.
     Restore,
-    /// What a remedy may be due for.
-    Remedy,
+    /// What a remedy may be due for, by the number of the look.
+    Remedy(u64),
     /// A list that somebody has asked for, by its number.
     List(u64),
 }

@@ -176,7 +176,7 @@ impl Watch {
                 }
                 return Ok(());
             }
-            Purpose::Remedy => return self.consider(answers, last, now),
+            Purpose::Remedy(number) => return self.consider(number, answers, last, now),
             Purpose::Restore => {
                 for answer in answers {
                     match answer {

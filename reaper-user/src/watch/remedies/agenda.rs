@@ -70,8 +70,10 @@ pub(super) struct Agenda {
     holders: HashMap<Identity, HashSet<u64>>,
     queues: BTreeMap<Line, Queue>,
     due: BTreeSet<(BootTime, Item)>,
-    /// Those that are being looked at, until the last of them was.
+    /// Those that are being looked at, until the last of them was,
     asked: HashSet<u64>,
+    /// by the latest of so many looks.
+    looks: u64,
 }
 
 impl Agenda {
@@ -139,6 +141,7 @@ impl Agenda {
         self.holders.clear();
         self.queues.clear();
         self.due.clear();
+        self.asked.clear();
     }
 
     pub(super) fn plan(&self, id: u64) -> Option<&Plan> {
@@ -236,18 +239,27 @@ impl Agenda {
                 ids.push(id);
             }
         }
+        self.looks += u64::from(!ids.is_empty());
         self.asked.extend(&ids);
         ids
     }
 
-    /// Whether some are being looked at.
-    pub(super) fn is_asking(&self) -> bool {
-        !self.asked.is_empty()
+    /// The number of the latest look.
+    pub(super) const fn look(&self) -> u64 {
+        self.looks
     }
 
-    /// All that were taken have been looked at.
-    pub(super) fn answered(&mut self) {
-        self.asked.clear();
+    /// Whether it is this look's answers that are waited for.
+    pub(super) fn is_asking(&self, look: u64) -> bool {
+        !self.asked.is_empty() && self.looks == look
+    }
+
+    /// All that was asked is answered: what could not be judged by that is asked again a little later.
+    pub(super) fn answered(&mut self, judged: impl Iterator<Item = u64>, now: BootTime) {
+        for id in judged {
+            self.asked.remove(&id);
+        }
+        self.ask_again(now);
     }
 
     /// What was asked will not be answered: it is asked again a little later.

@@ -2,7 +2,6 @@
 
 use reaper_ebpf::state;
 
-use super::SOON;
 use crate::{
     identity::{BootTime, Identity},
     observe::{Answer, Purpose, Request, Scene},
@@ -39,7 +38,8 @@ impl Watch {
                 })
                 .collect();
             self.describer.look_up_v1_of(&records)?;
-            if self.observer.ask(Purpose::Remedy, requests).is_err() {
+            let purpose = Purpose::Remedy(self.remedies.agenda.look());
+            if self.observer.ask(purpose, requests).is_err() {
                 self.remedies.ask_again(now);
             }
         }
@@ -52,26 +52,22 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes in what was seen. With the last of it, acts.
+    /// Takes in what was seen at this look; not where it was given up meanwhile, and comes late. With the last of it, acts.
     pub(in crate::watch) fn consider(
         &mut self,
+        look: u64,
         answers: Vec<Answer>,
         last: bool,
         now: BootTime,
     ) -> Result<(), WatchError> {
-        if self.remedies.agenda.is_asking() {
+        if self.remedies.agenda.is_asking(look) {
             for answer in answers {
-                match answer {
-                    Answer::Zombie { id, scene, sight } => {
-                        self.decide(id, &scene, sight.as_deref(), now);
-                    }
-                    // Its release is announced, or it is looked at a little later.
-                    Answer::NotAZombie { id, .. } => self.remedies.agenda.schedule(id, now.plus(SOON)),
-                    Answer::Probation { .. } => {}
+                // What is no zombie has its release announced, or is looked at a little later.
+                if let Answer::Zombie { id, scene, sight } = answer {
+                    self.decide(id, &scene, sight.as_deref(), now);
                 }
             }
             if last {
-                self.remedies.agenda.answered();
                 self.remedies.act(now, &mut self.outbox);
                 self.describer.kernel.settle(!self.describer.holders.is_empty())?;
             }

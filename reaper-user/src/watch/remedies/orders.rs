@@ -55,8 +55,9 @@ impl Remedies {
         self.found.push(Found { id, zombie: zombie.clone(), holder, decision });
     }
 
-    /// Says what was refused, and does what was decided.
+    /// All were looked at: says what was refused, and does what was decided.
     pub(super) fn act(&mut self, now: BootTime, outbox: &mut Outbox) {
+        self.agenda.answered(self.found.iter().map(|found| found.id), now);
         let mut acts: BTreeMap<Line, Vec<Found>> = BTreeMap::new();
         let mut refusals: BTreeMap<Alike, Vec<(Refusal, Zombie)>> = BTreeMap::new();
         for found in std::mem::take(&mut self.found) {

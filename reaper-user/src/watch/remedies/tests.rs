@@ -94,7 +94,6 @@ impl Machine {
             let case = Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None };
             self.remedies.judge(*id, case, self.now);
         }
-        self.remedies.agenda.answered();
         self.remedies.act(self.now, &mut self.outbox);
         ids
     }
@@ -465,4 +464,25 @@ fn autoreap_that_came_to_a_refusal_is_not_done() {
     let deed = Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(failed) };
     machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
     assert_eq!(machine.remedies.underway[&number].outcome(true, 1), Outcome::NoEffect);
+}
+
+#[test]
+fn what_a_look_did_not_show_is_looked_at_again_and_what_comes_late_of_another_look_is_not_waited_for() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 10);
+    machine.remedies.take(machine.now);
+    let agenda = &machine.remedies.agenda;
+    let hung = agenda.look();
+    assert!(agenda.is_asking(hung));
+    machine.remedies.ask_again(machine.now);
+    machine.now = machine.now.plus(SOON);
+    let ids = machine.remedies.take(machine.now);
+    let agenda = &machine.remedies.agenda;
+    assert!(!agenda.is_asking(hung) && agenda.is_asking(agenda.look()));
+    // It ends without a word of any of them.
+    machine.remedies.act(machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.next(), Some(machine.now.plus(SOON)));
+    machine.now = machine.now.plus(SOON);
+    assert_eq!(machine.look(), ids);
+    assert_eq!(machine.remedies.next(), None, "those that were judged are not");
 }
