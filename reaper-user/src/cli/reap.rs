@@ -200,24 +200,26 @@ fn find(
         if let Some(event) = event.filter(|event| is_of(event, &zombie)) {
             learn(&mut zombie, event, now);
         }
-        seen.push((zombie, scene, sight));
-    }
-    ls::name(describer, seen.iter_mut().map(|(zombie, ..)| zombie));
-    let (mut all, mut others) = (Vec::new(), HashMap::new());
-    for (zombie, scene, sight) in seen {
-        if !is_meant(args, &zombie) {
-            continue;
-        }
-        if !has_cause(args, zombie.cause) {
-            others.insert(zombie.identity.pid, zombie.cause);
-            continue;
-        }
-        let seen = scene.holder.seen.as_ref().map(|(seen, _)| seen);
-        let start = zombie.holder.start.or_else(|| seen.map(Seen::start)).unwrap_or_default();
+        let of = scene.holder.seen.as_ref().map(|(seen, _)| seen);
+        let start = zombie.holder.start.or_else(|| of.map(Seen::start)).unwrap_or_default();
         let identity = Identity { pid: zombie.holder.pid, start };
-        let sight = sight.as_deref().cloned();
-        let holder = guard.judge(identity, sight, &mut describer.workloads);
-        all.push(Found { zombie, scene, holder });
+        let mut holder = guard.judge(identity, sight.as_deref().cloned(), &mut describer.workloads);
+        holder.name(&describer.names);
+        seen.push(Found { zombie, scene, holder });
+    }
+    ls::name(describer, seen.iter_mut().map(|found| &mut found.zombie));
+    let (mut all, mut others) = (Vec::new(), HashMap::new());
+    for mut found in seen {
+        if !is_meant(args, &found.zombie) {
+            continue;
+        }
+        if !has_cause(args, found.zombie.cause) {
+            others.insert(found.zombie.identity.pid, found.zombie.cause);
+            continue;
+        }
+        // By now there is an answer, or none is to be expected soon.
+        found.holder.name(&describer.names);
+        all.push(found);
     }
     Ok((all, others))
 }

@@ -102,7 +102,8 @@ impl Key {
             (Kind::Pod | Kind::Container, Some(id), _) if is_container_id(id.as_str()) => {
                 Some(Self::Container(id.as_str().to_owned()))
             }
-            (Kind::Pod, None, Some(uid)) => Some(Self::Pod(uid.as_str().to_owned())),
+            // Also where it has an id of another kind: its pod is known.
+            (Kind::Pod, _, Some(uid)) => Some(Self::Pod(uid.as_str().to_owned())),
             // A user's manager has units of its own, which the system's does not know or has others of the same name.
             (Kind::Unit, Some(unit), _)
                 if cgroup.as_ref().is_some_and(|path| !path.as_str().contains("/user@")) =>

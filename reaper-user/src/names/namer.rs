@@ -135,6 +135,23 @@ impl Namer {
         if named == Named::Pending { pending_for(&key) } else { named }
     }
 
+    /// Whether a label of it, or of the pod around it, says that it is to be left alone; `None` where that is not known yet.
+    #[must_use]
+    pub fn opts_out(&self, workload: &Workload) -> Option<bool> {
+        let own = self.of(workload);
+        let pod = match &own {
+            // Its labels were told with these.
+            Named::As(names) if names.pod.is_some() => Named::Nobody,
+            _ => self.of(&Workload { kind: Kind::Pod, id: None, ..workload.clone() }),
+        };
+        let opts_out = |named: &Named| named.names().is_some_and(|names| names.opts_out);
+        match [own, pod] {
+            both if both.iter().any(opts_out) => Some(true),
+            both if both.contains(&Named::Pending) => None,
+            _ => Some(false),
+        }
+    }
+
     /// Waits until there is an answer to all that was asked, or none is to be expected soon; no longer than `patience`. For commands
     /// that show one answer and end.
     pub fn settle(&self, patience: Duration) {
@@ -153,5 +170,51 @@ const fn pending_for(key: &Key) -> Named {
     match key {
         Key::Unit(_) => Named::Nobody,
         Key::Container(_) | Key::Pod(_) => Named::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{names::Names, text::Untrusted, workload::Runtime};
+
+    const UID: &str = "5f1c3d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f";
+
+    #[test]
+    fn a_container_that_a_pod_runs_inside_itself_is_spared_by_the_pods_label() {
+        let mut namer = Namer::default();
+        let (cri, mut of_cri) = namer.add(Asked::Cri).unwrap();
+        let (docker, mut of_docker) = namer.add(Asked::Docker).unwrap();
+        let id = "a".repeat(64);
+        let nested = Workload {
+            kind: Kind::Container,
+            id: Some(id.as_str().into()),
+            runtime: Some(Runtime::Docker),
+            pod_uid: Some(UID.into()),
+            unit: None,
+            cgroup: None,
+        };
+        let (container, pod) = (Key::Container(id), Key::Pod(UID.to_owned()));
+        assert_eq!(namer.opts_out(&nested), None);
+        assert_eq!((of_docker.try_recv(), of_cri.try_recv()), (Ok(container.clone()), Ok(pod.clone())));
+        namer.cache.answer(&container, docker, Ok(None));
+        assert_eq!(namer.opts_out(&nested), None, "the pod may say so");
+        namer.cache.answer(&pod, cri, Ok(Some(Names { opts_out: true, ..Names::default() })));
+        assert_eq!(namer.opts_out(&nested), Some(true));
+        // What is in no pod, and has names of its own.
+        let alone = Workload { pod_uid: None, ..nested };
+        assert_eq!(namer.opts_out(&alone), Some(false));
+    }
+
+    #[test]
+    fn a_pod_is_asked_for_also_where_the_id_in_it_is_of_another_kind() {
+        let mut namer = Namer::default();
+        let (_, mut of_cri) = namer.add(Asked::Cri).unwrap();
+        for id in [None, Some("kata-1".into()), Some("A".repeat(64).as_str().into())] {
+            let pod_uid = Some(id.as_ref().map_or("none", Untrusted::as_str).into());
+            let odd = Workload { kind: Kind::Pod, id, runtime: None, pod_uid, unit: None, cgroup: None };
+            assert_eq!(namer.of(&odd), Named::Pending);
+            assert!(matches!(of_cri.try_recv(), Ok(Key::Pod(_))));
+        }
     }
 }

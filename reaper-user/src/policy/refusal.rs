@@ -46,6 +46,8 @@ pub enum Refusal {
     NotHeeded,
     /// The holder is the first process of a container, and the rule does not say `may_end_container`.
     ContainerInit,
+    /// The holder is in another workload than the zombie, which the rule need not mean.
+    OtherWorkload,
     /// As many remedies as are allowed were applied lately.
     Limited(Limit),
     /// The circuit breaker is open.
@@ -121,6 +123,7 @@ impl Refusal {
             Self::PidUnknown => "pid-unknown",
             Self::NotHeeded => "not-heeded",
             Self::ContainerInit => "container-init",
+            Self::OtherWorkload => "other-workload",
             Self::Limited(Limit::Machine) => "limited",
             Self::Limited(Limit::Holder) => "limited-holder",
             Self::Limited(Limit::Rule) => "limited-rule",
@@ -204,6 +207,9 @@ impl fmt::Display for Refusal {
             Self::NotHeeded => f.write_str("the holder neither handles SIGCHLD nor fetches it"),
             Self::ContainerInit => f.write_str(
                 "the holder is the first process of a container: ended only by a rule that says may_end_container = true",
+            ),
+            Self::OtherWorkload => f.write_str(
+                "the holder is not in the zombie's workload, which is the one that the rule means",
             ),
             Self::Limited(Limit::Machine) => f.write_str("as many remedies as remedy.per_minute allows were applied"),
             Self::Limited(Limit::Holder) => {

@@ -6,6 +6,7 @@ use super::{Refusal, Rule};
 use crate::{
     names::Named,
     remedy::{Heeds, Holder, OptOut, Remedy},
+    workload::Workload,
     zombie::{Cause, Zombie},
 };
 
@@ -64,10 +65,12 @@ pub fn allows(remedy: Remedy, rule: &Rule, case: Case<'_>, age: Duration) -> Res
         OptOut::Yes => return Err(Refusal::OptedOut),
         OptOut::Unknown => return Err(Refusal::OptOutUnknown),
     }
-    match &zombie.named {
-        Named::As(names) if names.opts_out => return Err(Refusal::OptedOut),
-        Named::Pending => return Err(Refusal::NamesUnknown),
-        Named::As(_) | Named::Nobody => {}
+    match (&zombie.named, holder.opts_out) {
+        (Named::As(names), _) if names.opts_out => return Err(Refusal::OptedOut),
+        // Whoever is acted on may be another's.
+        (_, Some(true)) => return Err(Refusal::OptedOut),
+        (Named::Pending, _) | (_, None) => return Err(Refusal::NamesUnknown),
+        (Named::As(_) | Named::Nobody, Some(false)) => {}
     }
     if !helps(remedy, zombie.cause) {
         return Err(Refusal::Cause(zombie.cause));
@@ -77,11 +80,18 @@ pub fn allows(remedy: Remedy, rule: &Rule, case: Case<'_>, age: Duration) -> Res
         Remedy::Nudge if holder.heeds == Heeds::No => Err(Refusal::NotHeeded),
         Remedy::Nudge => Ok(()),
         Remedy::Reap => reap(rule, case, age),
+        Remedy::TerminateHolder if !is_of_its_workload(zombie, holder) => Err(Refusal::OtherWorkload),
         Remedy::TerminateHolder if holder.container_init && !rule.may_end_container => {
             Err(Refusal::ContainerInit)
         }
         Remedy::TerminateHolder => Ok(()),
     }
+}
+
+/// Whether the holder is of the workload that the rule has found the zombie in, in whichever cgroup of it.
+fn is_of_its_workload(zombie: &Zombie, holder: &Holder) -> bool {
+    let which = |Workload { kind, id, pod_uid, .. }: &Workload| (*kind, id.clone(), pod_uid.clone());
+    holder.workload.as_ref().is_some_and(|workload| which(workload) == which(&zombie.workload))
 }
 
 /// Whether a remedy is of any use against a cause. A zombie whose tracer keeps it, or whose namespace is being taken down,

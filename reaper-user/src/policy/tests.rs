@@ -22,6 +22,8 @@ fn holder() -> Holder {
         uid: Some(1000),
         heeds: Heeds::Handler,
         opt_out: OptOut::No,
+        workload: Some(fixture::never_waited().workload),
+        opts_out: Some(false),
         container_init: false,
         protected: None,
     }

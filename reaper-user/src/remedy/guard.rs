@@ -70,7 +70,8 @@ impl Guard {
         }
     }
 
-    /// Says of a holder whether it may be touched. `identity` is who it is expected to be.
+    /// Says of a holder whether it may be touched; what its workload is called is for [`Holder::name`]. `identity` is who it is
+    /// expected to be.
     pub fn judge(&mut self, identity: Identity, sight: Option<Sight>, workloads: &mut Workloads) -> Holder {
         let expected = crate::proc::ticks(identity.start);
         let Some(sight) = sight.filter(|sight| sight.seen.start_ticks == expected) else {
@@ -90,6 +91,8 @@ impl Guard {
             uid: Some(sight.seen.uid),
             heeds: sight.heeds,
             opt_out: sight.opt_out,
+            workload: own,
+            opts_out: None,
             container_init: starts_namespace || heads_container,
             executable: sight.executable.map(|executable| executable.path),
             protected,
@@ -135,6 +138,8 @@ impl Holder {
             uid: None,
             heeds: super::Heeds::No,
             opt_out: super::OptOut::No,
+            workload: None,
+            opts_out: Some(false),
             container_init: false,
             protected: None,
         }

@@ -3,9 +3,9 @@
 use super::{super::*, SECOND, at, case, holder, policy, rule, verdict, zombie};
 use crate::{
     names::{Named, Names},
-    remedy::Remedy,
+    remedy::{Holder, Remedy},
     report::fixture,
-    workload::Kind,
+    workload::{Kind, Workload},
     zombie::{Cause, Zombie},
 };
 
@@ -73,5 +73,34 @@ fn a_label_opts_out_and_until_labels_are_known_nothing_is_done() {
     ] {
         let zombie = of(named);
         assert_eq!(verdict(Remedy::Nudge, &rule, case(&zombie, &holder), 3_600), expected);
+    }
+}
+
+#[test]
+fn a_label_of_the_holders_workload_opts_out_too() {
+    let (zombie, rule) = (zombie(Cause::Adopted), rule(&[], &[]));
+    for (opts_out, expected) in
+        [(Some(true), Err("opted-out")), (None, Err("names-unknown")), (Some(false), Ok(()))]
+    {
+        let holder = Holder { opts_out, ..holder() };
+        assert_eq!(verdict(Remedy::Reap, &rule, case(&zombie, &holder), 3_600), expected);
+    }
+}
+
+#[test]
+fn a_holder_is_ended_only_for_a_zombie_of_its_own_workload() {
+    let (zombie, rule) = (zombie(Cause::Adopted), Rule { may_end_container: true, ..rule(&[], &[]) });
+    let of = |workload| Holder { workload, ..holder() };
+    let own = zombie.workload.clone();
+    let cgroup = Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope/worker".into());
+    for (holder, expected) in [
+        (of(Some(Workload { cgroup, ..own.clone() })), Ok(())),
+        (of(Some(Workload { id: Some("another".into()), ..own.clone() })), Err("other-workload")),
+        (of(Some(Workload { pod_uid: None, ..own.clone() })), Err("other-workload")),
+        (of(Some(Workload { kind: Kind::Host, id: None, pod_uid: None, ..own })), Err("other-workload")),
+        (of(None), Err("other-workload")),
+    ] {
+        assert_eq!(verdict(Remedy::TerminateHolder, &rule, case(&zombie, &holder), 3_600), expected);
+        assert_eq!(verdict(Remedy::Reap, &rule, case(&zombie, &holder), 3_600), Ok(()), "it stays");
     }
 }

@@ -159,3 +159,10 @@ fn another_process_with_its_pid_is_not_taken_for_it() {
     other.seen.start_ticks = 101;
     assert_eq!(judge(&mut Guard::default(), other), Holder::gone());
 }
+
+#[test]
+fn its_workload_is_told_and_that_its_names_are_not_known_yet() {
+    let holder = judge(&mut Guard::default(), sight(UNIT, UNIT, &[]));
+    assert_eq!(holder.workload.unwrap().id, Some("a.service".into()));
+    assert_eq!(holder.opts_out, None);
+}

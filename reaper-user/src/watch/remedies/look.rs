@@ -90,6 +90,7 @@ impl Watch {
         // Its environment or its executable may hang; whether it is protected is then not known.
         let unclear = sight.is_none() && seen.is_some();
         let mut holder = self.remedies.guard.judge(identity, sight.cloned(), &mut self.describer.workloads);
+        holder.name(&self.describer.names);
         if unclear && holder.identity.is_none() {
             holder.identity = Some(identity);
             holder.protected = Some(crate::remedy::Protected::Unclear);

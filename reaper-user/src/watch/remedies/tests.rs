@@ -88,6 +88,8 @@ impl Machine {
                 uid: None,
                 heeds: Heeds::Handler,
                 opt_out: OptOut::No,
+                workload: Some(zombie.workload.clone()),
+                opts_out: Some(false),
                 container_init: false,
                 protected: None,
             };
