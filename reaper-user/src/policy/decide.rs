@@ -123,6 +123,12 @@ impl Policy {
         Self { terms, limits, breaker: Breaker::default() }
     }
 
+    /// Takes other terms, with all breakers closed. What was taken of the limits is not given back by that, but for rules' own.
+    pub fn take_terms(&mut self, terms: Terms) {
+        let before = std::mem::replace(self, Self::new(terms));
+        self.limits.go_on_from(before.limits);
+    }
+
     /// What holds for all remedies.
     #[must_use]
     pub const fn terms(&self) -> &Terms {

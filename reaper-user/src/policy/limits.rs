@@ -56,6 +56,15 @@ impl Limits {
         }
     }
 
+    /// Goes on from others: what was taken of the machine's and the holders' is taken still. Rules are other ones.
+    pub(super) fn go_on_from(&mut self, before: Self) {
+        self.machine.balanced = before.machine.balanced;
+        let new = Rate::a_minute(self.per_holder);
+        let holders = before.holders.into_iter();
+        self.holders =
+            holders.map(|(holder, rate)| (holder, Rate { balanced: rate.balanced, ..new })).collect();
+    }
+
     /// Says which limit stands against one more now, and until when.
     pub(super) fn stands_against(
         &self,
@@ -145,5 +154,15 @@ mod tests {
         let mut limits = Limits::new(1, 6, [None].into_iter());
         limits.take(0, HOLDER, at(0));
         assert_eq!(limits.stands_against(0, HOLDER, at(1)), Some((Limit::Machine, at(60))));
+    }
+
+    #[test]
+    fn other_limits_do_not_give_back_what_was_taken() {
+        let mut limits = Limits::new(6, 12, [Some(1)].into_iter());
+        limits.take(0, HOLDER, at(0));
+        let mut others = Limits::new(12, 6, [Some(1)].into_iter());
+        others.go_on_from(limits);
+        // Nor does a rule take over what another one in its place has used.
+        assert_eq!(others.stands_against(0, HOLDER, at(1)), Some((Limit::Holder, at(5))));
     }
 }

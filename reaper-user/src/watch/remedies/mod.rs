@@ -91,15 +91,15 @@ impl Remedies {
         Ok(this)
     }
 
-    /// Takes other rules, with all breakers closed: every zombie is looked at by them, see [`Self::add`]. What is under way
-    /// goes on.
+    /// Takes other rules, with all breakers closed and nothing given back of the limits: every zombie is looked at by them, see
+    /// [`Self::add`]. What is under way goes on.
     pub(super) fn take_terms(&mut self, terms: Terms) -> Result<(), WatchError> {
         self.forget_rules(terms);
         self.start_hand()
     }
 
     fn forget_rules(&mut self, terms: Terms) {
-        self.policy = Policy::new(terms);
+        self.policy.take_terms(terms);
         self.agenda.clear();
         self.found.clear();
         self.said.clear();

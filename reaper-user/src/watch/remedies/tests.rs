@@ -256,16 +256,26 @@ fn it_is_told_what_a_zombie_waits_for_and_when_about_its_turn_comes() {
 fn another_configuration_looks_at_each_once_and_the_limits_hold_on() {
     let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
     machine.leak(7, 3_000);
-    machine.look();
-    machine.conclude(Outcome::Applied);
-    let looks = machine.looks;
+    for _ in 0..2 {
+        machine.look();
+        machine.conclude(Outcome::Applied);
+    }
+    let (looks, left) = (machine.looks, 3_000 - 2 * 256);
     machine.remedies.forget_rules(terms(&[(Remedy::Nudge, 60), (Remedy::Reap, 7_200)]));
     assert_eq!((machine.remedies.next(), machine.remedies.agenda.place(3_000)), (None, None));
     machine.leak(7, 0);
+    machine.look();
+    assert_eq!((machine.looks, machine.remedies.underway.len()), (looks + left, 0));
+    machine.look();
+    assert_eq!(
+        machine.remedies.next(),
+        Some(START.plus(5 * SECOND)),
+        "when this holder may be touched again"
+    );
     let nudged = machine.run(60);
     assert!(nudged.iter().all(|(act, ids)| act.remedy == Remedy::Nudge && ids.len() <= 256));
-    assert_eq!(nudged.iter().map(|(_, ids)| ids.len()).sum::<usize>(), 3_000 - 256);
-    assert_eq!(machine.looks, looks + (3_000 - 256) + (3_000 - 512), "once each, and at its turn");
+    assert_eq!(nudged.iter().map(|(_, ids)| ids.len()).sum::<usize>(), left);
+    assert_eq!(machine.looks, looks + 2 * left, "once each, and at its turn");
     // Without rules nothing is left to look at.
     machine.remedies.forget_rules(Terms { rules: Vec::new(), ..terms(&[]) });
     machine.leak(8, 100);
