@@ -107,7 +107,7 @@ impl Injector {
     }
 
     /// Makes the kernel release each child of the holder that dies from now on; or, where it is not `wanted`, takes that back.
-    /// Nothing to be done is a refusal.
+    /// That there is nothing to take back is a refusal.
     pub fn autoreap(&mut self, holder: &Handle, wanted: bool, options: &Options) -> Deed {
         let task = Task::Autoreap(wanted);
         let survey = |cache: &mut Cache| survey::order(&self.proc, holder, task.clone(), options, cache);
@@ -118,12 +118,7 @@ impl Injector {
         let answer = self.order(holder, &order);
         let mut deed = deed(&answer);
         if deed.refusal.is_none() {
-            deed.refusal = match answer.results.first() {
-                Some(Fate::Reaped) => None,
-                Some(Fate::Gone) if wanted => Some(survey::refused("is-set", "SA_NOCLDWAIT is set already")),
-                Some(Fate::Gone) => Some(survey::refused("not-set", "SA_NOCLDWAIT is not set")),
-                _ => Some(survey::refused("not-taken", "its signal action could not be set")),
-            };
+            deed.refusal = why_not_set(answer.results.first().copied(), wanted);
         }
         deed
     }
@@ -185,6 +180,16 @@ fn deed(answer: &Answer) -> Deed {
     }
 }
 
+/// Why the flag was not set, or taken back; nothing where it was, or was set already: what is wanted is so.
+fn why_not_set(fate: Option<Fate>, wanted: bool) -> Option<Refusal> {
+    match fate {
+        Some(Fate::Reaped) => None,
+        Some(Fate::Gone) if wanted => None,
+        Some(Fate::Gone) => Some(survey::refused("not-set", "SA_NOCLDWAIT is not set")),
+        _ => Some(survey::refused("not-taken", "its signal action could not be set")),
+    }
+}
+
 /// The reasons that a tracing process gives.
 const WORDS: [&str; 29] = [
     "arch-32bit",
@@ -217,3 +222,17 @@ const WORDS: [&str; 29] = [
     "unwinding",
     "user-code",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn autoreap_is_done_where_it_was_set_already_and_taken_back_only_where_it_is_set() {
+        let told = |fate, wanted| why_not_set(fate, wanted).map(|refusal| refusal.as_str());
+        assert_eq!((told(Some(Fate::Reaped), true), told(Some(Fate::Gone), true)), (None, None));
+        assert_eq!((told(Some(Fate::Reaped), false), told(Some(Fate::Gone), false)), (None, Some("not-set")));
+        assert_eq!(told(Some(Fate::Failed(22)), true), Some("not-taken"));
+        assert_eq!(told(None, true), Some("not-taken"));
+    }
+}
