@@ -25,7 +25,7 @@ use crate::{
     identity::Identity,
     lock::{Lock, LockError},
     policy::Refusal,
-    proc::Proc,
+    proc::{Proc, ticks},
 };
 
 /// How long a holder has to die of SIGKILL. Longer, and it hangs in the kernel.
@@ -159,7 +159,7 @@ fn carry_out(proc: &Proc, directory: &std::path::Path, order: &Order, injector: 
 fn end(proc: &Proc, directory: &std::path::Path, order: &Order) -> Deed {
     let opened = take_lock(directory).and_then(|lock| Ok((lock, Handle::open(proc, order.holder)?)));
     match opened {
-        Ok((lock, handle)) => terminate(&handle, order.options.grace, lock),
+        Ok((lock, handle)) => terminate(proc, &handle, order, lock),
         Err(refusal) => Deed::refused(refusal),
     }
 }
@@ -181,27 +181,37 @@ pub fn apply(proc: &Proc, order: &Order, injector: &mut Injector, lock: Lock) ->
     };
     let mut deed = match order.remedy {
         Remedy::Report => Deed::default(),
-        Remedy::Nudge => match handle.send(Signal::CHILD) {
+        Remedy::Nudge => match verify(proc, order).and_then(|()| handle.send(Signal::CHILD)) {
             Ok(()) => Deed { signals: vec!["SIGCHLD"], ..Deed::default() },
             Err(refusal) => Deed::refused(refusal),
         },
         Remedy::Reap => injector.reap(&handle, &order.zombies, &order.options),
         Remedy::Autoreap => injector.autoreap(&handle, true, &order.options),
-        Remedy::TerminateHolder => return terminate(&handle, order.options.grace, lock),
+        Remedy::TerminateHolder => return terminate(proc, &handle, order, lock),
     };
     drop(lock);
     deed.state = handle.see().ok().map(|seen| seen.state);
     deed
 }
 
+/// Refused where none of the zombies is there any more as one of the holder's: it is signalled for nothing else.
+fn verify(proc: &Proc, order: &Order) -> Result<(), Refusal> {
+    let stands = |Target { identity, .. }: &Target| {
+        proc.see(identity.pid).is_ok_and(|seen| {
+            seen.state == 'Z' && seen.parent == order.holder.pid && seen.start_ticks == ticks(identity.start)
+        })
+    };
+    if order.zombies.iter().any(stands) { Ok(()) } else { Err(Refusal::NoZombie) }
+}
+
 /// SIGTERM, a grace period, SIGKILL. The descriptor is of one process for ever, so nobody else can be hit meanwhile.
-fn terminate(handle: &Handle, grace: Duration, lock: Lock) -> Deed {
-    if let Err(refusal) = handle.send(Signal::TERM) {
+fn terminate(proc: &Proc, handle: &Handle, order: &Order, lock: Lock) -> Deed {
+    if let Err(refusal) = verify(proc, order).and_then(|()| handle.send(Signal::TERM)) {
         return Deed::refused(refusal);
     }
     drop(lock);
     let mut deed = Deed { signals: vec!["SIGTERM"], ..Deed::default() };
-    if handle.has_ended(grace) {
+    if handle.has_ended(order.options.grace) {
         return deed;
     }
     match handle.see() {
@@ -212,7 +222,12 @@ fn terminate(handle: &Handle, grace: Duration, lock: Lock) -> Deed {
             let refusal = Some(Refusal::Protected(super::Protected::Traced));
             return Deed { refusal, state: Some(seen.state), ..deed };
         }
-        Ok(_) => {}
+        // It may have waited for them when it was asked to end.
+        Ok(seen) => {
+            if let Err(refusal) = verify(proc, order) {
+                return Deed { refusal: Some(refusal), state: Some(seen.state), ..deed };
+            }
+        }
     }
     match handle.send(Signal::KILL) {
         Ok(()) => deed.signals.push("SIGKILL"),
@@ -223,4 +238,89 @@ fn terminate(handle: &Handle, grace: Duration, lock: Lock) -> Deed {
         deed.state = handle.see().ok().map(|seen| seen.state);
     }
     deed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Child, Command, Stdio},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::identity::BootTime;
+
+    /// Has a zombie, and waits for it when it gets SIGTERM.
+    const PROGRAM: &str = "import os, signal
+zombie = os.fork() or os._exit(0)
+signal.signal(signal.SIGTERM, lambda *_: os.waitpid(zombie, 0))
+print(zombie, flush=True)
+while True:
+    signal.pause()";
+
+    /// It, and the zombie's pid.
+    struct Holder(Child, u32);
+
+    impl Holder {
+        fn start() -> Self {
+            let mut python = Command::new("/usr/bin/python3");
+            let mut child = python.args(["-I", "-c", PROGRAM]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            let this = Self(child, line.trim().parse().unwrap());
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while !Proc::at("/proc").see(this.1).is_ok_and(|seen| seen.state == 'Z') {
+                assert!(Instant::now() < deadline, "it does not become a zombie");
+                thread::sleep(Duration::from_millis(5));
+            }
+            this
+        }
+
+        /// The same about a zombie that started so much earlier.
+        fn order(&self, remedy: Remedy, earlier: u64) -> Order {
+            let identity = |pid| {
+                let seen = Proc::at("/proc").see(pid).unwrap();
+                Identity { pid, start: BootTime(seen.start_ticks * 10_000_000) }
+            };
+            let mut zombie = identity(self.1);
+            zombie.start.0 -= earlier;
+            let options = Options {
+                allow_interrupted_wait: false,
+                grace: Duration::from_millis(500),
+                max_pause: Duration::from_millis(2),
+            };
+            let zombies = vec![Target { identity: zombie, ns_pid: None }];
+            Order { number: 1, remedy, holder: identity(self.0.id()), zombies, options }
+        }
+
+        fn apply(&self, remedy: Remedy, earlier: u64) -> Deed {
+            let (directory, proc) = (tempfile::tempdir().unwrap(), Proc::at("/proc"));
+            let lock = take_lock(directory.path()).unwrap();
+            let mut injector = Injector::of_this_program(proc.clone());
+            apply(&proc, &self.order(remedy, earlier), &mut injector, lock)
+        }
+    }
+
+    impl Drop for Holder {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_holder_is_signalled_only_for_a_zombie_that_is_there() {
+        let mut holder = Holder::start();
+        for remedy in [Remedy::Nudge, Remedy::TerminateHolder] {
+            let deed = holder.apply(remedy, 1_000_000_000);
+            assert_eq!((deed.refusal, deed.signals), (Some(Refusal::NoZombie), vec![]), "{remedy}");
+        }
+        let deed = holder.apply(Remedy::Nudge, 0);
+        assert_eq!((deed.refusal, deed.signals), (None, vec!["SIGCHLD"]));
+        // It waits for it when it is asked to end, and is not killed.
+        let deed = holder.apply(Remedy::TerminateHolder, 0);
+        assert_eq!((deed.refusal, deed.signals), (Some(Refusal::NoZombie), vec!["SIGTERM"]));
+        assert_eq!(holder.0.try_wait().unwrap(), None);
+    }
 }

@@ -100,7 +100,8 @@ impl Underway {
         match (self.act.remedy, lives) {
             (Remedy::TerminateHolder, false) => Outcome::Applied,
             (_, false) => Outcome::HolderDied,
-            (Remedy::TerminateHolder, true) => Outcome::NoEffect,
+            // Asked to end, it may have waited for them: then it need not.
+            (Remedy::TerminateHolder, true) if gone < self.zombies.len() as u64 => Outcome::NoEffect,
             // It is for children to come.
             (Remedy::Autoreap, true) if !self.refused => Outcome::Applied,
             (Remedy::Autoreap, true) => Outcome::NoEffect,

@@ -498,3 +498,13 @@ fn what_a_look_did_not_show_is_looked_at_again_and_what_comes_late_of_another_lo
     assert_eq!(machine.look(), ids);
     assert_eq!(machine.remedies.next(), None, "those that were judged are not");
 }
+
+#[test]
+fn a_holder_that_waits_for_all_when_it_is_asked_to_end_need_not() {
+    let mut machine = Machine::with(terms(&[(Remedy::TerminateHolder, 90)]));
+    machine.leak(7, 10);
+    machine.look();
+    let underway = machine.remedies.underway.values().next().unwrap();
+    let outcomes = [(true, 9), (true, 10), (false, 0)].map(|(lives, gone)| underway.outcome(lives, gone));
+    assert_eq!(outcomes, [Outcome::NoEffect, Outcome::Applied, Outcome::Applied]);
+}
