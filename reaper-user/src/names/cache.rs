@@ -43,6 +43,8 @@ struct Inner {
     entries: HashMap<Key, Entry>,
     turn: u64,
     counts: Counts,
+    /// Who has answered before.
+    answered: Places,
 }
 
 #[derive(Debug)]
@@ -66,9 +68,10 @@ impl Entry {
         Self { names: None, asked: 0, waiting: 0, absent: 0, failed: 0, when: now, needed: now, turn: 0 }
     }
 
-    /// Nobody is asked about a container that a runtime made for Kubernetes unless that runtime is there: it is only not there *now*.
-    fn state(&self, of_pod: bool) -> Named {
-        let silent = self.waiting & !self.absent != 0;
+    /// Who has answered before and is not there now comes again. And nobody is asked about a container that a runtime made for
+    /// Kubernetes unless that runtime is there: it is only not there *now*.
+    fn state(&self, of_pod: bool, answered: Places) -> Named {
+        let silent = self.waiting & (!self.absent | answered) != 0;
         let nobody_there = self.asked != 0 && self.absent == self.asked;
         match &self.names {
             Some(names) => Named::As(Arc::clone(names)),
@@ -83,7 +86,7 @@ impl Cache {
     pub(super) fn of(&self, key: &Key, places: Places, of_pod: bool, now: Instant) -> (Named, Places) {
         let mut inner = self.lock();
         inner.turn += 1;
-        let turn = inner.turn;
+        let (turn, answered) = (inner.turn, inner.answered);
         if !inner.entries.contains_key(key) {
             inner.make_room();
             inner.entries.insert(key.clone(), Entry::new(now));
@@ -97,7 +100,7 @@ impl Cache {
             *entry = Entry { asked: places, waiting: places, when: now, ..Entry::new(now) };
             entry.turn = turn;
         }
-        (entry.state(of_pod), ask)
+        (entry.state(of_pod, answered), ask)
     }
 
     /// It could not be asked for.
@@ -121,6 +124,9 @@ impl Cache {
     /// Takes an answer.
     pub(super) fn answer(&self, key: &Key, place: usize, answer: Result<Option<Names>, &Unanswered>) {
         let mut inner = self.lock();
+        if answer.is_ok() {
+            inner.answered |= bit(place);
+        }
         if let Some(entry) = inner.entries.get_mut(key) {
             let bit = bit(place);
             entry.absent &= !bit;
@@ -230,6 +236,25 @@ mod tests {
         assert!(cache.wants(&key(1), 0, now), "it may come");
         cache.answer(&key(1), 0, Ok(None));
         assert_eq!(cache.of(&key(1), BOTH, true, now).0, Named::Nobody, "one has answered");
+    }
+
+    #[test]
+    fn who_has_answered_before_and_is_not_there_now_is_waited_for() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        cache.of(&key(1), BOTH, true, now);
+        cache.answer(&key(1), 0, Ok(Some(names("a"))));
+        // It is restarted, and the other one does not know what it has made.
+        for of_pod in [false, true] {
+            let key = key(2 + usize::from(of_pod));
+            cache.of(&key, BOTH, of_pod, now);
+            cache.answer(&key, 0, Err(&Unanswered::Absent));
+            cache.answer(&key, 1, Ok(None));
+            assert_eq!(cache.of(&key, BOTH, of_pod, now).0, Named::Pending);
+            cache.settle(Duration::from_secs(60));
+            cache.answer(&key, 0, Ok(None));
+            assert_eq!(cache.of(&key, BOTH, of_pod, now).0, Named::Nobody);
+        }
+        assert!(now.elapsed() < Duration::from_secs(30), "a command does not wait for it");
     }
 
     #[test]
