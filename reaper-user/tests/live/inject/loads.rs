@@ -197,7 +197,7 @@ fn programs_whose_tracer_is_killed_at_any_moment_go_on() {
         [python("python", "subprocess"), node(), java(), go()].map(|load| (load, random.below(u64::MAX)));
     let results = each(AT_ONCE, loads.into(), |(load, seed)| {
         let (mut running, mut hand, mut random) = (Running::start(load), Hand::default(), Random::of(seed));
-        let (wanted, mut killed, mut inside, mut tried) = (rounds(5, 300), 0, 0, 0);
+        let (wanted, mut killed, mut inside, mut tried) = (rounds(30, 300), 0, 0, 0);
         while killed < wanted && tried < wanted * 20 {
             running.go_on(1);
             let zombies = running.orphans();
