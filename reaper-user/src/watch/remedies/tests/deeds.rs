@@ -1,0 +1,140 @@
+//! What comes of remedies: effects, refusals, breakers.
+
+use super::*;
+
+#[test]
+fn what_is_under_way_when_the_rules_change_says_nothing_of_the_new_ones() {
+    let mut machine = Machine::with(terms(&[(Remedy::Nudge, 60)]));
+    machine.leak(7, 10);
+    machine.look();
+    machine.remedies.forget_rules(terms(&[(Remedy::Reap, 90)]));
+    for underway in machine.remedies.underway.values_mut() {
+        underway.outlive_its_rule();
+    }
+    machine.leak(7, 0);
+    machine.look();
+    assert_eq!(machine.remedies.underway.len(), 1, "one at a time");
+    machine.conclude(Outcome::NoEffect);
+    assert_eq!(machine.run(10), [(Act { rule: 0, step: 0, remedy: Remedy::Reap }, (1..=10).collect())]);
+    let breakers = machine.events().into_iter().filter(|event| matches!(event, Event::Breaker(_))).count();
+    assert_eq!(breakers, 0);
+}
+
+#[test]
+fn a_breaker_that_opens_lets_thousands_rest_until_it_closes() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    machine.conclude(Outcome::NoEffect);
+    let opened = machine.now;
+    let (step, behind, again) = machine.step(3_000);
+    assert_eq!((step.standing, behind), (StepStanding::Waiting, Some(3_000 - 256 - 1)));
+    assert_eq!(step.reason, Some("breaker-holder".into()));
+    assert!(again.unwrap() >= Duration::from_secs(HOUR), "{again:?}");
+    assert_eq!(machine.run(HOUR - 1), []);
+    // Those that it was done to have it behind them: that there is nothing more for them is seen once.
+    assert_eq!(machine.looks, looks + 256);
+    machine.now = opened.plus(Duration::from_secs(HOUR));
+    assert_eq!(machine.look(), (257..=512).collect::<Vec<_>>(), "one more is tried");
+    machine.conclude(Outcome::NoEffect);
+    let looks = machine.looks;
+    machine.run(2 * HOUR - 1);
+    assert_eq!(machine.looks, looks + 256, "twice as long");
+}
+
+#[test]
+fn a_breaker_that_opens_lets_something_stronger_come_in_its_time() {
+    let mut machine = Machine::with(terms(&[(Remedy::Nudge, 60), (Remedy::TerminateHolder, 5_400)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    machine.conclude(Outcome::NoEffect);
+    assert_eq!(machine.run(HOUR / 4), []);
+    assert_eq!(machine.looks, looks + 3_000, "once, to know when that is");
+    machine.now = START.plus(Duration::from_secs(HOUR / 2 + 60));
+    machine.look();
+    assert_eq!(machine.conclude(Outcome::Applied)[0].0.remedy, Remedy::TerminateHolder);
+}
+
+#[test]
+fn what_the_hand_refuses_is_tried_again_with_the_same_and_nothing_else_is_looked_at() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 3_000);
+    machine.look();
+    let looks = machine.looks;
+    let (_, underway) = machine.remedies.underway.drain().next().unwrap();
+    let again = machine.now.plus(10 * SECOND);
+    machine.remedies.put_back(&underway, again);
+    assert_eq!(machine.remedies.next(), Some(again));
+    machine.now = again;
+    assert_eq!(machine.look(), (1..=256).collect::<Vec<_>>());
+    assert_eq!(machine.looks, looks + 256);
+}
+
+#[test]
+fn what_was_begun_before_a_breaker_opened_and_works_does_not_close_it() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(1, 300);
+    machine.leak(2, 300);
+    machine.look();
+    let mut outcomes = [Outcome::HolderDied, Outcome::Applied].into_iter();
+    for (_, underway) in std::mem::take(&mut machine.remedies.underway) {
+        machine.now = machine.now.plus(2 * SECOND);
+        let outcome = outcomes.next().unwrap();
+        machine.remedies.conclude(&underway, outcome, machine.now, &mut machine.outbox);
+    }
+    assert_eq!(machine.remedies.open_breakers(machine.now).len(), 1);
+    assert_eq!(machine.run(HOUR / 2), [], "the rule only reports");
+}
+
+#[test]
+fn what_touched_the_holder_before_it_came_to_a_refusal_has_its_effect_looked_for_and_opens_the_breaker() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 10);
+    let died = || Refusal::Hand { word: "tracer-died", message: "it died".to_owned() };
+    let late = || Refusal::Hand { word: "out-of-time", message: "it took too long".to_owned() };
+    for deed in [
+        Deed::refused(died()),
+        Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(late()) },
+        Deed { interrupted: 1, ..Deed::refused(late()) },
+        Deed { signals: vec!["SIGTERM"], ..Deed::refused(Refusal::NoZombie) },
+        Deed { taken: vec![(holder(1), Ok(()))], ..Deed::refused(late()) },
+    ] {
+        machine.remedies.underway.clear();
+        machine.remedies.forget_rules(terms(&[(Remedy::Reap, 90)]));
+        machine.leak(7, 0);
+        machine.look();
+        let number = *machine.remedies.underway.keys().next().unwrap();
+        machine.remedies.take_deed(number, deed.clone(), machine.now, &mut machine.outbox);
+        assert_eq!(machine.remedies.next(), Some(machine.now.plus(2 * SECOND)), "{deed:?}");
+        assert_eq!(machine.conclude(Outcome::NoEffect).len(), 1, "{deed:?}");
+        assert_eq!(machine.remedies.open_breakers(machine.now).len(), 1, "{deed:?}");
+        assert_eq!(machine.remedies.agenda.place(10).map(|(_, before)| before), Some(9), "it is not done");
+        machine.now = machine.now.plus(60 * SECOND);
+    }
+    assert!(machine.events().iter().all(|event| matches!(event, Event::Breaker(_))), "nothing was refused");
+}
+
+#[test]
+fn autoreap_that_came_to_a_refusal_is_not_done() {
+    let mut machine = Machine::with(terms(&[(Remedy::Autoreap, 90)]));
+    machine.leak(7, 10);
+    machine.look();
+    let number = *machine.remedies.underway.keys().next().unwrap();
+    assert_eq!(machine.remedies.underway[&number].outcome(true, 0), Outcome::Applied);
+    let failed = Refusal::Hand { word: "not-taken", message: "it failed".to_owned() };
+    let deed = Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(failed) };
+    machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.underway[&number].outcome(true, 1), Outcome::NoEffect);
+}
+
+#[test]
+fn a_holder_that_waits_for_all_when_it_is_asked_to_end_need_not() {
+    let mut machine = Machine::with(terms(&[(Remedy::TerminateHolder, 90)]));
+    machine.leak(7, 10);
+    machine.look();
+    let underway = machine.remedies.underway.values().next().unwrap();
+    let outcomes = [(true, 9), (true, 10), (false, 0)].map(|(lives, gone)| underway.outcome(lives, gone));
+    assert_eq!(outcomes, [Outcome::NoEffect, Outcome::Applied, Outcome::Applied]);
+}
