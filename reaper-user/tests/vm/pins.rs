@@ -84,7 +84,6 @@ fn a_daemon_that_was_killed_is_followed_by_one_that_knows_what_happened_in_betwe
         assert!(said.contains(name.as_str()), "{name} is not named:\n{said}");
     }
     assert!(!Path::new(PINS).exists());
-    holder.reap(second_told);
 }
 
 fn names(folder: &Path) -> Vec<String> {

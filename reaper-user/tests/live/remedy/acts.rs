@@ -44,7 +44,9 @@ fn a_nudge_wakes_a_handler_and_its_zombies_go() {
 fn whoever_waits_once_for_each_signal_is_nudged_again_while_it_helps() {
     let _machine = machine();
     let (mut daemon, _file) = daemon(&(rule(NUDGE, "") + "[remedy]\nper_holder = 600\n"), &[]);
-    // The second one waits for its eldest first, which is none of those that it is nudged for.
+    // The second one waits for its eldest first, which is none of those that it is nudged for. Neither ends before the other:
+    // that would count against the rule.
+    let mut holders = Vec::new();
     for mode in ["once", "elder"] {
         let holder = Holder::start(mode, 3);
         let mut nudges = 0;
@@ -56,6 +58,7 @@ fn whoever_waits_once_for_each_signal_is_nudged_again_while_it_helps() {
             nudges == 3
         });
         assert_eq!(holder.standing(), 0, "{mode}");
+        holders.push(holder);
     }
     daemon.end();
 }
