@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    AT_ONCE, Remedies, SAID,
+    AT_ONCE, Remedies, SAID, SOON,
     agenda::{Line, Looked, Obstacle},
     deeds::Underway,
 };
 use crate::{
     identity::{BootTime, Identity},
     policy::{Act, Case, Decision, Limit, Policy, Refusal},
-    remedy::{Options, Order, Remedy, Target},
+    remedy::{Options, Order, Protected, Remedy, Target},
     report::{Outbox, RemedyEvent},
     zombie::Zombie,
 };
@@ -62,6 +62,14 @@ impl Remedies {
         let mut refusals: BTreeMap<Alike, Vec<(Refusal, Zombie)>> = BTreeMap::new();
         for found in std::mem::take(&mut self.found) {
             let Found { id, zombie, holder, decision } = &found;
+            // The debugger that was seen is our own hand.
+            let traced = |(_, refusal): &(Act, Refusal)| *refusal == Refusal::Protected(Protected::Traced);
+            if decision.refusals.iter().any(traced)
+                && self.underway.values().any(|underway| underway.is_acting_on(*holder))
+            {
+                self.agenda.schedule(*id, now.plus(SOON));
+                continue;
+            }
             if let Some(again) = decision.again {
                 self.agenda.schedule(*id, again);
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     policy::{Act, Case, Match, Refusal, Rule, Step, Waited},
-    remedy::{Heeds, Holder, OptOut},
+    remedy::{Heeds, Holder, OptOut, Protected},
     report::{Event, Outbox, Outcome, Outgoing, OutlookStep, StepStanding, fixture},
     zombie::{Cause, Died, Zombie},
 };
@@ -21,6 +21,8 @@ struct Machine {
     outgoing: Outgoing,
     now: BootTime,
     zombies: BTreeMap<u64, Zombie>,
+    /// The holders are seen to be traced.
+    traced: bool,
     looks: usize,
     rounds: usize,
 }
@@ -55,7 +57,7 @@ impl Machine {
         let (outbox, outgoing) = Outbox::new();
         let remedies = Remedies::idle(terms, Proc::at("/nowhere"), PathBuf::new());
         let (zombies, now) = (BTreeMap::new(), START);
-        Self { remedies, outbox, outgoing, now, zombies, looks: 0, rounds: 0 }
+        Self { remedies, outbox, outgoing, now, zombies, traced: false, looks: 0, rounds: 0 }
     }
 
     /// Orphans of a holder, each a millisecond younger than the one before.
@@ -93,7 +95,7 @@ impl Machine {
                 workload: Some(zombie.workload.clone()),
                 opts_out: Some(false),
                 container_init: false,
-                protected: None,
+                protected: self.traced.then_some(Protected::Traced),
             };
             let case = Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None };
             self.remedies.judge(*id, case, self.now);

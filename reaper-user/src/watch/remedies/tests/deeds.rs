@@ -21,6 +21,26 @@ fn what_is_under_way_when_the_rules_change_says_nothing_of_the_new_ones() {
 }
 
 #[test]
+fn a_holder_that_is_traced_by_nobody_but_our_own_hand_is_not_refused_for_that() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 1);
+    machine.look();
+    machine.leak(7, 1);
+    machine.traced = true;
+    machine.look();
+    machine.traced = false;
+    machine.conclude(Outcome::Applied);
+    assert_eq!(machine.run(10), [(Act { rule: 0, step: 0, remedy: Remedy::Reap }, vec![2])]);
+    // Where nobody of ours is at it, somebody else is.
+    machine.leak(8, 1);
+    machine.traced = true;
+    machine.look();
+    let is_refused =
+        |event: &Event| matches!(event, Event::Remedy(remedy) if remedy.outcome == Outcome::Refused);
+    assert_eq!(machine.events().iter().filter(|event| is_refused(event)).count(), 1);
+}
+
+#[test]
 fn a_breaker_that_opens_lets_thousands_rest_until_it_closes() {
     let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
     machine.leak(7, 3_000);
