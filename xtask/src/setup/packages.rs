@@ -1,6 +1,7 @@
 //! Packages from apt. A package may bring a daemon; none of them may run because somebody built reaper.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Command, Stdio},
 };
@@ -9,9 +10,6 @@ use anyhow::{anyhow, bail};
 
 use super::needs::{self, Kind, Need};
 use crate::{command, debian::Apt, root, vm, workspace::Workspace};
-
-/// Those of our packages that bring a service, and its unit's name.
-const SERVICES: &[&str] = &["prometheus", "prometheus-node-exporter", "prometheus-process-exporter"];
 
 /// Runs as root. Both invoke-rc.d and systemd's own helper ask policy-rc.d before they start a service; 101 is
 /// "forbidden". One that is there already is the administrator's and stays. A machine that has just started may be
@@ -78,10 +76,8 @@ fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
         "setup: installing {} (apt-get, without recommended packages, removing none)",
         packages.join(" ")
     );
-    let services: Vec<&str> = SERVICES.iter().copied().filter(|name| packages.contains(name)).collect();
-    if !services.is_empty() {
-        println!("setup: {} will not be started: policy-rc.d forbids it meanwhile", services.join(" and "));
-    }
+    println!("setup: no service of theirs will be started: policy-rc.d forbids it meanwhile");
+    let before = enabled()?;
     let mut install = root::command("sh")?;
     install.args(["-c", INSTALL, "setup"]).args(packages);
     // The script itself would only hide which command it was.
@@ -91,7 +87,8 @@ fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
             packages.join(" ")
         )
     })?;
-    disable(&services)
+    let units: Vec<String> = enabled()?.difference(&before).cloned().collect();
+    disable(&units)
 }
 
 /// A package of another release, from backports say, may keep one out. It is somebody's: it stays as it is.
@@ -115,14 +112,29 @@ fn install_or_unpack(
     program.fetch(workspace, &plan.installs)
 }
 
-/// A package enables its unit even where starting it was forbidden: it would run after the next boot.
-fn disable(services: &[&str]) -> anyhow::Result<()> {
-    if services.is_empty() || needs::program("systemctl").is_none() {
+/// The units that the next boot starts; none where there is no systemd. Systemd need not be running for that.
+fn enabled() -> anyhow::Result<BTreeSet<String>> {
+    if needs::program("systemctl").is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let mut list = Command::new("systemctl");
+    list.args(["list-unit-files", "--state=enabled", "--plain", "--no-legend"]);
+    Ok(command::output(&mut list)?.lines().filter_map(unit).map(str::to_owned).collect())
+}
+
+/// The unit of one line of the list.
+fn unit(line: &str) -> Option<&str> {
+    line.split_whitespace().next()
+}
+
+/// A package, or one that it needs, enables its units even where starting them was forbidden: they would run after the next boot.
+fn disable(units: &[String]) -> anyhow::Result<()> {
+    if units.is_empty() {
         return Ok(());
     }
     println!(
         "setup: disabling {}, so that the next boot does not start what only tests and the benchmark need",
-        services.join(" and ")
+        units.join(", ")
     );
     let mut disable = root::command("systemctl")?;
     disable.args(["--quiet", "disable"]);
@@ -130,7 +142,7 @@ fn disable(services: &[&str]) -> anyhow::Result<()> {
     if Path::new("/run/systemd/system").exists() {
         disable.arg("--now");
     }
-    command::run(disable.args(services))
+    command::run(disable.args(units))
 }
 
 fn update() -> anyhow::Result<()> {
