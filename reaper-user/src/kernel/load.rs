@@ -75,6 +75,8 @@ impl Kernel {
         let Some(root) = pins else { return Self::load_into(options, waits, &object, &kernel_btf, None) };
 
         let store = Store::open(root)?;
+        // The folder is locked: nobody is making these.
+        store.remove_incomplete()?;
         let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
         if let Some(set) = store.find(fingerprint)? {
             let pinned = Pinned { store: store.clone(), set, fingerprint, adopted: true };
@@ -84,8 +86,6 @@ impl Kernel {
             }
             tracing::warn!(path = %root.display(), "what is pinned there is not what it says; it is replaced");
         }
-        // The folder is locked: nobody is making these.
-        store.remove_incomplete()?;
         let set = store.make()?;
         let pinned = Pinned { store, set, fingerprint, adopted: false };
         Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))
@@ -218,14 +218,11 @@ impl Kernel {
             Some(Pinned { store, set, .. }) => !store.others(set)?.is_empty(),
             None => false,
         };
-        if self.adopted() {
-            // This very process included, which the check of the offsets looks for.
-            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flag::RECOVERED, false)?;
-        } else {
-            // What another set's daemon may have told of is told again, and marked as such.
-            let flags = if others { flag::RECOVERED } else { 0 };
-            self.orders.carry_out(&mut self.ebpf, self.flavour, before, flags, true)?;
-        }
+        let adopted = self.adopted();
+        // What another daemon may have told of is told again, and marked as such.
+        let flags = if adopted || others { flag::RECOVERED } else { 0 };
+        // This very process included, which the check of the offsets looks for.
+        self.orders.carry_out(&mut self.ebpf, self.flavour, before, flags, !adopted)?;
         Ok(())
     }
 
