@@ -169,7 +169,12 @@ impl fmt::Display for Refusal {
         match self {
             Self::Paused => f.write_str("remedies are paused (remedy.paused)"),
             Self::Protected(protected) => write!(f, "the holder is protected: {protected}"),
-            Self::OptedOut => write!(f, "the workload has opted out ({}=off)", crate::remedy::OPT_OUT),
+            Self::OptedOut => write!(
+                f,
+                "the workload has opted out ({}=off in its environment, or the label {} \"off\")",
+                crate::remedy::OPT_OUT,
+                crate::names::OPT_OUT_LABEL
+            ),
             Self::OptOutUnknown => {
                 f.write_str("the holder's environment could not be read, and it may have opted out there")
             }

@@ -30,8 +30,8 @@ const MINUTES_QUICK: u64 = 3;
 /// When nothing new is made, everything that stands is listed; what is gone may be listed until the kernel frees it.
 const SETTLES: Duration = Duration::from_secs(30);
 
-/// Programs and libraries that the daemon keeps open to read their symbols, at most (README, "What it costs"): how many there
-/// are depends on what runs on the machine.
+/// Programs and libraries that the daemon keeps open to read their symbols, at most (`reaper-user/src/origin/files.rs`): how
+/// many there are depends on what runs on the machine.
 const FILES: usize = 256;
 
 /// pid and start in clock ticks.

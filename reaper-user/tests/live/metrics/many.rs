@@ -1,24 +1,7 @@
 //! More workloads with zombies than there are places for.
 
-use super::{ANY, Page, Unit, address};
+use super::{ANY, HOLD, Page, Unit, address};
 use crate::support::{Cgroup, Daemon, machine};
-
-/// Holds one zombie in each of the cgroups it is told, and waits for them in the end.
-const SPREAD: &str = "
-import os, sys
-for cgroup in sys.argv[1:]:
-    if os.fork() == 0:
-        with open(cgroup + '/cgroup.procs', 'w') as procs:
-            procs.write('0')
-        os._exit(0)
-print(flush=True)
-sys.stdin.read()
-while True:
-    try:
-        os.wait()
-    except ChildProcessError:
-        break
-";
 
 const WORKLOADS: usize = 500;
 
@@ -33,7 +16,7 @@ fn five_hundred_workloads_have_label_sets_of_their_own_or_are_others_where_those
         let number = cap.to_string();
         let daemon = Daemon::run(&[&["--age", "1s", "--metrics-label-sets", &number], &ANY[..]].concat());
         let (address, unit) = (address(&daemon), Unit::new("many"));
-        let mut holder = unit.start(SPREAD, &paths);
+        let mut holder = unit.start(HOLD, &paths);
         holder.wait();
         let of_all = |page: &Page, name: &str| {
             page.sum(name, &[("kind", "unit")]) + page.sum(name, &[("kind", "other")])

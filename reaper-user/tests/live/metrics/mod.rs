@@ -64,11 +64,15 @@ impl Drop for Script {
     }
 }
 
-/// Holds as many zombies as it is told, and waits for them in the end: who does that for orphans may take its time.
+/// Holds a zombie in each of the cgroups that it is told, its own where that is empty, and waits for them in the end: who does
+/// that for orphans may take its time.
 const HOLD: &str = "
 import os, sys
-for _ in range(int(sys.argv[1])):
+for cgroup in sys.argv[1:]:
     if os.fork() == 0:
+        if cgroup:
+            with open(cgroup + '/cgroup.procs', 'w') as procs:
+                procs.write('0')
         os._exit(0)
 print(flush=True)
 sys.stdin.read()
@@ -119,7 +123,7 @@ fn zombies_are_counted_by_workload_and_cause_as_ps_shows_them() {
     let _machine = machine();
     let daemon = Daemon::run(&[&["--age", "500ms"], &ANY[..]].concat());
     let (address, unit) = (address(&daemon), Unit::new("standing"));
-    let mut holder = unit.start(HOLD, &["23"]);
+    let mut holder = unit.start(HOLD, &[""; 23]);
     holder.wait();
     let labels = [("kind", "unit"), ("workload", unit.name.as_str()), ("pod_uid", "")];
     let own = [&labels[..], &[("cause", "never-waited")]].concat();
@@ -267,7 +271,7 @@ fn a_daemon_that_takes_over_is_ready_when_it_has_and_counts_on() {
     let arguments = [&["--age", "500ms"], &ANY[..]].concat();
     let first = Daemon::run_pinned(pins.path(), &arguments);
     let place = address(&first);
-    let mut holder = unit.start(HOLD, &["5"]);
+    let mut holder = unit.start(HOLD, &[""; 5]);
     holder.wait();
     let labels = [("workload", unit.name.as_str())];
     let standing = |page: &Page| page.sum("reaper_zombies_standing", &labels) >= 5.0;
@@ -358,7 +362,7 @@ fn clients_that_hang_delay_neither_reports_nor_others() {
         let _ = stream.write_all(part);
     }
     let unit = Unit::new("hang");
-    let mut holder = unit.start(HOLD, &["3"]);
+    let mut holder = unit.start(HOLD, &[""; 3]);
     holder.wait();
     let pid = u64::from(holder.0.id());
     let mut reports = 0;

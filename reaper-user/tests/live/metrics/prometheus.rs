@@ -150,7 +150,7 @@ fn prometheus_scrapes_the_daemon_and_its_rules_fire_and_resolve_on_a_real_leak()
     let unit = Unit::new("leak");
     let mut holders = Vec::new();
     let mut leak = || {
-        let mut holder = unit.start(HOLD, &["2"]);
+        let mut holder = unit.start(HOLD, &[""; 2]);
         holder.wait();
         holders.push(holder);
     };
