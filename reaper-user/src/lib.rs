@@ -11,6 +11,7 @@ pub mod control;
 pub mod exit_code;
 pub mod identity;
 pub mod kernel;
+pub mod kubernetes;
 pub mod ledger;
 pub mod lock;
 pub mod metrics;

@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 a remedy was refused or only part of it done, 64 wrong usa
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Watch and report, as a daemon: zombies, their release, and what was lost
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Watch in the foreground; nothing to configure
     Trace(TraceArgs),
     /// List the zombies that stand now

@@ -30,6 +30,9 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
         None => Config::default(),
     };
     let config = config.with(&args.overrides, output);
+    if let Some(contradiction) = config.contradiction() {
+        return Err(Failure::new(exit_code::CONFIG, format!("[kubernetes] events: {contradiction}")));
+    }
     let log = start_log(config.log.level);
     let notifier = Notifier::from_environment();
     // What is missing is the first thing that is said, before anything is made.
@@ -60,12 +63,14 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             copying: copying(config.origin.native),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
+            ear: None,
         },
         form: Form { output: config.output, stacks: false },
         duration: None,
         service: Some(Service {
             notifier,
             metrics: config.metrics.listen.address(),
+            kubernetes: config.kubernetes.settings(),
             reload: Reload {
                 file: args.config.clone(),
                 overrides: args.overrides.clone(),

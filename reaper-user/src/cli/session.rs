@@ -23,6 +23,7 @@ use crate::{
     control::{Control, ControlError},
     exit_code,
     kernel::KernelError,
+    kubernetes::{self, Herald},
     lock::LockError,
     metrics::{Metrics, MetricsError},
     report::Outbox,
@@ -48,6 +49,8 @@ pub(super) struct Service {
     pub(super) notifier: Notifier,
     /// Where metrics are served.
     pub(super) metrics: Option<SocketAddr>,
+    /// What the cluster is told.
+    pub(super) kubernetes: Option<kubernetes::Settings>,
     pub(super) reload: Reload,
 }
 
@@ -62,7 +65,7 @@ impl Session {
     }
 
     async fn watch(self) -> Result<(), Failure> {
-        let Self { settings, form, duration, mut service } = self;
+        let Self { mut settings, form, duration, mut service } = self;
         let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
         let (mut interrupt, mut terminate, hangup) = (
             signal(SignalKind::interrupt()).map_err(unavailable)?,
@@ -78,14 +81,18 @@ impl Session {
         let is_service = service.is_some();
         let (outbox, outgoing) = Outbox::new();
         let backlog = outgoing.backlog();
+        let herald = service.as_mut().and_then(|service| service.kubernetes.take()).map(Herald::new);
+        settings.ear = herald.as_ref().map(Herald::ear);
         let watch = Watch::start(settings, outbox)?;
         let (failed, writer_left) = oneshot::channel();
         let (hung_up, reader_left) = oneshot::channel();
         writer::watch_reader(hung_up).map_err(unavailable)?;
         let writer = writer::start(form, outgoing, is_service, failed).map_err(unavailable)?;
         let server = control.map(|control| tokio::spawn(control.serve(query.clone())));
+        let told = herald.as_ref().map(Herald::counts);
         let _metrics =
-            metrics.map(|metrics| metrics.serve(query.clone())).transpose().map_err(unavailable)?;
+            metrics.map(|metrics| metrics.serve(query.clone(), told)).transpose().map_err(unavailable)?;
+        let _telling = herald.map(|herald| herald.start(watch.names())).transpose().map_err(unavailable)?;
         let (mut unread, mut told) = (None, Instant::now());
         let stop = async {
             tokio::select! {

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use super::{Config, ConfigError, rules};
+use super::{Config, ConfigError, Socket, rules};
 
 /// The largest file that is read.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -19,7 +19,18 @@ impl Config {
             toml::from_str(text).map_err(|error| ConfigError::invalid(path.to_owned(), text, &error))?;
         config.rules = rules::check(&std::mem::take(&mut config.written))
             .map_err(|fault| ConfigError::at(path.to_owned(), text, &fault.span, &fault.message))?;
+        if let Some(contradiction) = config.contradiction() {
+            return Err(ConfigError::at(path.to_owned(), text, &events_span(text), contradiction));
+        }
         Ok(config)
+    }
+
+    /// What is asked for and cannot be had together.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<&'static str> {
+        (self.kubernetes.events && self.names.cri == Socket::Off).then_some(
+            "an Event needs its pod's name, and cri in [names] is \"off\": nobody could tell it. Let one of the two be",
+        )
     }
 
     /// Reads a file, whoever wrote it. For `reaper config check`.
@@ -36,6 +47,15 @@ impl Config {
         check_owner(path, &metadata, 0)?;
         Self::parse(path, &read(path, file)?)
     }
+}
+
+/// Where `events` in `[kubernetes]` stands.
+fn events_span(text: &str) -> std::ops::Range<usize> {
+    let table = toml::de::DeTable::parse(text).ok();
+    let span = table.and_then(|table| {
+        Some(table.get_ref().get("kubernetes")?.get_ref().as_table()?.get("events")?.span())
+    });
+    span.unwrap_or_default()
 }
 
 /// Refuses a file that does not belong to `owner`, or that others may write.

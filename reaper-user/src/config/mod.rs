@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod kubernetes;
 mod metrics;
 mod names;
 mod overrides;
@@ -24,6 +25,7 @@ use self::rules::WrittenRule;
 pub use self::{
     error::{ConfigError, Position},
     file::{MAX_BYTES, check_owner},
+    kubernetes::{Apart, KubeconfigPath, Kubernetes, NodeName, NodeZombies},
     metrics::{LabelSetCount, Listen, Metrics},
     names::{Names, Socket},
     overrides::Overrides,
@@ -58,6 +60,8 @@ pub struct Config {
     pub origin: Origin,
     /// Who is asked what people call workloads.
     pub names: Names,
+    /// What the cluster is told.
+    pub kubernetes: Kubernetes,
     /// The daemon's own log.
     pub log: Log,
     /// Metrics.
@@ -120,6 +124,7 @@ impl Default for Config {
             capture: Capture::default(),
             origin: Origin::default(),
             names: Names::default(),
+            kubernetes: Kubernetes::default(),
             log: Log::default(),
             metrics: Metrics::default(),
             remedy: Remedies::default(),
@@ -164,6 +169,7 @@ impl Config {
             capture: Capture { cmdline },
             origin: Origin { sites, native },
             names: Names { cri, docker, podman, systemd },
+            kubernetes: Kubernetes { events, node_zombies, node, apart, kubeconfig },
             log: Log { level },
             metrics: Metrics { listen, label_sets },
             remedy: Remedies { dry_run, paused, per_minute, per_holder, grace, max_pause },
@@ -185,6 +191,11 @@ impl Config {
             ("names.docker", *docker != other.names.docker),
             ("names.podman", *podman != other.names.podman),
             ("names.systemd", *systemd != other.names.systemd),
+            ("kubernetes.events", *events != other.kubernetes.events),
+            ("kubernetes.node_zombies", *node_zombies != other.kubernetes.node_zombies),
+            ("kubernetes.node", *node != other.kubernetes.node),
+            ("kubernetes.apart", *apart != other.kubernetes.apart),
+            ("kubernetes.kubeconfig", *kubeconfig != other.kubernetes.kubeconfig),
             ("log.level", *level != other.log.level),
             ("metrics.listen", *listen != other.metrics.listen),
             ("metrics.label_sets", *label_sets != other.metrics.label_sets),
@@ -225,6 +236,11 @@ impl Config {
             names_docker,
             names_podman,
             names_systemd,
+            kubernetes_events,
+            kubernetes_node_zombies,
+            kubernetes_node,
+            kubernetes_apart,
+            kubeconfig,
             log_level,
             metrics_listen,
             metrics_label_sets,
@@ -255,6 +271,13 @@ impl Config {
                 docker: names_docker.clone().unwrap_or(self.names.docker),
                 podman: names_podman.clone().unwrap_or(self.names.podman),
                 systemd: names_systemd.clone().unwrap_or(self.names.systemd),
+            },
+            kubernetes: Kubernetes {
+                events: self.kubernetes.events || *kubernetes_events,
+                node_zombies: kubernetes_node_zombies.unwrap_or(self.kubernetes.node_zombies),
+                node: kubernetes_node.clone().unwrap_or(self.kubernetes.node),
+                apart: kubernetes_apart.unwrap_or(self.kubernetes.apart),
+                kubeconfig: kubeconfig.clone().unwrap_or(self.kubernetes.kubeconfig),
             },
             log: Log { level: log_level.unwrap_or(self.log.level) },
             metrics: Metrics {

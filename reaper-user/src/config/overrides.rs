@@ -1,8 +1,8 @@
 //! The configuration as flags.
 
 use super::{
-    Age, CacheEntries, Cmdlines, Grace, LabelSetCount, Listen, LogLevel, MaxPause, Natives, Overflow,
-    PerHolder, PerMinute, PinPath, SiteCount, Slots, Socket,
+    Age, Apart, CacheEntries, Cmdlines, Grace, KubeconfigPath, LabelSetCount, Listen, LogLevel, MaxPause,
+    Natives, NodeName, NodeZombies, Overflow, PerHolder, PerMinute, PinPath, SiteCount, Slots, Socket,
 };
 
 /// The keys of the file as flags of `reaper run`. `output` is not among them: it is a flag of every
@@ -53,6 +53,25 @@ pub struct Overrides {
     /// The same for the system's D-Bus, where systemd says what a unit is for [file: names.systemd; default: auto]
     #[arg(long, value_name = "SOCKET")]
     pub names_systemd: Option<Socket>,
+    /// Make a Warning Event on each pod whose zombies stand [file: kubernetes.events = true]
+    #[arg(long)]
+    pub kubernetes_events: bool,
+    /// Give the node a condition that says whether so many zombies stand on it: a number, or off [file: kubernetes.node_zombies; default: off]
+    #[arg(long, value_name = "COUNT")]
+    pub kubernetes_node_zombies: Option<NodeZombies>,
+    /// What the node is called in the cluster: a name, or auto [file: kubernetes.node; default: auto]
+    ///
+    /// "auto" is what NODE_NAME in the environment says, else the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub kubernetes_node: Option<NodeName>,
+    /// How far apart two tellings of one Event are, at least [file: kubernetes.apart; default: 5m]
+    ///
+    /// Between 1s and 24h.
+    #[arg(long, value_name = "DURATION")]
+    pub kubernetes_apart: Option<Apart>,
+    /// Where the cluster's address and the credentials for it are: in-cluster, or a path [file: kubernetes.kubeconfig; default: in-cluster]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<KubeconfigPath>,
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,

@@ -38,6 +38,11 @@ fn the_printed_default_names_every_key() {
         "docker",
         "podman",
         "systemd",
+        "events",
+        "node_zombies",
+        "node",
+        "apart",
+        "kubeconfig",
         "level",
         "listen",
         "label_sets",
@@ -248,4 +253,12 @@ fn what_cannot_be_a_configuration_file_is_refused() {
     let binary = directory.path().join("binary.toml");
     fs::write(&binary, b"age = '\xff'").unwrap();
     assert!(Config::load(&binary).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn events_without_anybody_who_knows_the_pods_names_are_refused() {
+    let text = "[kubernetes]\nnode_zombies = 5\nevents = true\n[names]\ncri = \"off\"\n";
+    let refused = refusal(text);
+    assert!(refused.starts_with("/etc/reaper.toml:3:") && refused.contains("kubernetes.events"), "{refused}");
+    assert!(parse(&text.replace("true", "false")).is_ok());
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
 use super::{
+    kubernetes::{Apart, KubeconfigPath, NodeName, NodeZombies},
     metrics::{LabelSetCount, Listen},
     names::Socket,
     remedy::{Grace, MaxPause, PerHolder, PerMinute},
@@ -58,6 +59,15 @@ pub enum ValueError {
     /// It is no place where somebody listens.
     #[error("\"{0}\" is not a socket: write \"auto\", \"off\", or its path from the root")]
     Socket(Untrusted),
+    /// It is no name of a node.
+    #[error("\"{0}\" is not the name of a node: write \"auto\", or a name as `kubectl get nodes` shows it")]
+    Node(Untrusted),
+    /// It is a duration, but too short or too long between two tellings.
+    #[error("{0} is out of range: write a duration between 1s and 24h")]
+    Apart(Untrusted),
+    /// It is no file of credentials.
+    #[error("\"{0}\" is not a kubeconfig: write \"in-cluster\", or its path from the root")]
+    Kubeconfig(Untrusted),
     /// It is none of the words.
     #[error("\"{value}\" is not known here: write one of {words}")]
     Word {
@@ -402,4 +412,4 @@ macro_rules! deserialize_from_text {
 }
 
 deserialize_from_text!(Age Slots Overflow CacheEntries SiteCount PinPath Output Cmdlines Natives LogLevel PerMinute PerHolder Grace MaxPause
-    Listen LabelSetCount Socket);
+    Listen LabelSetCount Socket NodeZombies NodeName Apart KubeconfigPath);

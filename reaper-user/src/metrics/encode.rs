@@ -16,6 +16,7 @@ use reaper_ebpf::reap_time::{self, Times};
 use super::own::Own;
 use crate::{
     kernel::ProgramCost,
+    kubernetes,
     remedy::Remedy,
     report::{Loss, Outcome},
     watch::{Measured, OTHER, WorkloadLabels, ZombieCounts},
@@ -47,6 +48,8 @@ impl Form {
 pub(super) struct Scrape {
     pub(super) measured: Arc<Measured>,
     pub(super) own: Own,
+    /// Where the cluster is told of zombies.
+    pub(super) told: Option<Arc<kubernetes::Counts>>,
 }
 
 impl Scrape {
@@ -128,6 +131,7 @@ impl Collector for Scrape {
         self.times(&mut page)?;
         self.remedies(&mut page)?;
         self.losses(&mut page)?;
+        self.told(&mut page)?;
         self.costs(&mut page)
     }
 }
@@ -224,6 +228,27 @@ impl Scrape {
         page.counter(
             ("lost", None, "What happened and could not be recorded; reaper check says what each means"),
             each.map(|(loss, number)| ([("stage", loss.stage()), ("what", loss.as_str())], number)),
+        )
+    }
+
+    fn told(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(told) = &self.told else { return Ok(()) };
+        page.counter(
+            (
+                "kubernetes_requests",
+                None,
+                "Requests by which the cluster was told of zombies, by what became of them",
+            ),
+            [("accepted", told.told()), ("failed", told.failed())]
+                .map(|(result, number)| ([("result", result)], number)),
+        )?;
+        page.counter(
+            (
+                "kubernetes_zombies_overflowed",
+                None,
+                "Zombies of pods that there was no room for, and that no Event counts",
+            ),
+            [(NO_LABELS, told.overflowed())],
         )
     }
 

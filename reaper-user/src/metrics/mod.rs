@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use self::{encode::Scrape, own::Own};
-use crate::watch::{Measured, Query};
+use crate::{
+    kubernetes,
+    watch::{Measured, Query},
+};
 
 /// What was measured serves everybody for this long.
 const FRESH: Duration = Duration::from_millis(250);
@@ -71,8 +74,12 @@ impl Metrics {
         listen().map(|listener| Self { listener }).map_err(|source| MetricsError { address, source })
     }
 
-    /// Answers from now on, with what `queries` say.
-    pub fn serve(self, queries: mpsc::Sender<Query>) -> io::Result<Serving> {
+    /// Answers from now on, with what `queries` say, and where the cluster is told of zombies, with what became of that.
+    pub fn serve(
+        self,
+        queries: mpsc::Sender<Query>,
+        told: Option<Arc<kubernetes::Counts>>,
+    ) -> io::Result<Serving> {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
@@ -85,6 +92,7 @@ impl Metrics {
             started: SystemTime::now(),
             dropped: serve::Dropped::default(),
             latest: Mutex::new(None),
+            told,
         });
         thread::Builder::new().name("metrics".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -105,6 +113,7 @@ struct Source {
     started: SystemTime,
     dropped: serve::Dropped,
     latest: Mutex<Option<(Instant, Arc<Measured>)>>,
+    told: Option<Arc<kubernetes::Counts>>,
 }
 
 /// Watching does not answer.
@@ -129,7 +138,8 @@ impl Source {
                 measured
             }
         };
-        Ok(Scrape { measured, own: Own::now(self.started, self.dropped.count()) })
+        let own = Own::now(self.started, self.dropped.count());
+        Ok(Scrape { measured, own, told: self.told.clone() })
     }
 
     async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Silent> {

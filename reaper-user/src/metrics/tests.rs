@@ -46,7 +46,7 @@ fn measured() -> Measured {
 }
 
 fn page(form: encode::Form) -> String {
-    Scrape { measured: Arc::new(measured()), own: Own::default() }.page(form).unwrap()
+    Scrape { measured: Arc::new(measured()), own: Own::default(), told: None }.page(form).unwrap()
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn serving(settled: bool, answers: bool) -> (SocketAddr, Serving) {
             }
         }
     });
-    (address, metrics.serve(queries).unwrap())
+    (address, metrics.serve(queries, None).unwrap())
 }
 
 fn ask(address: SocketAddr, question: &str) -> String {

@@ -134,11 +134,19 @@ impl Watch {
         }
         self.remedies.add(id, zombie.holder.identity(), now);
         self.count_leak(id, &zombie, now);
-        let own = self.meters.stands(&zombie, !told);
+        let own = self.stands(&zombie, !told);
         self.standing.add(id, self.describer.cgroups(&record), zombie, own);
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }
+    }
+
+    /// A zombie stands, and was `reported` now or by an earlier daemon. Says whether it has a label set of its own.
+    pub(super) fn stands(&mut self, zombie: &Zombie, reported: bool) -> bool {
+        if let Some(ear) = &self.ear {
+            ear.stands(zombie, reported);
+        }
+        self.meters.stands(zombie, reported)
     }
 
     pub(super) fn announce(&mut self, id: u64, zombie: &Zombie, now: BootTime) {
@@ -235,6 +243,9 @@ impl Watch {
         self.sites.remove(id);
         if let Some((mut zombie, own)) = self.standing.remove(id) {
             self.meters.gone(&zombie, own, ours);
+            if let Some(ear) = &self.ear {
+                ear.gone(&zombie);
+            }
             // They may have come since it was reported.
             if zombie.named.names().is_none() {
                 zombie.named = self.describer.names.of(&zombie.workload);

@@ -56,6 +56,7 @@ pub use self::{
 use crate::{
     identity::BootTime,
     kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
+    kubernetes::Ear,
     ledger::Aging,
     names::{self, Namer},
     observe::{Answers, Observer},
@@ -100,6 +101,8 @@ pub struct Settings {
     pub label_sets: usize,
     /// Who is asked what people call workloads.
     pub names: names::Settings,
+    /// Who else hears of zombies that were reported.
+    pub ear: Option<Ear>,
 }
 
 /// Why watching could not begin or go on.
@@ -169,6 +172,7 @@ pub struct Watch {
     log: Option<LogLines>,
     filter: Filter,
     outbox: Outbox,
+    ear: Option<Ear>,
 }
 
 impl Watch {
@@ -185,6 +189,7 @@ impl Watch {
             copying,
             label_sets,
             names,
+            ear,
         } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
@@ -260,7 +265,14 @@ impl Watch {
             log,
             filter,
             outbox,
+            ear,
         })
+    }
+
+    /// What people call workloads.
+    #[must_use]
+    pub fn names(&self) -> Namer {
+        self.describer.names.clone()
     }
 
     /// Runs until `stop`, then says what was lost since it was last said.

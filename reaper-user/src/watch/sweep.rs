@@ -275,7 +275,7 @@ impl Watch {
             self.sweep_by(next);
         }
         self.count_leak(id, &zombie, now);
-        let own = self.meters.stands(&zombie, true);
+        let own = self.stands(&zombie, true);
         self.standing.add(id, self.describer.cgroups(&record), zombie, own);
     }
 }

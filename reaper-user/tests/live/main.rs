@@ -25,6 +25,8 @@ mod inject;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod ls;
 #[cfg(test)]
 mod metrics;

@@ -1,7 +1,7 @@
 //! Metrics, held against what /proc and ps show, and read by a real Prometheus.
 
 mod many;
-mod page;
+pub(crate) mod page;
 mod prometheus;
 
 use std::{

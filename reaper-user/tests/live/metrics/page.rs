@@ -11,13 +11,13 @@ use std::{
 use crate::support::Daemon;
 
 /// Longer than any of it takes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Has the daemon take an address that is free.
-pub(super) const ANY: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
+pub(crate) const ANY: [&str; 2] = ["--metrics-listen", "127.0.0.1:0"];
 
 /// Where the daemon says that its metrics are.
-pub(super) fn address(daemon: &Daemon) -> String {
+pub(crate) fn address(daemon: &Daemon) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let log = daemon.log();
@@ -30,7 +30,7 @@ pub(super) fn address(daemon: &Daemon) -> String {
 }
 
 /// What is answered to a GET: the status line, and the body.
-pub(super) fn get(address: &str, path: &str) -> (String, String) {
+pub(crate) fn get(address: &str, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
@@ -42,13 +42,13 @@ pub(super) fn get(address: &str, path: &str) -> (String, String) {
 
 /// The samples of one look at it.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) text: String,
+pub(crate) struct Page {
+    pub(crate) text: String,
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
 }
 
 impl Page {
-    pub(super) fn take(address: &str) -> Self {
+    pub(crate) fn take(address: &str) -> Self {
         let (status, text) = get(address, "/metrics");
         assert_eq!(status, "HTTP/1.1 200 OK");
         let samples = text.lines().filter(|line| !line.starts_with('#')).map(sample).collect();
@@ -56,7 +56,7 @@ impl Page {
     }
 
     /// Looks until it is as `wanted`.
-    pub(super) fn when(address: &str, what: &str, wanted: impl Fn(&Self) -> bool) -> Self {
+    pub(crate) fn when(address: &str, what: &str, wanted: impl Fn(&Self) -> bool) -> Self {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let page = Self::take(address);
@@ -69,12 +69,12 @@ impl Page {
     }
 
     /// The sum of a metric over all label sets that have these labels; 0 where there is none.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.with(name, labels).map(|(_, value)| value).sum()
     }
 
     /// The label sets of a metric.
-    pub(super) fn label_sets(&self, name: &str) -> usize {
+    pub(crate) fn label_sets(&self, name: &str) -> usize {
         self.with(name, &[]).count()
     }
 

@@ -1,5 +1,6 @@
 //! What the live tests share: the daemon, the workload, containers, cgroups; and how a missing one is reported.
 
+mod api_server;
 mod cgroup;
 mod container;
 mod containerd;
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub(crate) use self::{
+    api_server::{ApiServer, NODE, kubeconfig_for},
     cgroup::{Cgroup, Parent},
     container::{Container, Rootfs},
     containerd::{Containerd, Pod},
