@@ -123,10 +123,13 @@ impl Policy {
         Self { terms, limits, breaker: Breaker::default() }
     }
 
-    /// Takes other terms, with all breakers closed. What was taken of the limits is not given back by that, but for rules' own.
+    /// Takes other terms, with all breakers closed. What was taken of the limits is not given back by that, but for those of rules
+    /// that are other ones now.
     pub fn take_terms(&mut self, terms: Terms) {
         let before = std::mem::replace(self, Self::new(terms));
-        self.limits.go_on_from(before.limits);
+        let rules = &self.terms.rules;
+        let same = rules.iter().map(|rule| before.terms.rules.iter().position(|was| was.is_still(rule)));
+        self.limits.go_on_from(before.limits, same);
     }
 
     /// What holds for all remedies.

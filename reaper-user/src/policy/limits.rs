@@ -56,8 +56,15 @@ impl Limits {
         }
     }
 
-    /// Goes on from others: what was taken of the machine's and the holders' is taken still. Rules are other ones.
-    pub(super) fn go_on_from(&mut self, before: Self) {
+    /// Goes on from others: what was taken of the machine's and the holders' is taken still. So is what was taken of a rule's,
+    /// where it is the same: `same` says which one it was of those before, for each of these.
+    pub(super) fn go_on_from(&mut self, before: Self, same: impl Iterator<Item = Option<usize>>) {
+        for (rate, was) in self.rules.iter_mut().zip(same) {
+            let was = was.and_then(|was| before.rules.get(was).copied().flatten());
+            if let (Some(rate), Some(was)) = (rate, was) {
+                rate.balanced = was.balanced;
+            }
+        }
         self.machine.balanced = before.machine.balanced;
         let new = Rate::a_minute(self.per_holder);
         let holders = before.holders.into_iter();
@@ -161,8 +168,19 @@ mod tests {
         let mut limits = Limits::new(6, 12, [Some(1)].into_iter());
         limits.take(0, HOLDER, at(0));
         let mut others = Limits::new(12, 6, [Some(1)].into_iter());
-        others.go_on_from(limits);
+        others.go_on_from(limits, [None].into_iter());
         // Nor does a rule take over what another one in its place has used.
         assert_eq!(others.stands_against(0, HOLDER, at(1)), Some((Limit::Holder, at(5))));
+    }
+
+    #[test]
+    fn a_rule_that_is_the_same_in_another_place_has_used_what_it_had() {
+        let mut limits = Limits::new(60, 60, [None, Some(1)].into_iter());
+        limits.take(1, HOLDER, at(0));
+        let mut others = Limits::new(60, 60, [Some(1), Some(1), None].into_iter());
+        others.go_on_from(limits, [Some(1), Some(0), None].into_iter());
+        assert_eq!(others.stands_against(0, OTHER, at(1)), Some((Limit::Rule, at(60))));
+        assert_eq!(others.stands_against(1, OTHER, at(1)), None, "that one had no limit");
+        assert_eq!(others.stands_against(2, OTHER, at(1)), None);
     }
 }

@@ -163,6 +163,26 @@ impl Rule {
         self.step(Remedy::Report).map(|step| step.after)
     }
 
+    /// Whether `other`, of another configuration, is the same rule: for the same zombies, with the same steps and consents. A name
+    /// may be its place alone, and another limit is one to what it has used.
+    #[must_use]
+    pub fn is_still(&self, other: &Self) -> bool {
+        let Self {
+            name: _,
+            when,
+            steps,
+            parent_may_miss_status,
+            allow_interrupted_wait,
+            may_end_container,
+            per_minute: _,
+        } = self;
+        *when == other.when
+            && *steps == other.steps
+            && *parent_may_miss_status == other.parent_may_miss_status
+            && *allow_interrupted_wait == other.allow_interrupted_wait
+            && *may_end_container == other.may_end_container
+    }
+
     /// True where it does more than report.
     #[must_use]
     pub fn acts(&self) -> bool {

@@ -1,3 +1,4 @@
+mod limits;
 mod names;
 
 use std::time::Duration;
