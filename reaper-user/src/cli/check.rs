@@ -11,12 +11,13 @@ use serde::Serialize;
 
 use super::{Failure, pid_max, written};
 use crate::{
-    config::{Config, Output},
-    control::{self, ControlError},
+    config::{Config, Listen, Output},
+    control::{self, ControlError, Setup},
     exit_code,
     kernel::{
         Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, requirements,
     },
+    metrics::Metrics,
     report::{Event, LostEvent, SCHEMA, to_line},
     workload::{Cgroups, Limits},
 };
@@ -48,6 +49,7 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
         all.extend(loaded);
         code = refused;
     }
+    all.push(metrics(control::setup(&control::socket())));
     let losses = control::losses(&control::socket());
     let mut text = String::new();
     match output {
@@ -120,6 +122,21 @@ fn hierarchies(cgroups: &Cgroups) -> Vec<Requirement> {
             troubles.iter().map(|trouble| requirement(Standing::Reduced(trouble.to_string()))).collect()
         }
     }
+}
+
+/// Where metrics are, or would be.
+fn metrics(daemon: Result<Setup, ControlError>) -> Requirement {
+    let standing = match daemon {
+        Ok(Setup { metrics: Some(address), .. }) => Standing::Met(format!("at http://{address}/metrics")),
+        Ok(Setup { no_metrics: Some(why), .. }) => Standing::Reduced(why),
+        Ok(_) => Standing::Met("turned off ([metrics] listen)".to_owned()),
+        Err(ControlError::NoDaemon(_)) => match Metrics::listen(Listen::USUAL) {
+            Ok(_) => Standing::Met(format!("{} is free for a daemon", Listen::USUAL)),
+            Err(error) => Standing::Reduced(error.to_string()),
+        },
+        Err(error) => Standing::Reduced(format!("what a running daemon serves is not known: {error}")),
+    };
+    Requirement { name: "metrics", purpose: "Prometheus", standing, privilege: false }
 }
 
 /// Loads the object as the daemon does: the kernel's own verdict on every program. Nothing is attached but, for a

@@ -69,7 +69,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
         duration: None,
         service: Some(Service {
             notifier,
-            metrics: config.metrics.listen.address(),
+            metrics: config.metrics.listen,
             kubernetes: config.kubernetes.settings(),
             reload: Reload {
                 file: args.config.clone(),

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -20,7 +19,8 @@ use super::{
     written,
 };
 use crate::{
-    control::{Control, ControlError},
+    config::Listen,
+    control::{Control, ControlError, Setup},
     exit_code,
     kernel::KernelError,
     kubernetes::{self, Herald},
@@ -48,7 +48,7 @@ pub(super) struct Session {
 pub(super) struct Service {
     pub(super) notifier: Notifier,
     /// Where metrics are served.
-    pub(super) metrics: Option<SocketAddr>,
+    pub(super) metrics: Listen,
     /// What the cluster is told.
     pub(super) kubernetes: Option<kubernetes::Settings>,
     pub(super) reload: Reload,
@@ -76,8 +76,9 @@ impl Session {
         let _outgrown = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unavailable)?;
         let (query, queries) = mpsc::channel(8);
         let control = service.as_ref().map(|_| Control::listen(&crate::control::socket())).transpose()?;
+        let mut setup = Setup { names: settings.names.clone(), ..Setup::default() };
         let metrics =
-            service.as_ref().and_then(|service| service.metrics).map(Metrics::listen).transpose()?;
+            service.as_ref().map(|service| listen(service.metrics, &mut setup)).transpose()?.flatten();
         let is_service = service.is_some();
         let (outbox, outgoing) = Outbox::new();
         let backlog = outgoing.backlog();
@@ -88,7 +89,7 @@ impl Session {
         let (hung_up, reader_left) = oneshot::channel();
         writer::watch_reader(hung_up).map_err(unavailable)?;
         let writer = writer::start(form, outgoing, is_service, failed).map_err(unavailable)?;
-        let server = control.map(|control| tokio::spawn(control.serve(query.clone())));
+        let server = control.map(|control| tokio::spawn(control.serve(query.clone(), setup)));
         let told = herald.as_ref().map(Herald::counts);
         let _metrics =
             metrics.map(|metrics| metrics.serve(query.clone(), told)).transpose().map_err(unavailable)?;
@@ -133,6 +134,24 @@ impl Session {
             }
             Some(error) => Err(written(error)),
         }
+    }
+}
+
+/// Takes the address of metrics. The usual one, which nobody has asked for, may be another exporter's: that is said, and watching
+/// goes on without.
+fn listen(wanted: Listen, setup: &mut Setup) -> Result<Option<Metrics>, MetricsError> {
+    let Some(address) = wanted.address() else { return Ok(None) };
+    match Metrics::listen(address) {
+        Ok(metrics) => {
+            setup.metrics = metrics.address().ok();
+            Ok(Some(metrics))
+        }
+        Err(error) if wanted == Listen::Auto => {
+            tracing::warn!("{error}; going on without");
+            setup.no_metrics = Some(error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

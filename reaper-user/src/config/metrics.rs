@@ -1,6 +1,9 @@
 //! Where metrics are served, and how many.
 
-use std::{net::SocketAddr, str::FromStr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
 
 use serde::Deserialize;
 
@@ -17,31 +20,29 @@ pub struct Metrics {
 }
 
 /// Where metrics are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Listen {
+    /// At the usual address, where that is free: other exporters use it, too, and nobody has asked for it.
+    #[default]
+    Auto,
     /// Nowhere.
     Off,
-    /// At this address.
+    /// At this address, or the daemon does not start.
     At(SocketAddr),
 }
 
 impl Listen {
-    /// Where they are when nobody says otherwise.
-    pub const DEFAULT: &str = "127.0.0.1:9464";
+    /// The usual address.
+    pub const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
     /// The address, where there is one.
     #[must_use]
     pub const fn address(self) -> Option<SocketAddr> {
         match self {
+            Self::Auto => Some(Self::USUAL),
             Self::Off => None,
             Self::At(address) => Some(address),
         }
-    }
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self::At(SocketAddr::from(([127, 0, 0, 1], 9464)))
     }
 }
 
@@ -50,6 +51,7 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         match text {
+            "auto" => Ok(Self::Auto),
             "off" => Ok(Self::Off),
             _ => text.parse().map(Self::At).map_err(|_| ValueError::Listen(text.into())),
         }
@@ -87,7 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_is_what_is_said_of_it() {
-        assert_eq!(Listen::DEFAULT.parse::<Listen>().unwrap(), Listen::default());
+    fn the_usual_address_that_is_asked_for_is_another_wish_than_none() {
+        let asked: Listen = Listen::USUAL.to_string().parse().unwrap();
+        assert_eq!(asked, Listen::At(Listen::USUAL));
+        assert_eq!("auto".parse::<Listen>().unwrap(), Listen::default());
+        assert_eq!(
+            (asked.address(), Listen::default().address()),
+            (Some(Listen::USUAL), Some(Listen::USUAL))
+        );
     }
 }

@@ -75,7 +75,9 @@ pub struct Overrides {
     /// The least important log level that is written [file: log.level; default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<LogLevel>,
-    /// Serve metrics at this address and port, or off [file: metrics.listen; default: 127.0.0.1:9464]
+    /// Serve metrics at this address and port, or off [file: metrics.listen; default: auto]
+    ///
+    /// "auto" is 127.0.0.1:9464, or nowhere where another program has that. An address that is given and cannot be had is an error.
     #[arg(long, value_name = "ADDRESS")]
     pub metrics_listen: Option<Listen>,
     /// Label sets that a metric has at most; what finds no place is counted as other [file: metrics.label_sets; default: 1000]

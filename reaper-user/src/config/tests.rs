@@ -131,7 +131,7 @@ fn values_out_of_range_say_the_range() {
             "metrics.listen = 'localhost:80'",
             "metrics.listen: \"localhost:80\" is not an address to listen at",
         ),
-        ("metrics.listen = 9464", "such as \"127.0.0.1:9464\", or \"off\""),
+        ("metrics.listen = 9464", "such as \"127.0.0.1:9464\", \"auto\", or \"off\""),
         ("metrics.label_sets = 15", "between 16 and 65536"),
         ("log.level = 'loud'", "\"trace\""),
         ("names.cri = 'run/x.sock'", "\"run/x.sock\" is not a socket: write \"auto\", \"off\", or its path"),

@@ -54,7 +54,7 @@ pub enum ValueError {
     #[error("\"{0}\" is not a path from the root: write one without `..`, such as \"{default}\"", default = PinPath::DEFAULT)]
     Path(Untrusted),
     /// It is no address with a port.
-    #[error("\"{0}\" is not an address to listen at: write an IP address with a port, such as \"{default}\", or \"off\"", default = Listen::DEFAULT)]
+    #[error("\"{0}\" is not an address to listen at: write an IP address with a port, such as \"{usual}\", \"auto\", or \"off\"", usual = Listen::USUAL)]
     Listen(Untrusted),
     /// It is no place where somebody listens.
     #[error("\"{0}\" is not a socket: write \"auto\", \"off\", or its path from the root")]

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, Verdict, ZOMBIES};
+use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, SETUP, Setup, Verdict, ZOMBIES};
 use crate::{
     report::{Event, Explained, LeaksEvent, LostEvent, SiteEvent, parse},
     watch::Listing,
@@ -55,6 +55,15 @@ pub fn explain(path: &Path, pid: u32) -> Result<Explained, ControlError> {
     Ok(explained)
 }
 
+/// Asks the daemon at `path` how it was set up.
+pub fn setup(path: &Path) -> Result<Setup, ControlError> {
+    let answer = ask_all(path, &Question::of(SETUP), ANSWER)?;
+    answer.setup.ok_or_else(|| ControlError::Refused {
+        path: path.to_owned(),
+        answer: "nothing of how it was set up".to_owned(),
+    })
+}
+
 /// Leak sites, and what was counted of all.
 pub type Leaks = (LeaksEvent, Vec<SiteEvent>);
 
@@ -70,6 +79,16 @@ pub fn leaks(path: &Path, span: Option<Duration>) -> Result<Leaks, ControlError>
 }
 
 pub(super) fn ask(path: &Path, question: &Question, patience: Duration) -> Result<Vec<Event>, ControlError> {
+    ask_all(path, question, patience).map(|answer| answer.events)
+}
+
+/// A whole answer.
+struct Answer {
+    setup: Option<Setup>,
+    events: Vec<Event>,
+}
+
+fn ask_all(path: &Path, question: &Question, patience: Duration) -> Result<Answer, ControlError> {
     let asked = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -81,7 +100,7 @@ pub(super) fn ask(path: &Path, question: &Question, patience: Duration) -> Resul
     }
 }
 
-async fn converse(path: &Path, question: &Question) -> Result<Vec<Event>, ControlError> {
+async fn converse(path: &Path, question: &Question) -> Result<Answer, ControlError> {
     let failed = |source| ControlError::Socket { path: path.to_owned(), source };
     let stream = match UnixStream::connect(path).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -98,8 +117,8 @@ async fn converse(path: &Path, question: &Question) -> Result<Vec<Event>, Contro
     let mut lines = BufReader::new(read).lines();
     let refused = |answer: String| ControlError::Refused { path: path.to_owned(), answer };
     let first = lines.next_line().await.map_err(failed)?.unwrap_or_default();
-    let count = match serde_json::from_str::<Verdict>(&first) {
-        Ok(Verdict { ok: true, lines: Some(count), .. }) => count,
+    let (count, setup) = match serde_json::from_str::<Verdict>(&first) {
+        Ok(Verdict { ok: true, lines: Some(count), setup, .. }) => (count, setup),
         Ok(Verdict { ok: false, message, .. }) => return Err(refused(message.unwrap_or_default())),
         Ok(_) | Err(_) => return Err(refused("something that is not an answer".to_owned())),
     };
@@ -110,5 +129,5 @@ async fn converse(path: &Path, question: &Question) -> Result<Vec<Event>, Contro
     if events.len() != count {
         return Err(ControlError::Cut { path: path.to_owned(), count, came: events.len() });
     }
-    Ok(events)
+    Ok(Answer { setup, events })
 }

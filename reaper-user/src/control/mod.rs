@@ -9,21 +9,22 @@
 //! | `zombies` | | zombies, circuit breakers that are open |
 //! | `losses` | | losses |
 //! | `leaks` | `span_ms`, not required | one `leaks`, leak sites that leaked within that span |
+//! | `setup` | | none; how it was set up is in the first line, as `setup` |
 //! | `explain` | `pid` | the zombie that it is or the zombies that it holds, their leak sites, circuit breakers of their holder; of a zombie, what the rules say |
 
 mod ask;
 mod serve;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    ask::{Leaks, explain, leaks, losses, zombies},
+    ask::{Leaks, explain, leaks, losses, setup, zombies},
     serve::Control,
 };
-use crate::{lock, report::ParseError};
+use crate::{lock, names, report::ParseError};
 
 /// The socket's file, in the folder of what is there while a daemon runs.
 const SOCKET: &str = "reaper.sock";
@@ -40,6 +41,9 @@ const LEAKS: &str = "leaks";
 /// What can be asked for: all that is known of a pid.
 const EXPLAIN: &str = "explain";
 
+/// What can be asked for: how the daemon was set up.
+const SETUP: &str = "setup";
+
 /// The version of what is spoken. A daemon answers only its own.
 pub const VERSION: u32 = 1;
 
@@ -47,6 +51,17 @@ pub const VERSION: u32 = 1;
 #[must_use]
 pub fn socket() -> PathBuf {
     lock::directory().join(SOCKET)
+}
+
+/// How the daemon was set up, as far as other commands go by it. It does not change while it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Whom it asks what people call workloads.
+    pub names: names::Settings,
+    /// Where it serves metrics; `None` where it does not.
+    pub metrics: Option<SocketAddr>,
+    /// Why it does not, although nobody has turned them off.
+    pub no_metrics: Option<String>,
 }
 
 /// Why the daemon could not be asked, or could not listen.
@@ -152,15 +167,18 @@ struct Verdict {
     /// Lines that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     lines: Option<usize>,
+    /// How the daemon was set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    setup: Option<Setup>,
 }
 
 impl Verdict {
     const fn refused(message: String) -> Self {
-        Self { version: VERSION, ok: false, message: Some(message), lines: None }
+        Self { version: VERSION, ok: false, message: Some(message), lines: None, setup: None }
     }
 
     const fn followed_by(lines: usize) -> Self {
-        Self { version: VERSION, ok: true, message: None, lines: Some(lines) }
+        Self { version: VERSION, ok: true, message: None, lines: Some(lines), setup: None }
     }
 
     fn line(&self) -> Result<String, serde_json::Error> {

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, VERSION, Verdict, ZOMBIES};
+use super::{ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, SETUP, Setup, VERSION, Verdict, ZOMBIES};
 use crate::{
     lock,
     report::{Event, to_line},
@@ -67,15 +67,16 @@ impl Control {
     }
 
     /// Serves until it is dropped.
-    pub async fn serve(self, queries: mpsc::Sender<Query>) {
+    pub async fn serve(self, queries: mpsc::Sender<Query>, setup: Setup) {
+        let setup = Arc::new(setup);
         let places = Arc::new(Semaphore::new(CLIENTS));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let queries = queries.clone();
+                    let (queries, setup) = (queries.clone(), Arc::clone(&setup));
                     tokio::spawn(async move {
-                        if let Err(error) = serve(stream, &queries).await {
+                        if let Err(error) = serve(stream, &queries, &setup).await {
                             tracing::debug!(%error, "a client of the control socket left or was left");
                         }
                         drop(place);
@@ -98,7 +99,7 @@ impl Drop for Control {
     }
 }
 
-async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<()> {
+async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>, setup: &Setup) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     let (read, write) = stream.into_split();
     if peer.uid() != 0 {
@@ -106,10 +107,15 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
     }
     let mut line = String::new();
     timeout(PATIENCE, BufReader::new(read.take(QUESTION)).read_line(&mut line)).await??;
-    let text = match events(&line, queries).await {
+    let answered = match understood(&line) {
+        Ok(question) if question.request == SETUP => Ok((Some(setup.clone()), Vec::new())),
+        Ok(question) => events(question, queries).await.map(|events| (None, events)),
+        Err(message) => Err(message),
+    };
+    let text = match answered {
         Err(message) => Verdict::refused(message).line()?,
-        Ok(events) => {
-            let mut text = Verdict::followed_by(events.len()).line()?;
+        Ok((setup, events)) => {
+            let mut text = Verdict { setup, ..Verdict::followed_by(events.len()) }.line()?;
             for event in events {
                 text.push_str(&to_line(&event)?);
                 text.push('\n');
@@ -120,8 +126,8 @@ async fn serve(stream: UnixStream, queries: &mpsc::Sender<Query>) -> io::Result<
     send(write, &text).await
 }
 
-/// What is asked for, or why it is not said.
-async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Event>, String> {
+/// What the question is, if this version has it.
+fn understood(question: &str) -> Result<Question, String> {
     let not_understood = |error| format!("the question is not understood: {error}");
     let Head { version } = serde_json::from_str(question).map_err(not_understood)?;
     if version != VERSION {
@@ -129,8 +135,12 @@ async fn events(question: &str, queries: &mpsc::Sender<Query>) -> Result<Vec<Eve
             "it speaks version {VERSION} and was asked in version {version}: use the command line of its release"
         ));
     }
-    let Question { version: _, request, span_ms, pid } =
-        serde_json::from_str(question).map_err(not_understood)?;
+    serde_json::from_str(question).map_err(not_understood)
+}
+
+/// What is asked for, or why it is not said.
+async fn events(question: Question, queries: &mpsc::Sender<Query>) -> Result<Vec<Event>, String> {
+    let Question { version: _, request, span_ms, pid } = question;
     match request.as_str() {
         ZOMBIES => {
             let Listing { zombies, breakers } = answer(queries, Query::Zombies).await?;

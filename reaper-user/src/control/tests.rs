@@ -49,6 +49,16 @@ fn a_whole_answer_is_taken() {
 }
 
 #[test]
+fn how_the_daemon_was_set_up_comes_as_it_was_said() {
+    let metrics = Some("127.0.0.1:1".parse().unwrap());
+    let said = Setup { metrics, no_metrics: Some("why".to_owned()), names: names::Settings::default() };
+    let line = Verdict { setup: Some(said.clone()), ..Verdict::followed_by(0) }.line().unwrap();
+    assert_eq!(serde_json::from_str::<Verdict>(&line).unwrap().setup, Some(said));
+    let plain = Verdict::followed_by(0).line().unwrap();
+    assert_eq!(serde_json::from_str::<Verdict>(&plain).unwrap().setup, None, "{plain}");
+}
+
+#[test]
 fn an_answer_that_was_cut_off_is_not_taken_for_the_whole() {
     let error = answered(Some(followed_by(3, 2))).unwrap_err();
     assert!(matches!(error, ControlError::Cut { count: 3, came: 2, .. }), "{error}");

@@ -74,6 +74,11 @@ impl Metrics {
         listen().map(|listener| Self { listener }).map_err(|source| MetricsError { address, source })
     }
 
+    /// Where it is.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
     /// Answers from now on, with what `queries` say, and where the cluster is told of zombies, with what became of that.
     pub fn serve(
         self,

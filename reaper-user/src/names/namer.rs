@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc::{self, Sender, error::TrySendError},
     task::JoinSet,
@@ -27,7 +28,7 @@ use crate::workload::{Kind, Workload};
 const QUEUE: usize = 256;
 
 /// Where those listen who are asked; nobody is asked where there is none. Eight of them at most.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Of the Container Runtime Interface.
     pub cri: Vec<PathBuf>,

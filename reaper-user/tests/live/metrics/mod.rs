@@ -263,6 +263,54 @@ fn off_listens_nowhere_and_an_address_that_is_taken_ends_the_start() {
     crate::support::assert_refused(&refused, 69, &[&address, "[metrics] listen"]);
 }
 
+/// The usual address, held by another program: by this test, unless one has it already.
+fn the_usual_address_is_taken() -> (&'static str, Option<std::net::TcpListener>) {
+    let usual = "127.0.0.1:9464";
+    match std::net::TcpListener::bind(usual) {
+        Ok(taken) => (usual, Some(taken)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => (usual, None),
+        Err(error) => panic!("{usual}: {error}"),
+    }
+}
+
+/// What `reaper check` says of metrics.
+fn checked() -> (String, String) {
+    let output = run_briefly(Command::new(crate::support::reaper()).args(["check", "--output", "json"]));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let line = lines.find(|line| line["name"] == "metrics").unwrap_or_else(|| panic!("{text}"));
+    ["standing", "detail"].map(|key| line[key].as_str().unwrap().to_owned()).into()
+}
+
+#[test]
+fn the_usual_address_that_is_taken_is_said_and_watching_goes_on_without_unless_it_was_asked_for() {
+    let _machine = machine();
+    let (usual, _taken) = the_usual_address_is_taken();
+    let names =
+        |text: &str| [usual, "[metrics] listen", "--metrics-listen"].iter().all(|part| text.contains(part));
+    let before = checked();
+    assert!(before.0 == "reduced" && names(&before.1), "{before:?}");
+    let mut daemon = Daemon::run(&["--age", "400ms"]);
+    let log = daemon.log();
+    assert!(log.contains("WARN") && names(&log), "{log}");
+    assert_eq!(listening(daemon.pid()), HashSet::new());
+    let during = checked();
+    assert!(during.0 == "reduced" && names(&during.1), "{during:?}");
+    let holder = crate::remedy::Holder::start("deaf", 1);
+    daemon.until("a report", PATIENCE, |seen| {
+        seen.is("zombie") && seen.number("/holder/pid") == u64::from(holder.pid())
+    });
+    daemon.end();
+    let mut command = Command::new(crate::support::reaper());
+    let refused = run_briefly(command.args(["run", "--no-persist", "--metrics-listen", usual]));
+    crate::support::assert_refused(&refused, 69, &[usual, "[metrics] listen"]);
+    // Where it is served, that is said, too.
+    let daemon = Daemon::run(&ANY);
+    let address = address(&daemon);
+    assert_eq!(checked(), ("ok".to_owned(), format!("at http://{address}/metrics")));
+    daemon.end();
+}
+
 #[test]
 fn a_daemon_that_takes_over_is_ready_when_it_has_and_counts_on() {
     let _machine = machine();
