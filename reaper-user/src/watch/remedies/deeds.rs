@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Remedies, SOON};
+use super::Remedies;
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Act, Refusal, Trip},
+    policy::{Act, Trip},
     proc::{Proc, ticks},
     remedy::{Deed, Remedy},
     report::{BreakerEvent, Event, Outbox, Outcome, Process, RemedyEvent, State},
@@ -22,9 +22,6 @@ const EFFECT: Duration = Duration::from_secs(2);
 
 /// A holder that dies within this time has probably died of it.
 const SURVIVES: Duration = Duration::from_secs(10);
-
-/// After a refusal of the hand: when it is tried again.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// A remedy that was begun.
 #[derive(Debug)]
@@ -209,7 +206,8 @@ impl Remedies {
         underway.refused = deed.refusal.is_some();
         // Whom it touched before it came to a refusal may die of that all the same.
         if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
-            self.put_back(&underway, now.plus(if *refusal == Refusal::Busy { SOON } else { AGAIN }));
+            let again = self.backoff.refused(underway.act, underway.holder, refusal, now);
+            self.put_back(&underway, again);
             // What stands in the way is known as long as nobody has looked again.
             for id in &underway.ids {
                 if let Some(plan) = self.agenda.plan_mut(*id) {
@@ -219,6 +217,9 @@ impl Remedies {
             let zombies: Vec<_> = underway.zombies.iter().collect();
             self.refuse(underway.act, underway.holder, refusal, &zombies, outbox);
         } else {
+            if !underway.refused {
+                self.backoff.done(underway.act, underway.holder);
+            }
             underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
             self.underway.insert(number, underway);
         }

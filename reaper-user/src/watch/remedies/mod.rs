@@ -2,6 +2,7 @@
 //! which a step can be due, or a limit ends; nothing is polled.
 
 mod agenda;
+mod backoff;
 mod deeds;
 mod look;
 mod orders;
@@ -16,7 +17,7 @@ use std::{
 use tokio::sync::mpsc;
 
 pub(crate) use self::look::waited;
-use self::{agenda::Agenda, deeds::Underway, orders::Found};
+use self::{agenda::Agenda, backoff::Backoff, deeds::Underway, orders::Found};
 use super::{RemedyCounts, WatchError};
 use crate::{
     identity::{BootTime, Identity},
@@ -51,6 +52,7 @@ pub(super) struct Remedies {
     found: Vec<Found>,
     said: HashMap<Said, &'static str>,
     underway: HashMap<u64, Underway>,
+    backoff: Backoff,
     /// Holders that need no second `autoreap`.
     autoreaping: HashSet<Identity>,
     /// Breakers that have opened, and until when they are.
@@ -75,6 +77,7 @@ impl Remedies {
             found: Vec::new(),
             said: HashMap::new(),
             underway: HashMap::new(),
+            backoff: Backoff::default(),
             autoreaping: HashSet::new(),
             open: Vec::new(),
             orders: 0,
@@ -105,6 +108,7 @@ impl Remedies {
         self.said.clear();
         self.open.clear();
         self.autoreaping.clear();
+        self.backoff.clear();
         for underway in self.underway.values_mut() {
             underway.outlive_its_rule();
         }

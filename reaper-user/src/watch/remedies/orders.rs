@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::{
     AT_ONCE, Remedies, SAID, SOON,
     agenda::{Line, Looked, Obstacle},
+    backoff::Backoff,
     deeds::Underway,
 };
 use crate::{
@@ -32,13 +33,14 @@ pub(super) struct Found {
 impl Remedies {
     /// Those that are to be looked at now.
     pub(super) fn take(&mut self, now: BootTime) -> Vec<u64> {
-        let Self { agenda, policy, underway, .. } = self;
-        agenda.take(now, |line| obstacle(policy, underway.values(), line, now).map(|(_, until)| until))
+        let Self { agenda, policy, underway, backoff, .. } = self;
+        agenda
+            .take(now, |line| obstacle(policy, underway.values(), backoff, line, now).map(|(_, until)| until))
     }
 
     /// What stands in the way of a queue now, and until when, where that is known.
     pub(super) fn obstacle(&self, line: Line, now: BootTime) -> Option<(Refusal, Obstacle)> {
-        obstacle(&self.policy, self.underway.values(), line, now)
+        obstacle(&self.policy, self.underway.values(), &self.backoff, line, now)
     }
 
     /// Decides about a zombie that was looked at.
@@ -182,11 +184,16 @@ impl Remedies {
 fn obstacle<'a>(
     policy: &Policy,
     mut underway: impl Iterator<Item = &'a Underway>,
+    backoff: &Backoff,
     (holder, act): Line,
     now: BootTime,
 ) -> Option<(Refusal, Obstacle)> {
     match underway.find(|underway| underway.is_acting_on(holder)) {
         Some(underway) => Some((Refusal::Limited(Limit::AtOnce), underway.due())),
-        None => policy.obstacle(act, holder, now).map(|(refusal, until)| (refusal, Some(until))),
+        None => [backoff.stands_against(act, holder, now), policy.obstacle(act, holder, now)]
+            .into_iter()
+            .flatten()
+            .max_by_key(|(_, until)| *until)
+            .map(|(refusal, until)| (refusal, Some(until))),
     }
 }

@@ -77,19 +77,60 @@ fn a_breaker_that_opens_lets_something_stronger_come_in_its_time() {
     assert_eq!(machine.conclude(Outcome::Applied)[0].0.remedy, Remedy::TerminateHolder);
 }
 
+/// The hand refuses whatever it was given.
+fn refuse(machine: &mut Machine, word: &'static str) {
+    let numbers: Vec<_> = machine.remedies.underway.keys().copied().collect();
+    assert_eq!(numbers.len(), 1);
+    let deed = Deed::refused(Refusal::Hand { word, message: word.to_owned() });
+    machine.remedies.take_deed(numbers[0], deed, machine.now, &mut machine.outbox);
+}
+
 #[test]
 fn what_the_hand_refuses_is_tried_again_with_the_same_and_nothing_else_is_looked_at() {
     let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
     machine.leak(7, 3_000);
     machine.look();
     let looks = machine.looks;
-    let (_, underway) = machine.remedies.underway.drain().next().unwrap();
+    refuse(&mut machine, "running");
     let again = machine.now.plus(10 * SECOND);
-    machine.remedies.put_back(&underway, again);
     assert_eq!(machine.remedies.next(), Some(again));
     machine.now = again;
     assert_eq!(machine.look(), (1..=256).collect::<Vec<_>>());
     assert_eq!(machine.looks, looks + 256);
+}
+
+#[test]
+fn a_filter_that_does_not_allow_it_is_met_ever_more_rarely_however_many_zombies_come() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 1);
+    let end = machine.now.plus(Duration::from_secs(24 * HOUR));
+    let mut stops = 0;
+    while machine.now < end {
+        // One more every ten minutes.
+        machine.leak(7, 1);
+        let until = machine.now.plus(Duration::from_secs(600));
+        while let Some(next) = machine.remedies.next().filter(|next| *next <= until) {
+            machine.now = machine.now.max(next);
+            machine.look();
+            if !machine.remedies.underway.is_empty() {
+                stops += 1;
+                refuse(&mut machine, "seccomp-denied");
+            }
+        }
+        machine.now = until;
+    }
+    assert!((24..=30).contains(&stops), "{stops} a day");
+    let (step, ..) = machine.step(1);
+    assert_eq!((step.standing, step.reason), (StepStanding::Refused, Some("seccomp-denied".into())));
+    // Another holder is not kept from it, and another configuration tries again.
+    machine.leak(8, 1);
+    machine.look();
+    assert_eq!(machine.conclude(Outcome::Applied).len(), 1);
+    machine.remedies.forget_rules(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 0);
+    machine.look();
+    refuse(&mut machine, "seccomp-denied");
+    assert_eq!(machine.remedies.next(), Some(machine.now.plus(60 * SECOND)), "as the first time");
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! When what the hand has refused is tried again: ever more rarely. For most of its reasons a thread of the holder was stopped, and
+//! some of them last as long as its program runs.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::{
+    identity::{BootTime, Identity},
+    policy::{Act, Refusal},
+    remedy::Remedy,
+};
+
+/// Holders that are remembered with what was refused of them.
+const HOLDERS: usize = 16_384;
+
+/// What was refused: of a holder, by which rule, which remedy. Another rule may allow more.
+type Key = (Identity, usize, Remedy);
+
+/// How long until it is tried again: after the first time, and after so many that it has doubled up to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pace {
+    first: Duration,
+    most: Duration,
+}
+
+impl Pace {
+    const fn of(first: u64, most: u64) -> Self {
+        Self { first: Duration::from_secs(first), most: Duration::from_secs(most) }
+    }
+
+    fn after(self, times: u32) -> Duration {
+        self.first.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1))).min(self.most)
+    }
+
+    /// By the reason.
+    fn for_reason(refusal: &Refusal) -> Self {
+        match refusal {
+            // Somebody else was at work for a moment, and nobody was touched.
+            Refusal::Busy => Self::of(1, 10),
+            Refusal::Hand { word, .. } if LASTS.contains(word) => Self::of(60, 3_600),
+            // It was in the middle of something, or stopped, or traced.
+            _ => Self::of(10, 600),
+        }
+    }
+}
+
+/// Reasons that last as long as the program runs, or until somebody sets up the machine in another way and says so by SIGHUP.
+const LASTS: [&str; 12] = [
+    "arch-32bit",
+    "call-dispatch",
+    "matrix-registers",
+    "no-instruction",
+    "no-room",
+    "no-vectors",
+    "not-permitted",
+    "page-size",
+    "seccomp-denied",
+    "seccomp-strict",
+    "seccomp-unreadable",
+    "shadow-stack",
+];
+
+/// What was refused of one holder.
+#[derive(Debug)]
+struct Refused {
+    until: BootTime,
+    /// Why, the last time.
+    refusal: Refusal,
+    /// How often for each reason: one that alternates between two is not tried more often for that.
+    times: HashMap<&'static str, u32>,
+}
+
+/// All that was.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(HashMap<Key, Refused>);
+
+impl Backoff {
+    /// The hand has refused it. Says when it is tried again.
+    pub(super) fn refused(
+        &mut self,
+        act: Act,
+        holder: Identity,
+        refusal: &Refusal,
+        now: BootTime,
+    ) -> BootTime {
+        let pace = Pace::for_reason(refusal);
+        if self.0.len() >= HOLDERS {
+            // Most of these are gone; whoever is not begins anew.
+            self.0.retain(|_, refused| refused.until > now);
+        }
+        if self.0.len() >= HOLDERS {
+            self.0.clear();
+        }
+        let refused = self.0.entry((holder, act.rule, act.remedy)).or_insert_with(|| Refused {
+            until: now,
+            refusal: refusal.clone(),
+            times: HashMap::new(),
+        });
+        let times = refused.times.entry(refusal.as_str()).or_default();
+        *times += 1;
+        (refused.until, refused.refusal) = (now.plus(pace.after(*times)), refusal.clone());
+        refused.until
+    }
+
+    /// It was done: what has stood in its way is over.
+    pub(super) fn done(&mut self, act: Act, holder: Identity) {
+        self.0.remove(&(holder, act.rule, act.remedy));
+    }
+
+    /// Why it is not tried now, and until when.
+    pub(super) fn stands_against(
+        &self,
+        act: Act,
+        holder: Identity,
+        now: BootTime,
+    ) -> Option<(Refusal, BootTime)> {
+        let refused = self.0.get(&(holder, act.rule, act.remedy)).filter(|refused| refused.until > now)?;
+        Some((refused.refusal.clone(), refused.until))
+    }
+
+    /// The machine or the rules may be others now.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLDER: Identity = Identity { pid: 7, start: BootTime(1) };
+    const REAP: Act = Act { rule: 0, step: 0, remedy: Remedy::Reap };
+
+    fn hand(word: &'static str) -> Refusal {
+        Refusal::Hand { word, message: word.to_owned() }
+    }
+
+    /// How often one that is tried whenever it may be is tried within a day, each time refused for the next of these reasons.
+    fn tries(reasons: &[Refusal]) -> Vec<u64> {
+        let (mut backoff, mut now, mut apart) = (Backoff::default(), BootTime(0), Vec::new());
+        let day = BootTime(0).plus(Duration::from_secs(24 * 3_600));
+        for refusal in reasons.iter().cycle() {
+            let until = backoff.refused(REAP, HOLDER, refusal, now);
+            assert_eq!(backoff.stands_against(REAP, HOLDER, now), Some((refusal.clone(), until)));
+            assert_eq!(backoff.stands_against(REAP, HOLDER, until), None);
+            apart.push(until.since(now).as_secs());
+            now = until;
+            if now > day {
+                break;
+            }
+        }
+        apart
+    }
+
+    #[test]
+    fn what_lasts_is_tried_ever_more_rarely_and_soon_once_an_hour() {
+        for word in ["seccomp-denied", "not-permitted", "shadow-stack"] {
+            let apart = tries(&[hand(word)]);
+            assert_eq!(apart[..7], [60, 120, 240, 480, 960, 1_920, 3_600], "{word}");
+            assert!(apart.len() <= 30 && apart[7..].iter().all(|apart| *apart == 3_600), "{word}: {apart:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_only_busy_is_tried_sooner() {
+        for word in ["running", "user-code", "vfork", "timed-wait"] {
+            assert_eq!(tries(&[hand(word)])[..8], [10, 20, 40, 80, 160, 320, 600, 600], "{word}");
+        }
+        assert_eq!(tries(&[Refusal::Busy])[..6], [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn reasons_that_take_turns_do_not_begin_anew() {
+        let apart = tries(&[hand("running"), hand("seccomp-denied")]);
+        assert_eq!(apart[..6], [10, 60, 20, 120, 40, 240]);
+    }
+
+    #[test]
+    fn it_is_about_one_remedy_of_one_rule_for_one_holder_until_it_was_done() {
+        let mut backoff = Backoff::default();
+        backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
+        let other = Identity { start: BootTime(2), ..HOLDER };
+        for (act, holder) in [
+            (REAP, other),
+            (Act { rule: 1, ..REAP }, HOLDER),
+            (Act { remedy: Remedy::Nudge, ..REAP }, HOLDER),
+        ] {
+            assert_eq!(backoff.stands_against(act, holder, BootTime(0)), None);
+        }
+        backoff.done(REAP, HOLDER);
+        assert_eq!(backoff.stands_against(REAP, HOLDER, BootTime(0)), None);
+        let until = backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
+        assert_eq!(until, BootTime(0).plus(Duration::from_secs(10)), "as the first time");
+    }
+}
