@@ -23,7 +23,9 @@ use crate::{
     observe::{self, Answer, Request, Scene},
     policy::{Case, Match, ReapTimes, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
-    remedy::{Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, apply, take_lock},
+    remedy::{
+        Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, Warrant, apply, take_lock,
+    },
     report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State, ZombieEvent},
     text::Untrusted,
     watch::{Describer, Numbers, waited, waits},
@@ -341,7 +343,8 @@ fn act(
     let targets =
         zombies.iter().map(|zombie| Target { identity: zombie.identity, ns_pid: zombie.ns_pid }).collect();
     let options = options(args);
-    let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options };
+    let warrant = Warrant::default();
+    let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options, warrant };
     let deed = take_lock(&directory())
         .map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, injector, lock));
     if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {

@@ -259,11 +259,17 @@ impl Policy {
         })
     }
 
+    /// Whether a breaker has stopped it.
+    #[must_use]
+    pub fn is_tripped(&self, act: Act, holder: Identity, now: BootTime) -> bool {
+        self.breaker.stands_against(act.rule, holder, act.remedy, now).is_some()
+    }
+
     /// Whether a breaker has stopped it, and something stronger may come in its place.
     #[must_use]
     pub fn is_overtaken(&self, act: Act, holder: Identity, now: BootTime) -> bool {
         let steps = self.terms.rules.get(act.rule).map_or(0, |rule| rule.steps.len());
-        act.step + 1 < steps && self.breaker.stands_against(act.rule, holder, act.remedy, now).is_some()
+        act.step + 1 < steps && self.is_tripped(act, holder, now)
     }
 
     /// How far apart acts of a rule on one holder are, in the long run.

@@ -58,6 +58,8 @@ pub enum Refusal {
     NoZombie,
     /// Another process is applying remedies.
     Busy,
+    /// It was taken back before it was done: the rules have changed, or a circuit breaker has opened.
+    Withdrawn,
     /// What is called upon to do it says no: its word for it, and why.
     Hand {
         /// One word, as in JSON.
@@ -133,6 +135,7 @@ impl Refusal {
             Self::IdentityChanged => "identity-changed",
             Self::NoZombie => "no-zombie",
             Self::Busy => "busy",
+            Self::Withdrawn => "withdrawn",
             Self::Hand { word, .. } => word,
         }
     }
@@ -160,7 +163,7 @@ impl Refusal {
     /// True where it is only a matter of time, and nothing that an operator need hear of.
     #[must_use]
     pub const fn is_delay(&self) -> bool {
-        matches!(self, Self::Limited(_) | Self::Busy)
+        matches!(self, Self::Limited(_) | Self::Busy | Self::Withdrawn)
     }
 }
 
@@ -229,6 +232,9 @@ impl fmt::Display for Refusal {
             Self::IdentityChanged => f.write_str("the pid is another process's by now"),
             Self::NoZombie => f.write_str("it is no zombie any more"),
             Self::Busy => f.write_str("another process applies remedies at this moment"),
+            Self::Withdrawn => f.write_str(
+                "it was taken back before it was done: the rules were read again, or a circuit breaker has opened",
+            ),
             Self::Hand { message, .. } => f.write_str(message),
         }
     }

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
-    Handle, Injector, Remedy,
+    Handle, Injector, Remedy, Warrant,
     inject::DIED,
     reap::{Options, Target},
 };
@@ -47,6 +47,8 @@ pub struct Order {
     pub zombies: Vec<Target>,
     /// What the rule allows.
     pub options: Options,
+    /// Whether it stands still.
+    pub warrant: Warrant,
 }
 
 /// What was done.
@@ -172,13 +174,16 @@ pub fn take_lock(directory: &std::path::Path) -> Result<Lock, Refusal> {
     })
 }
 
-/// Applies a remedy, in this thread; the lock is given back as soon as nothing more is done but waiting.
+/// Applies a remedy, in this thread, unless it was taken back; the lock is given back as soon as nothing more is done but waiting.
 #[must_use]
 pub fn apply(proc: &Proc, order: &Order, injector: &mut Injector, lock: Lock) -> Deed {
     let handle = match Handle::open(proc, order.holder) {
         Ok(handle) => handle,
         Err(refusal) => return Deed::refused(refusal),
     };
+    if let Err(withdrawn) = order.warrant.check() {
+        return Deed::refused(withdrawn);
+    }
     let mut deed = match order.remedy {
         Remedy::Report => Deed::default(),
         Remedy::Nudge => match verify(proc, order).and_then(|()| handle.send(Signal::CHILD)) {
@@ -206,7 +211,8 @@ fn verify(proc: &Proc, order: &Order) -> Result<(), Refusal> {
 
 /// SIGTERM, a grace period, SIGKILL. The descriptor is of one process for ever, so nobody else can be hit meanwhile.
 fn terminate(proc: &Proc, handle: &Handle, order: &Order, lock: Lock) -> Deed {
-    if let Err(refusal) = verify(proc, order).and_then(|()| handle.send(Signal::TERM)) {
+    let stands = order.warrant.check().and_then(|()| verify(proc, order));
+    if let Err(refusal) = stands.and_then(|()| handle.send(Signal::TERM)) {
         return Deed::refused(refusal);
     }
     drop(lock);
@@ -222,9 +228,9 @@ fn terminate(proc: &Proc, handle: &Handle, order: &Order, lock: Lock) -> Deed {
             let refusal = Some(Refusal::Protected(super::Protected::Traced));
             return Deed { refusal, state: Some(seen.state), ..deed };
         }
-        // It may have waited for them when it was asked to end.
+        // It may have waited for them when it was asked to end, and a grace is long: nobody may want it any more.
         Ok(seen) => {
-            if let Err(refusal) = verify(proc, order) {
+            if let Err(refusal) = order.warrant.check().and_then(|()| verify(proc, order)) {
                 return Deed { refusal: Some(refusal), state: Some(seen.state), ..deed };
             }
         }
@@ -244,7 +250,7 @@ fn terminate(proc: &Proc, handle: &Handle, order: &Order, lock: Lock) -> Deed {
 mod tests {
     use std::{
         io::{BufRead as _, BufReader},
-        process::{Child, Command, Stdio},
+        process::{Child, ChildStdout, Command, Stdio},
         time::Instant,
     };
 
@@ -259,16 +265,28 @@ print(zombie, flush=True)
 while True:
     signal.pause()";
 
-    /// It, and the zombie's pid.
-    struct Holder(Child, u32);
+    /// Has one, and says that it was asked to end, but does not.
+    const STUBBORN: &str = "import os, signal
+signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))
+print(os.fork() or os._exit(0), flush=True)
+while True:
+    signal.pause()";
+
+    /// It, the zombie's pid, and what it says.
+    struct Holder(Child, u32, BufReader<ChildStdout>);
 
     impl Holder {
         fn start() -> Self {
+            Self::of(PROGRAM)
+        }
+
+        fn of(program: &str) -> Self {
             let mut python = Command::new("/usr/bin/python3");
-            let mut child = python.args(["-I", "-c", PROGRAM]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut child = python.args(["-I", "-c", program]).stdout(Stdio::piped()).spawn().unwrap();
             let mut line = String::new();
-            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            let this = Self(child, line.trim().parse().unwrap());
+            let mut said = BufReader::new(child.stdout.take().unwrap());
+            said.read_line(&mut line).unwrap();
+            let this = Self(child, line.trim().parse().unwrap(), said);
             let deadline = Instant::now() + Duration::from_secs(20);
             while !Proc::at("/proc").see(this.1).is_ok_and(|seen| seen.state == 'Z') {
                 assert!(Instant::now() < deadline, "it does not become a zombie");
@@ -291,7 +309,8 @@ while True:
                 max_pause: Duration::from_millis(2),
             };
             let zombies = vec![Target { identity: zombie, ns_pid: None }];
-            Order { number: 1, remedy, holder: identity(self.0.id()), zombies, options }
+            let warrant = Warrant::default();
+            Order { number: 1, remedy, holder: identity(self.0.id()), zombies, options, warrant }
         }
 
         fn apply(&self, remedy: Remedy, earlier: u64) -> Deed {
@@ -321,6 +340,39 @@ while True:
         // It waits for it when it is asked to end, and is not killed.
         let deed = holder.apply(Remedy::TerminateHolder, 0);
         assert_eq!((deed.refusal, deed.signals), (Some(Refusal::NoZombie), vec!["SIGTERM"]));
+        assert_eq!(holder.0.try_wait().unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_given_is_not_done_once_it_was_taken_back() {
+        let (holder, directory) = (Holder::start(), tempfile::tempdir().unwrap());
+        let (sender, mut deeds) = tokio::sync::mpsc::unbounded_channel();
+        let hand = Hand::start(Proc::at("/proc"), directory.path().to_owned(), sender).unwrap();
+        let remedies = [Remedy::Nudge, Remedy::Reap, Remedy::Autoreap, Remedy::TerminateHolder];
+        for remedy in remedies {
+            let order = holder.order(remedy, 0);
+            order.warrant.withdraw();
+            hand.give(order);
+            let (_, deed) = deeds.blocking_recv().unwrap();
+            assert_eq!(deed, Deed::refused(Refusal::Withdrawn), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_killed_after_his_grace_where_that_was_taken_back_meanwhile() {
+        let (mut holder, directory) = (Holder::of(STUBBORN), tempfile::tempdir().unwrap());
+        let (sender, mut deeds) = tokio::sync::mpsc::unbounded_channel();
+        let hand = Hand::start(Proc::at("/proc"), directory.path().to_owned(), sender).unwrap();
+        let mut order = holder.order(Remedy::TerminateHolder, 0);
+        order.options.grace = Duration::from_secs(2);
+        let warrant = order.warrant.clone();
+        hand.give(order);
+        let mut line = String::new();
+        holder.2.read_line(&mut line).unwrap();
+        assert_eq!(line, "asked\n");
+        warrant.withdraw();
+        let (_, deed) = deeds.blocking_recv().unwrap();
+        assert_eq!((deed.refusal, deed.signals), (Some(Refusal::Withdrawn), vec!["SIGTERM"]));
         assert_eq!(holder.0.try_wait().unwrap(), None);
     }
 }

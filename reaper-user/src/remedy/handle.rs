@@ -29,6 +29,19 @@ pub struct Handle {
 impl Handle {
     /// Opens a holder. Refused where it is gone, another one, or traced.
     pub fn open(proc: &Proc, identity: Identity) -> Result<Self, Refusal> {
+        let (this, seen) = Self::of(proc, identity)?;
+        if seen.tracer.is_some() {
+            return Err(Refusal::Protected(Protected::Traced));
+        }
+        Ok(this)
+    }
+
+    /// A descriptor that can be read from when the process has ended; one that is traced has one, too.
+    pub fn end(proc: &Proc, identity: Identity) -> Result<OwnedFd, Refusal> {
+        Self::of(proc, identity).map(|(this, _)| this.descriptor)
+    }
+
+    fn of(proc: &Proc, identity: Identity) -> Result<(Self, Seen), Refusal> {
         let pid = i32::try_from(identity.pid).ok().and_then(Pid::from_raw).ok_or(Refusal::HolderGone)?;
         let descriptor = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
             Errno::SRCH => Refusal::HolderGone,
@@ -36,10 +49,7 @@ impl Handle {
         })?;
         let this = Self { identity, descriptor, proc: proc.clone() };
         let seen = this.see()?;
-        if seen.tracer.is_some() {
-            return Err(Refusal::Protected(Protected::Traced));
-        }
-        Ok(this)
+        Ok((this, seen))
     }
 
     /// Who it is.

@@ -9,6 +9,7 @@ pub mod inject;
 mod protect;
 mod reap;
 mod sight;
+mod warrant;
 
 use std::{fmt, str::FromStr};
 
@@ -23,6 +24,7 @@ pub use self::{
     protect::Protected,
     reap::{Options, Target},
     sight::{Ancestry, Executable, Sight, look},
+    warrant::Warrant,
 };
 
 /// What is done about a zombie, the weakest first.

@@ -324,9 +324,9 @@ impl Watch {
                     let answered = self.answer(query);
                     self.bear(answered)?;
                 }
-                (number, deed) = self.remedies.deed() => {
+                (number, news) = self.remedies.news() => {
                     let now = self.describer.clock.refresh();
-                    self.take_deed(number, deed, now);
+                    self.take_news(number, news, now);
                 }
                 () = log_line(&mut self.log) => {}
                 () = crowded(self.describer.stacks.as_ref()) => self.describer.prune_stacks(),

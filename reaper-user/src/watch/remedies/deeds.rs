@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Remedies;
+use super::{News, Remedies, deaths::DeathWatch};
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Act, Trip},
+    policy::{Act, Refusal, Trip},
     proc::{Proc, ticks},
-    remedy::{Deed, Remedy},
+    remedy::{Deed, Remedy, Warrant},
     report::{BreakerEvent, Event, Outbox, Outcome, Process, RemedyEvent, State},
     text::Untrusted,
     watch::Watch,
@@ -38,6 +38,12 @@ pub(super) struct Underway {
     outlived: bool,
     /// It ended in a refusal: what is left of it is not done.
     refused: bool,
+    /// What the hand goes by.
+    pub(super) warrant: Warrant,
+    /// The holder's end is waited for.
+    end: Option<DeathWatch>,
+    /// The holder has ended since it was begun.
+    died: bool,
 }
 
 #[derive(Debug)]
@@ -57,9 +63,31 @@ impl Underway {
         holder: Identity,
         ids: Vec<u64>,
         zombies: Vec<Zombie>,
+        warrant: Warrant,
     ) -> Self {
-        let phase = Phase::Begun;
-        Self { act, rule, holder, ids, zombies, phase, others: 0, outlived: false, refused: false }
+        Self {
+            act,
+            rule,
+            holder,
+            ids,
+            zombies,
+            phase: Phase::Begun,
+            others: 0,
+            outlived: false,
+            refused: false,
+            warrant,
+            end: None,
+            died: false,
+        }
+    }
+
+    pub(super) fn watch_its_end(&mut self, end: Option<DeathWatch>) {
+        self.end = end;
+    }
+
+    /// The hand is not to do it, where it has not begun.
+    pub(super) fn withdraw(&self) {
+        self.warrant.withdraw();
     }
 
     pub(super) const fn due(&self) -> Option<BootTime> {
@@ -158,6 +186,8 @@ impl Remedies {
         }
         match outcome {
             _ if *outlived => {}
+            // When that was noticed.
+            Outcome::HolderDied if underway.died => {}
             Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now, outbox),
             Outcome::NoEffect => self.trip(underway, Trip::NoEffect, now, outbox),
             _ => {
@@ -193,6 +223,12 @@ impl Remedies {
             outbox.send(Event::Breaker(Box::new(event)));
         }
         let policy = &self.policy;
+        // What the hand has not begun is not done either.
+        for other in self.underway.values() {
+            if policy.is_tripped(other.act, other.holder, now) {
+                other.withdraw();
+            }
+        }
         self.agenda.dissolve(|(holder, act)| policy.is_overtaken(*act, *holder, now), now);
     }
 
@@ -206,6 +242,10 @@ impl Remedies {
         underway.refused = deed.refusal.is_some();
         // Whom it touched before it came to a refusal may die of that all the same.
         if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
+            if *refusal == Refusal::Withdrawn {
+                self.put_back(&underway, now);
+                return;
+            }
             let again = self.backoff.refused(underway.act, underway.holder, refusal, now);
             self.put_back(&underway, again);
             // What stands in the way is known as long as nobody has looked again.
@@ -221,15 +261,43 @@ impl Remedies {
                 self.backoff.done(underway.act, underway.holder);
             }
             underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
+            if underway.died {
+                self.trip(&underway, Trip::HolderDied, now, outbox);
+            }
             self.underway.insert(number, underway);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn survive(&mut self, number: u64, due: BootTime) {
+        let underway = self.underway.get_mut(&number);
+        underway.unwrap().phase = Phase::Survival { due };
+    }
+
+    /// A holder has ended. Where something was done to it, or is being done, nobody else is touched by that rule; what came of it
+    /// for the zombies is looked for when it should be there.
+    pub(super) fn see_death(&mut self, number: u64, now: BootTime, outbox: &mut Outbox) {
+        let Some(mut underway) = self.underway.remove(&number) else { return };
+        underway.died = true;
+        match underway.phase {
+            // It may have ended before the hand came to it: that is known when it says what it did.
+            Phase::Begun => _ = self.underway.insert(number, underway),
+            Phase::Done { .. } => {
+                self.trip(&underway, Trip::HolderDied, now, outbox);
+                self.underway.insert(number, underway);
+            }
+            Phase::Survival { .. } => self.trip(&underway, Trip::HolderDied, now, outbox),
         }
     }
 }
 
 impl Watch {
-    /// The hand has done something, or has not.
-    pub(in crate::watch) fn take_deed(&mut self, number: u64, deed: Deed, now: BootTime) {
-        self.remedies.take_deed(number, deed, now, &mut self.outbox);
+    /// Something has become of an order.
+    pub(in crate::watch) fn take_news(&mut self, number: u64, news: News, now: BootTime) {
+        match news {
+            News::Done(deed) => self.remedies.take_deed(number, deed, now, &mut self.outbox),
+            News::HolderDied => self.remedies.see_death(number, now, &mut self.outbox),
+        }
         if let Some(next) = self.remedies.next() {
             self.sweep_by(next);
         }

@@ -3,6 +3,7 @@
 
 mod agenda;
 mod backoff;
+mod deaths;
 mod deeds;
 mod look;
 mod orders;
@@ -17,7 +18,7 @@ use std::{
 use tokio::sync::mpsc;
 
 pub(crate) use self::look::waited;
-use self::{agenda::Agenda, backoff::Backoff, deeds::Underway, orders::Found};
+use self::{agenda::Agenda, backoff::Backoff, deaths::Deaths, deeds::Underway, orders::Found};
 use super::{RemedyCounts, WatchError};
 use crate::{
     identity::{BootTime, Identity},
@@ -39,6 +40,15 @@ const SAID: usize = 16_384;
 /// What has been said of a holder: by which rule, of which remedy.
 type Said = (Identity, usize, Remedy);
 
+/// What has become of an order.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The hand has done it, or has not.
+    Done(Deed),
+    /// Its holder has ended.
+    HolderDied,
+}
+
 /// All of it.
 pub(super) struct Remedies {
     policy: Policy,
@@ -52,6 +62,7 @@ pub(super) struct Remedies {
     found: Vec<Found>,
     said: HashMap<Said, &'static str>,
     underway: HashMap<u64, Underway>,
+    deaths: Deaths,
     backoff: Backoff,
     /// Holders that need no second `autoreap`.
     autoreaping: HashSet<Identity>,
@@ -77,6 +88,7 @@ impl Remedies {
             found: Vec::new(),
             said: HashMap::new(),
             underway: HashMap::new(),
+            deaths: Deaths::default(),
             backoff: Backoff::default(),
             autoreaping: HashSet::new(),
             open: Vec::new(),
@@ -95,7 +107,7 @@ impl Remedies {
     }
 
     /// Takes other rules, with all breakers closed and nothing given back of the limits: every zombie is looked at by them, see
-    /// [`Self::add`]. What is under way goes on.
+    /// [`Self::add`]. What the hand has not begun is taken back; what it is doing is done.
     pub(super) fn take_terms(&mut self, terms: Terms) -> Result<(), WatchError> {
         self.forget_rules(terms);
         self.start_hand()
@@ -111,6 +123,7 @@ impl Remedies {
         self.backoff.clear();
         for underway in self.underway.values_mut() {
             underway.outlive_its_rule();
+            underway.withdraw();
         }
     }
 
@@ -139,11 +152,14 @@ impl Remedies {
         &self.policy
     }
 
-    /// What was done; waits for it. For ever where nothing is ever done.
-    pub(super) async fn deed(&mut self) -> (u64, Deed) {
-        match self.deeds.recv().await {
-            Some(deed) => deed,
-            None => std::future::pending().await,
+    /// What has become of an order; waits for it. For ever where nothing is ever done.
+    pub(super) async fn news(&mut self) -> (u64, News) {
+        let Self { deeds, deaths, .. } = self;
+        tokio::select! {
+            // What was done is known before what came of it.
+            biased;
+            Some((number, deed)) = deeds.recv() => (number, News::Done(deed)),
+            number = deaths.next() => (number, News::HolderDied),
         }
     }
 

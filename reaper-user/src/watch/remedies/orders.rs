@@ -14,7 +14,7 @@ use super::{
 use crate::{
     identity::{BootTime, Identity},
     policy::{Act, Case, Decision, Limit, Policy, Refusal},
-    remedy::{Options, Order, Protected, Remedy, Target},
+    remedy::{Options, Order, Protected, Remedy, Target, Warrant},
     report::{Outbox, RemedyEvent},
     zombie::Zombie,
 };
@@ -173,8 +173,14 @@ impl Remedies {
         tracing::info!(remedy = %act.remedy, holder = holder.pid, zombies = ids.len(), "applying a remedy");
         self.orders += 1;
         let number = self.orders;
-        let order = Order { number, remedy: act.remedy, holder, zombies: targets, options };
-        self.underway.insert(number, Underway::new(act, rule, holder, ids, zombies));
+        let warrant = Warrant::default();
+        let mut underway = Underway::new(act, rule, holder, ids, zombies, warrant.clone());
+        // Whoever is to be ended is expected to, and nobody is traced yet.
+        if act.remedy != Remedy::TerminateHolder {
+            underway.watch_its_end(self.deaths.watch(number, &self.proc, holder));
+        }
+        let order = Order { number, remedy: act.remedy, holder, zombies: targets, options, warrant };
+        self.underway.insert(number, underway);
         if let Some(hand) = &self.hand {
             hand.give(order);
         }

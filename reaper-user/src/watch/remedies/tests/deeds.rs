@@ -1,6 +1,7 @@
 //! What comes of remedies: effects, refusals, breakers.
 
 use super::*;
+use crate::policy::Trip;
 
 #[test]
 fn what_is_under_way_when_the_rules_change_says_nothing_of_the_new_ones() {
@@ -79,10 +80,9 @@ fn a_breaker_that_opens_lets_something_stronger_come_in_its_time() {
 
 /// The hand refuses whatever it was given.
 fn refuse(machine: &mut Machine, word: &'static str) {
-    let numbers: Vec<_> = machine.remedies.underway.keys().copied().collect();
-    assert_eq!(numbers.len(), 1);
     let deed = Deed::refused(Refusal::Hand { word, message: word.to_owned() });
-    machine.remedies.take_deed(numbers[0], deed, machine.now, &mut machine.outbox);
+    let number = only(machine);
+    machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
 }
 
 #[test]
@@ -198,4 +198,98 @@ fn a_holder_that_waits_for_all_when_it_is_asked_to_end_need_not() {
     let underway = machine.remedies.underway.values().next().unwrap();
     let outcomes = [(true, 9), (true, 10), (false, 0)].map(|(lives, gone)| underway.outcome(lives, gone));
     assert_eq!(outcomes, [Outcome::NoEffect, Outcome::Applied, Outcome::Applied]);
+}
+
+/// The only order that the hand has.
+fn only(machine: &Machine) -> u64 {
+    let numbers: Vec<_> = machine.remedies.underway.keys().copied().collect();
+    assert_eq!(numbers.len(), 1);
+    numbers[0]
+}
+
+#[test]
+fn what_the_hand_has_not_begun_is_taken_back_when_the_rules_are_read_again_and_decided_by_those() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(7, 10);
+    machine.look();
+    let number = only(&machine);
+    let warrant = machine.remedies.underway[&number].warrant.clone();
+    assert_eq!(warrant.check(), Ok(()));
+    machine.remedies.forget_rules(Terms { paused: true, ..terms(&[(Remedy::Reap, 90)]) });
+    assert_eq!(warrant.check(), Err(Refusal::Withdrawn));
+    machine.leak(7, 0);
+    machine.look();
+    // The hand comes to it.
+    machine.remedies.take_deed(number, Deed::refused(Refusal::Withdrawn), machine.now, &mut machine.outbox);
+    assert_eq!(machine.run(HOUR), []);
+    assert_eq!(machine.zombies.len(), 10);
+    let events = machine.events();
+    let told =
+        |event: &Event| matches!(event, Event::Remedy(remedy) if remedy.reason == Some("paused".into()));
+    assert!(events.len() == 1 && told(&events[0]), "{events:?}");
+}
+
+#[test]
+fn when_a_holder_dies_of_it_nobody_else_is_touched_by_that_rule_from_that_moment_on() {
+    for seen in ["before the hand is done", "before the effect is looked for", "after that"] {
+        let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+        machine.leak(1, 1);
+        machine.look();
+        let number = only(&machine);
+        let done = |machine: &mut Machine| {
+            let deed = Deed { pauses: vec![SECOND / 1_000], ..Deed::default() };
+            machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+        };
+        let dies =
+            |machine: &mut Machine| machine.remedies.see_death(number, machine.now, &mut machine.outbox);
+        match seen {
+            "before the hand is done" => dies(&mut machine),
+            "before the effect is looked for" => done(&mut machine),
+            _ => machine.remedies.survive(number, machine.now.plus(10 * SECOND)),
+        }
+        // Another one's order waits for the hand meanwhile.
+        machine.leak(2, 1);
+        machine.look();
+        let other = *machine.remedies.underway.keys().max().unwrap();
+        let warrant = machine.remedies.underway[&other].warrant.clone();
+        assert!(other != number && warrant.check().is_ok());
+        match seen {
+            "before the hand is done" => done(&mut machine),
+            _ => dies(&mut machine),
+        }
+        let opened = machine.remedies.open_breakers(machine.now);
+        assert_eq!((opened.len(), opened[0].reason), (1, Trip::HolderDied), "{seen}");
+        assert_eq!(warrant.check(), Err(Refusal::Withdrawn), "{seen}");
+        machine.remedies.take_deed(
+            other,
+            Deed::refused(Refusal::Withdrawn),
+            machine.now,
+            &mut machine.outbox,
+        );
+        machine.leak(3, 1);
+        let until = machine.now.plus(30 * 60 * SECOND);
+        while let Some(next) = machine.remedies.agenda.next().filter(|next| *next < until) {
+            machine.now = machine.now.max(next);
+            machine.look();
+            assert!(machine.remedies.underway.keys().all(|of| *of == number), "{seen}");
+        }
+        // What is concluded about it in the end does not open it once more, for twice as long.
+        if let Some(underway) = machine.remedies.underway.remove(&number) {
+            machine.remedies.conclude(&underway, Outcome::HolderDied, machine.now, &mut machine.outbox);
+        }
+        let breakers = machine.events().into_iter().filter(|event| matches!(event, Event::Breaker(_)));
+        assert_eq!(breakers.count(), 1, "{seen}");
+    }
+}
+
+#[test]
+fn who_ends_before_anything_was_done_to_it_has_not_died_of_it() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90)]));
+    machine.leak(1, 1);
+    machine.look();
+    let number = only(&machine);
+    machine.remedies.see_death(number, machine.now, &mut machine.outbox);
+    let gone = Deed::refused(Refusal::HolderGone);
+    machine.remedies.take_deed(number, gone, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.open_breakers(machine.now).len(), 0);
 }
