@@ -155,12 +155,18 @@ fn a_holder_that_dies_of_a_nudge_stops_the_rule_until_the_configuration_is_read_
     let _machine = machine();
     let (mut daemon, _file) = daemon(&rule(NUDGE, ""), &[]);
     let mut first = Holder::start("dies", 2);
-    assert_eq!(remedy(&mut daemon, first.pid(), "nudge").text("/outcome"), "holder-died");
-    assert!(!first.lives());
-    daemon.until("a breaker", Duration::from_secs(10), |seen| {
+    let pid = first.pid();
+    daemon.until("a report", Duration::from_secs(20), |seen| {
+        seen.is("zombie") && seen.number("/holder/pid") == u64::from(pid)
+    });
+    // Its turn comes less than a second after the first one's: before it is looked what became of that one's zombies.
+    let second = Holder::start("handler", 2);
+    daemon.until("a breaker", Duration::from_secs(20), |seen| {
+        assert!(!is_remedy(seen, pid, "nudge"), "only when the effect was looked for: {seen:?}");
         seen.is("breaker") && seen.text("/scope") == "rule" && seen.text("/reason") == "holder-died"
     });
-    let second = Holder::start("handler", 2);
+    assert!(!first.lives());
+    assert_eq!(remedy(&mut daemon, pid, "nudge").text("/outcome"), "holder-died");
     let refused = remedy(&mut daemon, second.pid(), "nudge");
     assert_eq!(
         (refused.text("/outcome"), refused.text("/reason")),
@@ -195,6 +201,34 @@ fn a_holder_is_asked_to_end_and_killed_after_the_grace_period() {
     let event = &done.event;
     assert_eq!(event["signals"].to_string(), r#"["SIGTERM","SIGKILL"]"#, "{event:#}");
     assert_eq!((&event["outcome"], stubborn.lives()), (&"applied".into(), false), "{event:#}");
+    daemon.end();
+}
+
+#[test]
+fn nobody_is_killed_after_his_grace_where_remedies_were_paused_meanwhile() {
+    let _machine = machine();
+    let rules = rule(END, "");
+    let (mut daemon, file) = daemon(&rules, &["--terminate-grace", "5s"]);
+    let mut stubborn = Holder::start("stubborn", 1);
+    let pid = stubborn.pid();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !daemon.log().contains("applying a remedy") {
+        assert!(Instant::now() < deadline, "nothing is done:\n{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::write(file.path(), format!("age = '400ms'\nremedy.paused = true\n{rules}")).unwrap();
+    signal(daemon.pid(), libc::SIGHUP);
+    let mut said = Vec::new();
+    daemon.until("that it is paused, and what was done", Duration::from_secs(20), |seen| {
+        if is_remedy(seen, pid, "terminate-holder") {
+            said.push((seen.text("/outcome").to_owned(), seen.event["signals"].clone()));
+            let paused = seen.text("/reason") == "paused";
+            assert!(paused || seen.text("/message").contains("taken back"), "{seen:?}");
+        }
+        said.len() == 2
+    });
+    assert!(said.contains(&("no-effect".to_owned(), serde_json::json!(["SIGTERM"]))), "{said:?}");
+    assert!(stubborn.lives() && stubborn.standing() == 1);
     daemon.end();
 }
 
