@@ -209,7 +209,8 @@ Exit code 1 where something was refused, or only part of it done.
 Examples:
   reaper reap 4711 4712 --dry-run
   reaper reap --holder 4700 --cause adopted
-  reaper reap --workload 3f2a9c0d1e4b --yes"
+  reaper reap --workload 3f2a9c0d1e4b --yes
+  reaper reap --holder 4700 --cause never-waited --parent-may-miss-status --watch 3m"
 )]
 pub struct ReapArgs {
     /// These zombies
@@ -227,13 +228,18 @@ pub struct ReapArgs {
     pub cause: Vec<Cause>,
     /// Accept that a status is taken which the parent asks for later
     ///
-    /// With --cause never-waited it also takes a daemon that has watched the holder for longer than ten times what it takes to
-    /// wait for a child. One watches on for as long as a rule of it is about such zombies, whatever its steps.
+    /// With --cause never-waited it also takes a running daemon that has watched the holder for longer than ten times what it takes to
+    /// wait for a child, and a zombie that is older than that. The daemon is asked to watch from then on (for at least a quarter of
+    /// an hour); where it has not done so for long enough, it is said when it will have, which --watch can wait for.
     #[arg(long)]
     pub parent_may_miss_status: bool,
     /// Accept that a timed wait of the holder ends early with EINTR
     #[arg(long)]
     pub allow_interrupted_wait: bool,
+    /// The configuration whose [names] says who is asked what people call workloads; it must be root's [default: whom the running daemon
+    /// asks, else where runtimes usually listen]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How long to watch the holders' wait calls before
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     pub watch: Span,

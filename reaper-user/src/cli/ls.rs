@@ -12,7 +12,7 @@ use crate::{
     exit_code,
     identity::Identity,
     kernel::{Cmdlines, Kernel, Options, Sizes, boot_now},
-    names::Namer,
+    names::{self, Namer},
     observe,
     proc::Proc,
     report::{Event, Filter, Reporter, Source, ZombieEvent},
@@ -56,7 +56,7 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
 
 /// Every zombie there is, as far as a census knows.
 pub(super) fn census() -> Result<Vec<ZombieEvent>, Failure> {
-    let (mut describer, records) = look()?;
+    let (mut describer, records) = look(Config::default().names.settings())?;
     let mut found = Vec::new();
     for record in records {
         if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
@@ -75,8 +75,9 @@ pub(super) fn name<'a>(describer: &Describer, zombies: impl Iterator<Item = &'a 
     }
 }
 
-/// One walk over the kernel's tasks; nothing is attached. What describes the zombies, and their records.
-pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
+/// One walk over the kernel's tasks; nothing is attached. What describes the zombies, by the names that are told there, and their
+/// records.
+pub(super) fn look(names: names::Settings) -> Result<(Describer, Vec<Record>), Failure> {
     let proc = Proc::at("/proc");
     let limits = Limits::default();
     let mut cgroups = Cgroups::open(proc.root(), limits);
@@ -84,7 +85,7 @@ pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
         tracing::warn!("{trouble}");
     }
     cgroups.walk();
-    let Config { ledger, names, .. } = Config::default();
+    let Config { ledger, .. } = Config::default();
     // The ledger stays empty: as small as it can be.
     let sizes = Sizes { entries: 64.min(pid_max()), overflow: ledger.overflow.get() };
     let mut kernel = Kernel::load(
@@ -94,7 +95,7 @@ pub(super) fn look() -> Result<(Describer, Vec<Record>), Failure> {
     let clock = kernel.clock()?;
     let records = kernel.zombies()?;
     let workloads = Workloads::new(cgroups, RuntimeStates::at(Path::new("/")), limits.entries);
-    let names = Namer::start(names.settings()).map_err(|error| {
+    let names = Namer::start(names).map_err(|error| {
         Failure::new(exit_code::UNAVAILABLE, format!("starting the thread that asks for names: {error}"))
     })?;
     Ok((Describer::new(kernel, clock, workloads, proc).named_by(names), records))

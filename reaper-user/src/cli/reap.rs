@@ -1,8 +1,10 @@
 //! `reaper reap`: lets holders wait for their zombies, by hand. In this process, under the lock that the daemon takes too, with
 //! the same safety: whoever is protected or has opted out is left alone, and the holders' wait calls are watched before.
 
+mod known;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::{self, IsTerminal as _, Write as _},
     os::unix::ffi::OsStrExt as _,
     thread,
@@ -12,24 +14,26 @@ use std::{
 use jiff::Timestamp;
 use reaper_ebpf::WaitProfile;
 
+use self::known::{Known, have_watched, is_of, known, learn, left, reap_times};
 use super::{Failure, args::ReapArgs, ls, start_log, written};
 use crate::{
-    config::{LogLevel, Output},
+    config::{Config, LogLevel, Output},
     control::{self, ControlError},
     exit_code,
     identity::{BootTime, Identity},
     kernel::{Kernel, boot_now},
     lock::directory,
+    names,
     observe::{self, Answer, Request, Scene},
-    policy::{Case, Match, ReapTimes, Refusal, Rule, Step, Waited, allows},
+    policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
     proc::Seen,
     remedy::{
         Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, Warrant, apply, take_lock,
     },
-    report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State, ZombieEvent},
+    report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State},
     text::Untrusted,
     watch::{Describer, Numbers, waited, waits},
-    zombie::{Asked, Cause, Died, Waits, Zombie},
+    zombie::{Cause, Waits, Zombie},
 };
 
 /// How long zombies that were waited for may take to be freed.
@@ -45,7 +49,7 @@ struct Found {
 /// Does it, or says what would be done.
 pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::Warn);
-    let (mut describer, records) = ls::look()?;
+    let (mut describer, records) = ls::look(names(args)?)?;
     let mut reporter = Reporter::stdout(output).without_head();
     if args.undo_autoreap {
         return undo(args, &describer);
@@ -65,6 +69,8 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             None => tracing::warn!(pid, "there is no such zombie"),
         }
     }
+    let unknown = never_waited(args, &found);
+    let is_watched = have_watched(&unknown, args.watch.0);
     let seen_waits = watch(args.watch.0, &found, &mut describer)?;
     // While this command watched, a holder may have waited for a child that had stood for longer than any before.
     let known = known();
@@ -95,6 +101,15 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     }
     for (refusal, zombies) in refusals.values() {
         refused = true;
+        let of_daemon =
+            zombies.first().and_then(|zombie| known.get(&(zombie.identity.pid, zombie.identity.start)));
+        if let (Refusal::ReapTimeUnknown, true, Some(left)) = (refusal, is_watched, of_daemon.and_then(left))
+        {
+            tracing::warn!(
+                holder = zombies.first().map(|zombie| zombie.holder.pid),
+                "the daemon watches it from now on, and knows more in {left}: say this again then, or with --watch {left}"
+            );
+        }
         report(&mut reporter, refused_event(args.dry_run, refusal, zombies))?;
     }
     if !args.dry_run && !allowed.is_empty() && !args.yes && !confirmed(&allowed)? {
@@ -128,37 +143,34 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
     Ok(if done && !refused { exit_code::OK } else { exit_code::REFUSED })
 }
 
-/// The daemon's zombies by pid and start; none where there is no daemon.
-type Known = HashMap<(u32, BootTime), ZombieEvent>;
-
-/// What the daemon knows.
-fn known() -> Known {
-    let zombies = match control::zombies(&control::socket()) {
-        Ok(listing) => listing.zombies,
-        // What it would know besides a census: causes, ages, reap times.
-        Err(ControlError::NoDaemon(_)) => Vec::new(),
+/// Who is asked for names: who the configuration says, else whom the daemon asks, so that both know workloads by the same names and
+/// both see who has opted out by a label.
+fn names(args: &ReapArgs) -> Result<names::Settings, Failure> {
+    if let Some(path) = &args.config {
+        let config = Config::load_trusted(path);
+        return config
+            .map(|config| config.names.settings())
+            .map_err(|error| Failure::new(exit_code::CONFIG, error.to_string()));
+    }
+    match control::setup(&control::socket()) {
+        Ok(setup) => Ok(setup.names),
+        Err(ControlError::NoDaemon(_)) => Ok(names::Settings::default()),
         Err(error) => {
-            tracing::warn!("{error}; going by a census alone");
-            Vec::new()
+            tracing::warn!(
+                "{error}; asking for names where runtimes usually listen (--config says where else)"
+            );
+            Ok(names::Settings::default())
         }
-    };
-    zombies.into_iter().map(|zombie| ((zombie.pid, zombie.start_time), zombie)).collect()
+    }
 }
 
-/// Whether what the daemon said is about this zombie and the holder that it has now: it may have been given to another one
-/// since.
-fn is_of(event: &ZombieEvent, zombie: &Zombie) -> bool {
-    let same_start = match (event.holder.start_time, zombie.holder.start) {
-        (Some(known), Some(found)) => known == found,
-        _ => true,
-    };
-    event.holder.pid == zombie.holder.pid && same_start
-}
-
-/// How long the holder takes, by what the daemon has seen; `None` where it has not.
-fn reap_times(event: &ZombieEvent) -> Option<ReapTimes> {
-    let waits = event.evidence.waits.as_ref()?;
-    Some(ReapTimes { watched: waits.watched_seconds.0, longest: waits.longest_reap_seconds?.0 })
+/// The holders of which it has to be known how long they take to wait for a child.
+fn never_waited(args: &ReapArgs, found: &[Found]) -> BTreeSet<u32> {
+    if !args.parent_may_miss_status || !args.cause.contains(&Cause::NeverWaited) {
+        return BTreeSet::new();
+    }
+    let of_it = found.iter().filter(|found| found.zombie.cause == Cause::NeverWaited);
+    of_it.map(|found| found.zombie.holder.pid).collect()
 }
 
 /// What the flags say, as a rule.
@@ -224,32 +236,6 @@ fn find(
         all.push(found);
     }
     Ok((all, others))
-}
-
-/// What the daemon knows of it besides what a census shows.
-fn learn(zombie: &mut Zombie, event: &ZombieEvent, now: BootTime) {
-    zombie.cause = event.cause;
-    let ago =
-        |age: Duration| BootTime(now.0.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)));
-    zombie.died = match (event.age_seconds, event.age_at_least) {
-        (Some(age), _) if event.age_approximate => Died::About(ago(age.0)),
-        (Some(age), _) => Died::At(ago(age.0)),
-        (None, Some(age)) => Died::Before(ago(age.0)),
-        (None, None) => zombie.died,
-    };
-    zombie.evidence.waits = event.evidence.waits.map(|waits| Waits {
-        watched: waits.watched_seconds.0,
-        any: waits.any,
-        one: waits.one,
-        last_ago: waits.last_ago_seconds.map(|ago| ago.0),
-        last_number: waits.last_number,
-        asked: match waits.asked_for {
-            Some(number) => Asked::For(number),
-            None if waits.complete => Asked::No,
-            None => Asked::Unclear,
-        },
-        longest: waits.longest_reap_seconds.map(|longest| longest.0),
-    });
 }
 
 fn is_meant(args: &ReapArgs, zombie: &Zombie) -> bool {

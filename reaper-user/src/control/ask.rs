@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, SETUP, Setup, Verdict, ZOMBIES};
+use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, SETUP, Setup, Verdict, WATCH, ZOMBIES};
 use crate::{
     report::{Event, Explained, LeaksEvent, LostEvent, SiteEvent, parse},
     watch::Listing,
@@ -64,12 +64,22 @@ pub fn setup(path: &Path) -> Result<Setup, ControlError> {
     })
 }
 
+/// Asks the daemon at `path` to watch a holder for that long and for as long as it takes to know its times to reap.
+pub fn watch(path: &Path, pid: u32, span: Duration) -> Result<(), ControlError> {
+    let span_ms = Some(milliseconds(span));
+    ask(path, &Question { pid: Some(pid), span_ms, ..Question::of(WATCH) }, ANSWER).map(drop)
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Leak sites, and what was counted of all.
 pub type Leaks = (LeaksEvent, Vec<SiteEvent>);
 
 /// Asks the daemon at `path` for its leak sites, those that leaked within `span` or all.
 pub fn leaks(path: &Path, span: Option<Duration>) -> Result<Leaks, ControlError> {
-    let span_ms = span.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let span_ms = span.map(milliseconds);
     let mut events = ask(path, &Question { span_ms, ..Question::of(LEAKS) }, ANSWER)?.into_iter();
     let Some(Event::Leaks(head)) = events.next() else {
         return Err(ControlError::Refused { path: path.to_owned(), answer: "something else".to_owned() });

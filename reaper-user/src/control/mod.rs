@@ -1,4 +1,4 @@
-//! The control socket: how `reaper ls`, `leaks`, `explain` and `check` ask the running daemon. Read-only, root's, one question a
+//! The control socket: how `reaper ls`, `leaks`, `explain` and `check` ask the running daemon. Root's; nothing is done to a process by it; one question a
 //! connection.
 //!
 //! A client writes one line, `{"version":1,"request":"zombies"}`; the daemon answers with one JSON line that says whether it
@@ -10,6 +10,7 @@
 //! | `losses` | | losses |
 //! | `leaks` | `span_ms`, not required | one `leaks`, leak sites that leaked within that span |
 //! | `setup` | | none; how it was set up is in the first line, as `setup` |
+//! | `watch` | `pid` of a holder, `span_ms` | none: how long it takes to wait for children is in `zombies` from then on, for that span and as long as it takes |
 //! | `explain` | `pid` | the zombie that it is or the zombies that it holds, their leak sites, circuit breakers of their holder; of a zombie, what the rules say |
 
 mod ask;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    ask::{Leaks, explain, leaks, losses, setup, zombies},
+    ask::{Leaks, explain, leaks, losses, setup, watch, zombies},
     serve::Control,
 };
 use crate::{lock, names, report::ParseError};
@@ -43,6 +44,9 @@ const EXPLAIN: &str = "explain";
 
 /// What can be asked for: how the daemon was set up.
 const SETUP: &str = "setup";
+
+/// What can be asked for: that a holder is watched.
+const WATCH: &str = "watch";
 
 /// The version of what is spoken. A daemon answers only its own.
 pub const VERSION: u32 = 1;
@@ -143,7 +147,7 @@ struct Question {
     version: u32,
     #[serde(default)]
     request: String,
-    /// How far back, milliseconds.
+    /// How far back, or for how long, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     span_ms: Option<u64>,
     /// About whom.

@@ -15,7 +15,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, SETUP, Setup, VERSION, Verdict, ZOMBIES};
+use super::{
+    ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, SETUP, Setup, VERSION, Verdict, WATCH, ZOMBIES,
+};
 use crate::{
     lock,
     report::{Event, to_line},
@@ -152,6 +154,11 @@ async fn events(question: Question, queries: &mpsc::Sender<Query>) -> Result<Vec
         EXPLAIN => {
             let pid = pid.ok_or("the question lacks a pid")?;
             answer(queries, |reply| Query::Explain(pid, reply)).await
+        }
+        WATCH => {
+            let pid = pid.ok_or("the question lacks a pid")?;
+            let span = Duration::from_millis(span_ms.unwrap_or_default());
+            answer(queries, |reply| Query::Observe(pid, span, reply)).await?.map(|()| Vec::new())
         }
         _ => Err("it cannot answer that".to_owned()),
     }

@@ -2,6 +2,7 @@
 //! (`observe` reads /proc, `report` writes).
 
 mod alarm;
+mod asked;
 mod books;
 mod continuity;
 mod copies;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{
     alarm::Alarm,
+    asked::AskedFor,
     books::Books,
     continuity::{Early, Restoring, self_check},
     explain::Reply,
@@ -137,6 +139,8 @@ pub enum Query {
     Metrics(oneshot::Sender<Measured>),
     /// Whether what was there at the start is taken over and compared.
     Settled(oneshot::Sender<bool>),
+    /// Watch a holder for this long and for as long as it takes to know how long it takes to wait for a child. Or why not.
+    Observe(u32, Duration, oneshot::Sender<Result<(), String>>),
     /// Report zombies from this age on, and do this about them.
     Settings(Duration, Box<Terms>),
 }
@@ -165,6 +169,7 @@ pub struct Watch {
     lists: Lists,
     restoring: Restoring,
     remedies: Remedies,
+    asked: AskedFor,
     /// When the ledger is swept next.
     next_sweep: BootTime,
     pruned: Option<Instant>,
@@ -259,6 +264,7 @@ impl Watch {
             lists: Lists::default(),
             restoring: Restoring::default(),
             remedies,
+            asked: AskedFor::default(),
             next_sweep: BootTime(0),
             pruned: None,
             notices,
@@ -427,6 +433,9 @@ impl Watch {
             }
             Query::Settled(reply) => {
                 let _left = reply.send(self.is_settled());
+            }
+            Query::Observe(pid, span, reply) => {
+                let _left = reply.send(self.watch_for(pid, span)?);
             }
             Query::Settings(age, terms) => {
                 self.aging.set_threshold(age);

@@ -89,7 +89,7 @@ impl Watch {
         let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
         let Describer { holders, copies, kernel, .. } = &mut self.describer;
         copies.expire(now, kernel);
-        for holder in self.remedies.holders() {
+        for holder in self.remedies.holders().into_iter().chain(self.asked.holders(now)) {
             holders.keep(holder, now);
         }
         holders.expire(now, keep, kernel);

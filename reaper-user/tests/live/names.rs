@@ -10,7 +10,10 @@ use serde_json::Value;
 
 use crate::{
     remedy::configuration,
-    support::{Containerd, Daemon, IMAGE, Image, Parent, Pod, Seen, machine, program, reaper, run, signal},
+    support::{
+        Containerd, Daemon, IMAGE, Image, Parent, Pod, Seen, assert_valid, machine, program, reaper, run,
+        run_briefly, signal,
+    },
 };
 
 const UID: &str = "5f1c3d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f";
@@ -61,6 +64,21 @@ fn said(arguments: &[&str]) -> String {
     run(Command::new(reaper()).args(arguments))
 }
 
+/// Why nothing would be done by hand to those that are meant, once each.
+fn by_hand(arguments: &[&str]) -> Vec<String> {
+    let mut command = Command::new(reaper());
+    command.args(["--output", "json", "reap", "--dry-run", "--watch", "100ms"]).args(arguments);
+    let output = run_briefly(&mut command);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let events = text.lines().map(|line| assert_valid(line.as_bytes()));
+    let mut reasons: Vec<_> =
+        events.map(|event| event["reason"].as_str().unwrap_or("none").to_owned()).collect();
+    assert!(!reasons.is_empty(), "{output:?}");
+    reasons.sort();
+    reasons.dedup();
+    reasons
+}
+
 fn names(seen: &Seen) -> [&str; 4] {
     ["/workload/namespace", "/workload/pod", "/workload/container", "/workload/image"]
         .map(|name| seen.text(name))
@@ -102,7 +120,22 @@ fn a_pods_zombie_is_reported_listed_and_explained_by_the_names_its_runtime_gives
     let spared = containerd.run(&spared);
     let refused = event(&mut daemon, "a refusal", |seen| is_of(seen, "remedy", &spared));
     assert_eq!((refused.text("/outcome"), refused.text("/reason")), ("refused", "opted-out"));
+
+    // By hand it goes by the names that the daemon knows; without one by those of a configuration.
+    let reasons = |more: &[&str]| {
+        let by = |name: &str| by_hand(&[&["--workload", name], more].concat());
+        (by("crawlers/fetcher-7c9d"), by("crawlers/spared-1"))
+    };
+    let all = ["needs-consent".to_owned()];
+    let known = reasons(&["--cause", "never-waited"]);
+    assert_eq!(known, (all.to_vec(), vec!["opted-out".to_owned()]));
     daemon.end();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let socket = containerd.socket();
+    std::io::Write::write_fmt(&mut file, format_args!("names.cri = {socket:?}\nnames.docker = 'off'\n"))
+        .unwrap();
+    let configured = ["--cause", "unknown", "--config", file.path().to_str().unwrap()];
+    assert_eq!(reasons(&configured), (all.to_vec(), vec!["opted-out".to_owned()]));
 
     // Without a daemon, by a census: the socket that is usual may be another containerd's, so only that it does not hang.
     let begun = Instant::now();

@@ -61,7 +61,7 @@ async fn ended(end: OwnedFd) {
     let ended: io::Result<()> = ended.await;
     if let Err(error) = ended {
         tracing::warn!(%error, "a holder's end cannot be waited for");
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

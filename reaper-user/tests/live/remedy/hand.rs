@@ -141,6 +141,47 @@ fn a_never_waited_one_is_reaped_by_hand_with_a_consent_and_long_past_what_the_ho
     daemon.end();
 }
 
+/// Whether the daemon watches the holder of this zombie now, as it says itself.
+fn is_watched(zombie: u64) -> bool {
+    let listed = run_briefly(Command::new(reaper()).args(["ls", "--output", "json"]));
+    let mut zombies = events(&listed).into_iter();
+    let zombie = zombies.find(|event| event["pid"] == zombie).unwrap_or_else(|| panic!("{listed:?}"));
+    !zombie["evidence"]["waits"].is_null()
+}
+
+#[test]
+fn a_never_waited_one_is_reaped_by_hand_where_no_rule_has_its_holder_watched() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "400ms"]);
+    let mut holder = Holder::start("deaf", 1);
+    let zombie = holder.zombies[0];
+    daemon.until("a report", Duration::from_secs(20), |seen| {
+        seen.is("zombie") && seen.number("/pid") == zombie && seen.text("/cause") == "never-waited"
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while is_watched(zombie) {
+        assert!(Instant::now() < deadline, "its probation does not end");
+    }
+    let pid = zombie.to_string();
+    let named = [pid.as_str(), "--cause", "never-waited", "--parent-may-miss-status", "--yes"];
+    let refused = reap(&named);
+    assert_eq!(events(&refused)[0]["reason"], "reap-time-unknown", "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("watches it from now on") && said.contains("--watch "), "{said}");
+    assert!(is_watched(zombie) && holder.standing() == 1);
+    // Half the age is 200 ms, and ten times that are long past.
+    let mut patient = Command::new(reaper());
+    let output = run_briefly(patient.args(["--output", "json", "reap", "--watch", "3s"]).args(named));
+    let [event] = events(&output).try_into().unwrap_or_else(|events| panic!("{events:?} {output:?}"));
+    assert_eq!(
+        (&event["outcome"], &event["zombies"][0]["cause"]),
+        (&"applied".into(), &"never-waited".into()),
+        "{event:#}"
+    );
+    assert_eq!((output.status.code(), holder.standing(), holder.lives()), (Some(0), 0, true));
+    daemon.end();
+}
+
 #[test]
 fn where_nobody_can_be_asked_it_wants_a_yes() {
     let _machine = machine();
