@@ -108,15 +108,15 @@ fn a_never_waited_one_is_reaped_by_hand_with_a_consent_and_long_past_what_the_ho
     let _machine = machine();
     // A rule for such zombies keeps their holders watched, however late it would do something.
     let consent = "match.cause = 'never-waited'\nparent_may_miss_status = true";
-    let (daemon, _file) =
-        daemon(&format!("[[rule]]\n{consent}\nsteps = [{{remedy = 'reap', after = '1h'}}]\n"), &[]);
+    let rules = format!("[[rule]]\n{consent}\nsteps = [{{remedy = 'reap', after = '1h'}}]\n");
+    let (daemon, _file) = daemon(&rules, &["--age", "1s"]);
     let mut holder = Holder::start("deaf", 1);
     let pid = holder.zombies[0].to_string();
     let named = [pid.as_str(), "--cause", "never-waited", "--yes"];
     let consent = [&named[..], &["--parent-may-miss-status"]].concat();
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut reasons = Vec::new();
-    // Half the age is 200 ms: after ten times that it is long past.
+    // Half the age is 500 ms: after ten times that it is long past.
     loop {
         assert!(Instant::now() < deadline, "{reasons:?}");
         let output = reap(&consent);

@@ -6,7 +6,9 @@ once       waits for one of them whenever SIGCHLD comes
 elder      as once; its first child is the last to die
 vain       handles SIGCHLD and waits for nobody
 dies       handles SIGCHLD by ending
+fades      waits for all of them when SIGCHLD comes, and ends four seconds after that
 stubborn   ignores SIGTERM
+masks      leaves SIGTERM pending
 adopt      nothing; its zombies are orphans that were given to it
 heir       as adopt, but they are another's until SIGUSR1 comes, which ends that one
 peeks      as adopt, and looks for any child again and again, without taking one
@@ -80,6 +82,12 @@ def bequeath():
     return [int(pid) for pid in os.fdopen(read).readline().split()]
 
 
+def fade(*_):
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(3))
+    everybody()
+    signal.alarm(4)
+
+
 holder = os.getpid()
 if mode in ("adopt", "peeks", "works", "asks", "heir"):
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -97,12 +105,15 @@ handlers = {
     "once": lambda *_: os.waitpid(-1, os.WNOHANG),
     "elder": lambda *_: os.waitpid(-1, os.WNOHANG),
     "vain": lambda *_: None,
+    "fades": fade,
     "dies": lambda *_: os._exit(3),
 }
 if mode in handlers:
     signal.signal(signal.SIGCHLD, handlers[mode])
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if mode == "masks":
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 if sys.argv[3:]:
     command = os.fork()
     if command == 0:
