@@ -32,6 +32,14 @@ pub struct FileKey {
     changed: (i64, u32),
 }
 
+#[cfg(test)]
+impl FileKey {
+    /// One of many that differ.
+    pub(in crate::origin) const fn fixture(inode: u64) -> Self {
+        Self { device: 1, inode, size: 0, changed: (0, 0) }
+    }
+}
+
 /// Files that were opened, for later questions about the same code.
 #[derive(Debug, Default)]
 pub(in crate::origin) struct Files {
@@ -252,7 +260,7 @@ mod tests {
     #[test]
     fn no_more_files_are_held_than_allowed() {
         let mut files = Files::default();
-        let key = |inode| FileKey { device: 1, inode, size: 0, changed: (0, 0) };
+        let key = FileKey::fixture;
         for inode in 0..2 * OPEN as u64 {
             files.keep(key(inode), File::open("/dev/null").unwrap().into());
         }

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     Language, Quality, Stack, Stacks,
+    budget::Budget,
     native::{NativeStacks, Registers},
     python::{Codes, Found, Image, Recognizer, Subject},
     symbols::Symbolizer,
@@ -46,6 +47,11 @@ const FILES_A_SECOND: u32 = 200;
 /// and at once after a quiet time.
 const FILES_AT_ONCE: u32 = 1_000;
 
+/// The same for processes that are linked to libpython: what each has mapped is read,
+const LOOKS_A_SECOND: u32 = 500;
+/// which takes a tenth of a millisecond.
+const LOOKS_AT_ONCE: u32 = 2_000;
+
 /// Starts the thread. It begins with those that `run` already, and ends with this process.
 pub(crate) fn start(
     origins: Origins,
@@ -63,7 +69,8 @@ pub(crate) fn start(
         codes: Codes::default(),
         stacks: stacks.clone(),
         pending: Vec::new(),
-        budget: Budget { left: FILES_AT_ONCE, since: Instant::now() },
+        files: Budget::new(FILES_A_SECOND, FILES_AT_ONCE, Instant::now()),
+        looks: Budget::new(LOOKS_A_SECOND, LOOKS_AT_ONCE, Instant::now()),
         told: false,
         pruned: None,
     };
@@ -84,7 +91,10 @@ struct Follower {
     stacks: Stacks,
     /// Processes to be looked at again.
     pending: Vec<Pending>,
-    budget: Budget,
+    /// How many files may still be looked at,
+    files: Budget,
+    /// and how many processes of those that are linked to libpython.
+    looks: Budget,
     /// It has been said that memory must not be read.
     told: bool,
     /// When somebody was last asked which stacks are needed.
@@ -118,6 +128,9 @@ impl Follower {
             self.make_room();
             self.name();
             self.look_again();
+            for executable in self.recognizer.due(Instant::now()) {
+                self.origins.forget(executable);
+            }
         }
     }
 
@@ -194,7 +207,10 @@ impl Follower {
         for child in wanted {
             let unnamed = self.stacks.store().unnamed(child);
             if let Some(native) = unnamed {
-                let stack = unwinder.name(&native);
+                let (stack, asked) = unwinder.name(&native);
+                if !asked {
+                    self.stacks.count_unnamed();
+                }
                 self.stacks.store().put(child, stack, native.quality);
                 self.stacks.tell();
             }
@@ -214,7 +230,12 @@ impl Follower {
     /// Finds out what a process is, `before` the kernel side was there or now.
     fn meet(&mut self, exec: &Exec, times: usize, before: bool) {
         let Exec { tgid, start, code, executable, .. } = *exec;
-        if !self.recognizer.knows(&executable) && !self.budget.take() {
+        let budget = match &self.recognizer {
+            recognizer if !recognizer.knows(&executable) => Some(&mut self.files),
+            recognizer if recognizer.is_linked(&executable) => Some(&mut self.looks),
+            _ => None,
+        };
+        if budget.is_some_and(|budget| !budget.take(Instant::now())) {
             self.stacks.count_unrecognized();
             return self.origins.unfollow(exec);
         }
@@ -305,24 +326,5 @@ impl Follower {
                  forked them; grant CAP_SYS_PTRACE, and see that kernel.yama.ptrace_scope is not 3"
             );
         }
-    }
-}
-
-/// How many files may still be looked at.
-struct Budget {
-    left: u32,
-    since: Instant,
-}
-
-impl Budget {
-    fn take(&mut self) -> bool {
-        let earned = self.since.elapsed().as_millis() * u128::from(FILES_A_SECOND) / 1_000;
-        if let Ok(earned @ 1..) = u32::try_from(earned) {
-            self.left = self.left.saturating_add(earned).min(FILES_AT_ONCE);
-            self.since = Instant::now();
-        }
-        let any = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        any
     }
 }

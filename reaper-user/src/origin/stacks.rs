@@ -29,6 +29,8 @@ struct Shared {
     unrecognized: AtomicU64,
     /// Stacks that were taken and could not be read.
     unread: AtomicU64,
+    /// Native stacks whose functions could not be asked for.
+    unnamed: AtomicU64,
     /// Processes whose stacks are to be named.
     wanted: Mutex<Vec<u64>>,
     /// Something has been named.
@@ -65,6 +67,7 @@ impl Stacks {
             crowded: Notify::default(),
             unrecognized: AtomicU64::default(),
             unread: AtomicU64::default(),
+            unnamed: AtomicU64::default(),
             wanted: Mutex::default(),
             named: Condvar::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
@@ -115,6 +118,16 @@ impl Stacks {
     /// How many stacks were taken and could not be read.
     pub(crate) fn unread(&self) -> u64 {
         self.0.unread.load(Ordering::Relaxed)
+    }
+
+    /// How many native stacks have no functions because nobody could be asked for them.
+    pub(crate) fn unnamed(&self) -> u64 {
+        self.0.unnamed.load(Ordering::Relaxed)
+    }
+
+    /// Nobody could be asked for the functions of a native stack.
+    pub(super) fn count_unnamed(&self) {
+        self.0.unnamed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A file was not looked at.

@@ -35,6 +35,8 @@ pub enum Loss {
     StackMissed,
     /// A stack could not be read.
     StackUnread,
+    /// The functions of a native stack could not be looked up.
+    StackUnnamed,
     /// A process could not be followed.
     Unfollowed,
     /// A stack was not kept.
@@ -76,7 +78,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -91,6 +93,7 @@ impl Loss {
         Self::StackLimited,
         Self::StackMissed,
         Self::StackUnread,
+        Self::StackUnnamed,
         Self::Unfollowed,
         Self::StackDropped,
         Self::Unrecognized,
@@ -127,6 +130,7 @@ impl Loss {
             Self::ProgramSkipped => Counted::Programs,
             Self::StackDropped
             | Self::StackUnread
+            | Self::StackUnnamed
             | Self::Unrecognized
             | Self::FreeMissed
             | Self::SweepLate
@@ -199,6 +203,7 @@ impl Loss {
             | Self::StackLimited
             | Self::StackMissed
             | Self::StackUnread
+            | Self::StackUnnamed
             | Self::Unfollowed
             | Self::StackDropped
             | Self::Unrecognized
@@ -227,6 +232,7 @@ impl Loss {
             Self::StackLimited => "stack-limited",
             Self::StackMissed => "stack-missed",
             Self::StackUnread => "stack-unread",
+            Self::StackUnnamed => "stack-unnamed",
             Self::Unfollowed => "unfollowed",
             Self::StackDropped => "stack-dropped",
             Self::Unrecognized => "unrecognized",
@@ -305,17 +311,22 @@ impl Loss {
                 "stacks were taken and could not be read, most often because the process that forked was gone or ran another \
                  program by then: what was forked there is reported without one; nothing to do"
             }
+            Self::StackUnnamed => {
+                "the functions of native stacks could not be looked up, because the process that reads files of others was late or \
+                 died: they have module and offset only; if it goes on, see the log at level debug"
+            }
             Self::Unfollowed => {
                 "there were too many interpreters at once: what the newest of them fork is reported without a line; nothing to \
                  do"
             }
             Self::StackDropped => {
                 "too many processes whose forks were looked at stood at once, or died since the last look, or their stacks took too \
-                 much memory: the newest are reported without a line; if it goes on, report zombies at a smaller age"
+                 much memory, or one workload had more of that than it may keep others from: the newest are reported without a \
+                 line; if it goes on, report zombies at a smaller age"
             }
             Self::Unrecognized => {
-                "new executable files were not looked at, because there were too many in a short time or they could not be read: \
-                 interpreters among them are not followed until they are run again; nothing to do unless it goes on, then see \
+                "new executable files, or processes that are linked to libpython, were not looked at, because there were too many in \
+                 a short time or they could not be read: interpreters among them are not followed until they are run again; nothing to do unless it goes on, then see \
                  the log at level debug"
             }
             Self::ProgramSkipped => {

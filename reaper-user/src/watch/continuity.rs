@@ -168,6 +168,7 @@ impl Watch {
             losses.set(Loss::StackDropped, stacks.lost());
             losses.set(Loss::Unrecognized, stacks.unrecognized());
             losses.set(Loss::StackUnread, stacks.unread());
+            losses.set(Loss::StackUnnamed, stacks.unnamed());
         }
     }
 

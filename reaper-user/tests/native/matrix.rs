@@ -28,7 +28,7 @@ fn stack(program: &Program, arguments: &[&str]) -> (Stack, Quality) {
     let mut stacks = NativeStacks::new(Proc::at("/proc"), Symbolizer::new(reaper()));
     let stack = stacks.unwind(&tracee.identity, &tracee.registers, &tracee.stack).unwrap();
     let quality = stack.quality;
-    (stacks.name(&stack), quality)
+    (stacks.name(&stack).0, quality)
 }
 
 fn shown(stack: &Stack) -> String {
@@ -145,7 +145,7 @@ fn stripped_c_whose_debug_information_is_kept_elsewhere() {
     let stacks = NativeStacks::new(Proc::at("/proc"), Symbolizer::new(reaper()));
     let mut stacks = stacks.with_debug_directory(directory.path().into());
     let stack = stacks.unwind(&tracee.identity, &tracee.registers, &tracee.stack).unwrap();
-    let stack = stacks.name(&stack);
+    let (stack, _) = stacks.name(&stack);
     let frame = named(&stack, "leak_here").unwrap_or_else(|| panic!("{}", shown(&stack)));
     assert_eq!(frame.line, Some(program.line("fork")), "{}", shown(&stack));
 }
@@ -219,7 +219,7 @@ fn a_program_that_only_its_own_mount_namespace_has() {
     assert!(!Path::new(inside).exists());
     let mut stacks = NativeStacks::new(Proc::at("/proc"), Symbolizer::new(reaper()));
     let stack = stacks.unwind(&tracee.identity, &tracee.registers, &tracee.stack).unwrap();
-    let stack = stacks.name(&stack);
+    let (stack, _) = stacks.name(&stack);
     let frame = named(&stack, "leak_here").unwrap_or_else(|| panic!("{}", shown(&stack)));
     assert_eq!(frame.line, Some(program.line("fork")), "{}", shown(&stack));
     assert_eq!(frame.module.as_ref().map(|module| module.as_str()), Some(inside));

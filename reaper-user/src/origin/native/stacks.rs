@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use rustix::fs::{Mode, OFlags, open};
@@ -16,6 +17,7 @@ use crate::{
     origin::{
         Frame, FrameKind, Language, Quality, Stack,
         files::{FileKey, Files, Mounts},
+        suspects::Suspects,
         symbols::{
             Counts, Symbolizer, Unanswered,
             message::{Answer, FILES, FRAMES, Function, Place, Request, SPANS, STACK, Span, Unwound},
@@ -46,6 +48,11 @@ pub enum Missing {
     /// It runs another program by now, or what was captured is not what it forked with.
     #[error("process {0} is not in the program that it forked in")]
     Changed(u32),
+    /// Its files have kept the symbolizing process busy before.
+    #[error(
+        "the files of process {0} have made the symbolizing process late or killed it: they are left alone for a while"
+    )]
+    Suspect(u32),
     /// The symbolizing process has no answer.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
@@ -86,6 +93,7 @@ pub struct NativeStacks {
     symbolizer: Symbolizer,
     files: Files,
     debug: PathBuf,
+    suspects: Suspects,
     names: HashMap<(FileKey, u64), Arc<[Function]>>,
     size: usize,
 }
@@ -129,6 +137,7 @@ impl NativeStacks {
             symbolizer,
             files: Files::default(),
             debug: DEBUG.into(),
+            suspects: Suspects::default(),
             names: HashMap::new(),
             size: 0,
         }
@@ -163,7 +172,12 @@ impl NativeStacks {
         let descriptors: Vec<_> = memory.files.iter().map(|file| file.as_fd()).collect();
         let request = Request::Unwind { registers: *registers, spans: memory.spans.clone() };
         let stack = stack.get(..STACK).unwrap_or(stack);
-        let Answer::Unwound(mut unwound) = self.symbolizer.ask(&request, stack, &descriptors)? else {
+        if !self.suspects.may_ask(&memory.keys, Instant::now()) {
+            return Err(Missing::Suspect(pid));
+        }
+        let answer = self.symbolizer.ask(&request, stack, &descriptors);
+        self.suspects.learn(&memory.keys, &answer, Instant::now());
+        let Answer::Unwound(mut unwound) = answer? else {
             return Err(strange());
         };
         unwound.frames.truncate(FRAMES);
@@ -196,9 +210,10 @@ impl NativeStacks {
         })
     }
 
-    /// A stack with its functions. What cannot be told has module, offset and build id only. Blocks like [`Self::unwind`].
-    pub fn name(&mut self, stack: &NativeStack) -> Stack {
-        self.look_up(stack);
+    /// A stack with its functions. What cannot be told has module, offset and build id only; false where nobody could be asked.
+    /// Blocks like [`Self::unwind`].
+    pub fn name(&mut self, stack: &NativeStack) -> (Stack, bool) {
+        let asked = self.look_up(stack);
         let mut frames = Vec::new();
         for frame in &stack.frames {
             let place = frame.bare();
@@ -218,7 +233,7 @@ impl NativeStacks {
                 _ => frames.push(place),
             }
         }
-        Stack { frames, language: Language::Native, cut: !stack.complete }
+        (Stack { frames, language: Language::Native, cut: !stack.complete }, asked)
     }
 
     fn check(&self, forker: &Identity) -> Result<proc::Seen, Missing> {
@@ -304,8 +319,8 @@ impl NativeStacks {
         found.take(FILES.saturating_sub(files.len())).collect()
     }
 
-    /// Asks for the functions that are not known yet.
-    fn look_up(&mut self, stack: &NativeStack) {
+    /// Asks for the functions that are not known yet. False where there is no answer.
+    fn look_up(&mut self, stack: &NativeStack) -> bool {
         if self.size >= NAMES {
             self.names.clear();
             self.size = 0;
@@ -328,7 +343,11 @@ impl NativeStacks {
             }
         }
         if asked.is_empty() {
-            return;
+            return true;
+        }
+        let about: Vec<FileKey> = opened.iter().map(|(key, _)| *key).collect();
+        if !self.suspects.may_ask(&about, Instant::now()) {
+            return false;
         }
         let split = self.split_off(stack, &opened);
         let descriptors: Vec<BorrowedFd<'_>> = opened
@@ -340,12 +359,15 @@ impl NativeStacks {
             (opened.len()..).zip(&split).filter_map(|(at, (of, _))| Some((*of, u16::try_from(at).ok()?)));
         let request = Request::Symbolize { addresses, debug: debug.collect() };
         let answer = self.symbolizer.ask(&request, &[], &descriptors);
-        // Without an answer it is asked again next time; the pauses of the symbolizer keep that rare.
+        self.suspects.learn(&about, &answer, Instant::now());
+        // Without an answer it is asked again for the next stack; the pauses of the symbolizer keep that rare.
+        let is_answered = matches!(answer, Ok(Answer::Symbolized(_)));
         if let Ok(Answer::Symbolized(functions)) = answer {
             self.size += asked.len() * size_of::<(FileKey, u64, Arc<[Function]>)>();
             self.size += functions.iter().flatten().map(size).sum::<usize>();
             self.names.extend(asked.into_iter().zip(functions.into_iter().map(Arc::from)));
         }
+        is_answered
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use reaper_ebpf::interpreter::{Executable, Layout};
@@ -17,6 +18,7 @@ use crate::{
     identity::BootTime,
     origin::{
         files::{self, FileKey, Mounts},
+        suspects::{PUT_OFF, Suspects},
         symbols::{
             Symbolizer, Unanswered,
             message::{Answer, Cpython, Interpreter, OFFSETS, Request, Version},
@@ -69,12 +71,22 @@ pub(in crate::origin) enum Found {
 /// Reads a file, which is somebody else's.
 type Reader = Box<dyn Fn(BorrowedFd<'_>) -> Result<Cpython, Unanswered> + Send>;
 
+/// A file that is looked at.
+#[derive(Clone, Copy, Debug)]
+enum File {
+    Executable(Executable),
+    Library(FileKey),
+}
+
 /// Remembers files.
 pub(in crate::origin) struct Recognizer {
     proc: Proc,
     reader: Reader,
     executables: HashMap<Executable, Cpython>,
     libraries: HashMap<FileKey, Cpython>,
+    suspects: Suspects,
+    /// Files that are not looked at because they do harm, and until when.
+    put_off: Vec<(Instant, File)>,
     shapes: Vec<Arc<Shape>>,
 }
 
@@ -99,12 +111,32 @@ impl Recognizer {
     }
 
     fn with(proc: Proc, reader: Reader) -> Self {
-        Self { proc, reader, executables: HashMap::new(), libraries: HashMap::new(), shapes: Vec::new() }
+        let (executables, libraries) = (HashMap::new(), HashMap::new());
+        let (suspects, put_off, shapes) = (Suspects::default(), Vec::new(), Vec::new());
+        Self { proc, reader, executables, libraries, suspects, put_off, shapes }
     }
 
     /// Whether its file has been looked at.
     pub(in crate::origin) fn knows(&self, executable: &Executable) -> bool {
         self.executables.contains_key(executable)
+    }
+
+    /// Whether each process of it is looked at: it is linked to libpython.
+    pub(in crate::origin) fn is_linked(&self, executable: &Executable) -> bool {
+        self.executables.get(executable) == Some(&Cpython::Linked)
+    }
+
+    /// The files that were put off until now, and are to be looked at again.
+    pub(in crate::origin) fn due(&mut self, now: Instant) -> Vec<Executable> {
+        let (due, later) =
+            std::mem::take(&mut self.put_off).into_iter().partition(|(until, _)| *until <= now);
+        self.put_off = later;
+        let due: Vec<_> = due;
+        let forget = |(_, file)| match file {
+            File::Executable(executable) => self.executables.remove(&executable).map(|_| executable),
+            File::Library(key) => self.libraries.remove(&key).and(None),
+        };
+        due.into_iter().filter_map(forget).collect()
     }
 
     /// The layout with this number.
@@ -127,7 +159,7 @@ impl Recognizer {
         let found = match self.executables.get(&executable) {
             Some(found) => found.clone(),
             None => {
-                let found = self.read(files::executable(&process, &mounts))?;
+                let found = self.read(files::executable(&process, &mounts), File::Executable(executable))?;
                 // What was opened is what the event is about.
                 if !self.is_still(subject) {
                     return Ok(Found::Gone);
@@ -156,7 +188,7 @@ impl Recognizer {
                 let library = match self.libraries.get(&key) {
                     Some(library) => library.clone(),
                     None => {
-                        let library = self.read(files::regular(handle, &mounts))?;
+                        let library = self.read(files::regular(handle, &mounts), File::Library(key))?;
                         make_room(&mut self.libraries, FILES);
                         self.libraries.insert(key, library.clone());
                         library
@@ -177,13 +209,30 @@ impl Recognizer {
         }
     }
 
-    /// What a file has. One that whoever runs its file system can keep us waiting for is not read.
-    fn read(&self, file: Result<OwnedFd, Errno>) -> io::Result<Cpython> {
-        match file {
-            Ok(file) => (self.reader)(file.as_fd()).map_err(io::Error::other),
-            Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(Cpython::Other),
-            Err(error) => Err(error.into()),
+    /// What a file has. One that whoever runs its file system can keep us waiting for is not read, nor one that has done harm
+    /// lately.
+    fn read(&mut self, file: Result<OwnedFd, Errno>, what: File) -> io::Result<Cpython> {
+        let file = match file {
+            Ok(file) => file,
+            Err(Errno::OPNOTSUPP | Errno::INVAL) => return Ok(Cpython::Other),
+            Err(error) => return Err(error.into()),
+        };
+        let (key, now) = ([files::key(&file)?], Instant::now());
+        if !self.suspects.may_ask(&key, now) {
+            if self.put_off.len() >= FILES {
+                self.put_off.clear();
+            }
+            self.put_off.push((now + PUT_OFF, what));
+            return Ok(Cpython::Other);
         }
+        let answer = (self.reader)(file.as_fd());
+        if self.suspects.learn(&key, &answer, Instant::now()) {
+            tracing::debug!(
+                ?what,
+                "a file made the symbolizing process late or killed it: it is left alone for a while"
+            );
+        }
+        answer.map_err(io::Error::other)
     }
 
     fn is_still(&self, subject: &Subject) -> bool {
@@ -236,6 +285,7 @@ mod tests {
     use std::{
         io::Read as _,
         process::{Child, Command, Stdio},
+        sync::atomic::{AtomicU32, Ordering},
     };
 
     use super::{super::memory, *};
@@ -302,6 +352,29 @@ mod tests {
         let older = Subject { start: BootTime(1), ..python.subject() };
         assert_eq!(recognizer.look(&older).unwrap(), Found::Gone);
         assert!(!recognizer.knows(&older.executable), "nor remembered");
+    }
+
+    #[test]
+    fn a_file_that_does_harm_is_read_once_and_again_after_a_while() {
+        let python = Python::start();
+        let subject = python.subject();
+        let asked = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&asked);
+        let reader = move |_: BorrowedFd<'_>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(Unanswered::Late)
+        };
+        let mut recognizer = Recognizer::with(Proc::at("/proc"), Box::new(reader));
+        assert!(recognizer.look(&subject).is_err(), "it is counted");
+        assert_eq!(recognizer.look(&subject).unwrap(), Found::Other);
+        // A copy has another inode; the kernel's number for it is not what counts.
+        let other = Subject { executable: Executable { inode: 8, ..subject.executable }, ..subject };
+        assert_eq!(recognizer.look(&other).unwrap(), Found::Other);
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(recognizer.due(Instant::now()).is_empty());
+        let due = recognizer.due(Instant::now() + PUT_OFF);
+        assert_eq!(due, [subject.executable, other.executable]);
+        assert!(!recognizer.knows(&subject.executable));
     }
 
     #[test]
