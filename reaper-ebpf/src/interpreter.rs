@@ -4,6 +4,8 @@
 //! side walks its frames when the process forks. What it writes down are addresses: userspace reads names and lines there
 //! later.
 
+use crate::Group;
+
 /// A file that is executed, as the kernel tells files apart; the last two members tell a file from another one that had its
 /// inode number before.
 #[repr(C)]
@@ -200,6 +202,8 @@ pub struct Stack {
     pub exec: u32,
     /// As in [`Followed`].
     pub shape: u32,
+    /// The forker's.
+    pub group: Group,
 }
 
 /// A process that executes a file, in the ring buffer; or one that does already, from the census.
@@ -270,6 +274,6 @@ const _: () = assert!(size_of::<Layout>() == 32);
 const _: () = assert!(size_of::<Verdict>() == 48);
 const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
 const _: () = assert!(size_of::<Frame>() == 32);
-const _: () = assert!(size_of::<Stack>() == 48);
+const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<Exec>() == 56);
-const _: () = assert!(size_of::<Scratch>() == 48 + 128 * 32 + 256);
+const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256);

@@ -5,7 +5,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::Global;
-use reaper_ebpf::{interpreter::Executable, member};
+use reaper_ebpf::{Group, interpreter::Executable, member};
 
 /// Not 0 where the pids controller is on a v1 hierarchy, and then that hierarchy's number.
 #[unsafe(no_mangle)]
@@ -107,6 +107,12 @@ impl Task {
         }
         let set: *const c_void = read(self.0, member::TASK_CGROUPS);
         cgroup_id(read(read(set, member::CSS_SET_PIDS), member::CSS_CGROUP))
+    }
+
+    /// Its cgroups.
+    #[inline(always)]
+    pub(crate) fn group(self) -> Group {
+        Group { v2: self.cgroup_v2(), v1: self.cgroup_v1() }
     }
 
     /// The inode number of the pid namespace its children are born in, and whether it is that one's first

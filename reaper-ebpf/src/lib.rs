@@ -117,6 +117,17 @@ pub const fn id(tgid: u32, start: u64) -> u64 {
     ((tgid as u64 & TGID_MASK) << START_BITS) | (start & START_MASK)
 }
 
+/// Processes that are in the same cgroup in both hierarchies that are recorded. Where the pids controller is on a v1 hierarchy,
+/// the cgroup of v2 may be the whole machine's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Group {
+    /// Id in the v2 hierarchy.
+    pub v2: u64,
+    /// Id in the v1 pids hierarchy, 0 where there is none.
+    pub v1: u64,
+}
+
 /// A key: identity bits in a state.
 #[must_use]
 #[inline(always)]

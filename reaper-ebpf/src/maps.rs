@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use reaper_ebpf::{
-    ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Slot, WaitProfile, counter,
+    ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Group, Slot, WaitProfile, counter,
     interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
     meta, native, notice,
     reap_time::{self, Times},
@@ -77,9 +77,9 @@ pub(crate) static FORK_STAGES: ProgramArray = ProgramArray::with_max_entries(sta
 #[map]
 pub(crate) static COPYING: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The cgroups on probation, by the id of v2. Userspace adds and removes.
+/// Whose native stacks are copied, where not everybody's. Userspace adds and removes.
 #[map]
-pub(crate) static PROBATION: HashMap<u64, u64> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
+pub(crate) static PROBATION: HashMap<Group, u64> = HashMap::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// Until when the native stacks of a process are spoken for, by tgid.
 #[map]

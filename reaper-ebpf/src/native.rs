@@ -1,5 +1,7 @@
 //! Native stacks: what the kernel side copies of a process that forks, for userspace to unwind.
 
+use crate::Group;
+
 /// Of whom stacks are copied.
 pub mod mode {
     /// Nobody.
@@ -31,6 +33,8 @@ pub struct Head {
     pub child: u64,
     /// The forker's start, ns since boot.
     pub forker_start: u64,
+    /// Its cgroups.
+    pub group: Group,
     /// The forking thread's registers as it entered the kernel: those that tell where it was, zeros for the rest.
     pub registers: [u64; REGISTERS],
 }
@@ -77,7 +81,7 @@ impl Pace {
     }
 }
 
-const _: () = assert!(size_of::<Head>() == 192);
+const _: () = assert!(size_of::<Head>() == 208);
 
 #[cfg(test)]
 mod tests {

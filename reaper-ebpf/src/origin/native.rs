@@ -38,7 +38,7 @@ pub(crate) fn follow(ctx: &BtfTracePointContext, caller: Task) {
     let wanted = match COPYING.get_ptr(0).map_or(mode::OFF, |mode| unsafe { mode.read_volatile() }) {
         mode::OFF => false,
         mode::ALL => true,
-        _ => PROBATION.get_ptr(caller.cgroup_v2()).is_some(),
+        _ => PROBATION.get_ptr(caller.group()).is_some(),
     };
     if wanted {
         // SAFETY: the stage is a program of this same hook, with this context. Where there is none, nothing happens.
@@ -74,6 +74,7 @@ fn fork_native(ctx: BtfTracePointContext) {
         (&raw mut (*head).forker).write_volatile(forker);
         (&raw mut (*head).child).write_volatile(id(child.tgid(), child.start()));
         (&raw mut (*head).forker_start).write_volatile(caller.leader().start());
+        (&raw mut (*head).group).write_volatile(caller.group());
         copy(scratch, stack);
         let length = size_of::<Head>() as u64
             + u64::from((&raw const (*head).bytes).read_volatile() & (STACK_BYTES - 1));

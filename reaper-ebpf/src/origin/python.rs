@@ -68,6 +68,7 @@ fn fork_python(ctx: BtfTracePointContext) {
         (&raw mut (*head).image).write_volatile(followed.image);
         (&raw mut (*head).exec).write_volatile(followed.exec);
         (&raw mut (*head).shape).write_volatile(followed.shape);
+        (&raw mut (*head).group).write_volatile(caller.group());
     }
     let length = size_of::<Stack>() as u64 + u64::from(frames & 0x7f) * size_of::<Frame>() as u64;
     ring::write::<ring::Stack>(scratch.cast_const().cast(), length);

@@ -1,12 +1,16 @@
 //! Native stacks at forks, as the kernel side copies them.
 
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
 
 use aya::{
     Btf, Ebpf,
     maps::{Array, HashMap, MapData, RingBuf},
 };
 use reaper_ebpf::{
+    Group,
     interpreter::stage,
     native::{Head, REGISTERS, mode},
 };
@@ -33,6 +37,8 @@ pub struct Copied {
     pub child: u64,
     /// Who forked it.
     pub forker: Identity,
+    /// That one's cgroups.
+    pub group: Group,
     /// `struct pt_regs`, as far as it tells where the thread was.
     pub registers: [u64; REGISTERS],
     /// From the stack pointer on.
@@ -45,12 +51,26 @@ pub struct Natives(RingBuf<MapData>);
 /// The kernel side's end of it, for whoever says of whom.
 pub(super) struct Copies {
     mode: Array<MapData, u64>,
-    probation: HashMap<MapData, u64, u64>,
+    probation: HashMap<MapData, [u64; 2], u64>,
+    /// Of those that are on probation and of nobody else.
+    by_probation: bool,
+    /// Who is.
+    known: HashSet<Group>,
 }
 
 impl Copies {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        Ok(Self { mode: map(ebpf, "COPYING")?, probation: map(ebpf, "PROBATION")? })
+        let (mode, probation) = (map(ebpf, "COPYING")?, map(ebpf, "PROBATION")?);
+        Ok(Self { mode, probation, by_probation: false, known: HashSet::new() })
+    }
+
+    /// Nobody's cgroups are looked up where none are on probation: every fork on the machine pays for that.
+    fn settle(&mut self) -> Result<(), KernelError> {
+        match self.by_probation {
+            true if self.known.is_empty() => self.set(mode::OFF),
+            true => self.set(mode::PROBATION),
+            false => Ok(()),
+        }
     }
 
     fn set(&mut self, mode: u64) -> Result<(), KernelError> {
@@ -78,35 +98,48 @@ impl Kernel {
         let Self { ebpf, stages, copies, .. } = self;
         let mut natives = Natives(map(ebpf, "NATIVES")?);
         // An earlier daemon's.
-        let known: Vec<u64> = copies.probation.keys().flatten().collect();
-        for cgroup in known {
-            let _gone = copies.probation.remove(&cgroup);
+        let known: Vec<_> = copies.probation.keys().flatten().collect();
+        for group in known {
+            let _gone = copies.probation.remove(&group);
         }
         while natives.0.next().is_some() {}
         let (name, _) = NATIVE;
         stages.follow_forks(ebpf, stage::NATIVE, name)?;
-        copies.set(match copying {
-            Copying::Probation => mode::PROBATION,
-            Copying::All => mode::ALL,
-        })?;
+        copies.by_probation = copying == Copying::Probation;
+        match copying {
+            Copying::Probation => copies.settle()?,
+            Copying::All => copies.set(mode::ALL)?,
+        }
         Ok(natives)
     }
 
     /// Ends it, and with it that of Python's stacks: nobody reads any more.
     pub fn take_no_stacks(&mut self) -> Result<(), KernelError> {
+        self.copies.by_probation = false;
         self.copies.set(mode::OFF)?;
         self.stages.clear_forks()
     }
 
-    /// Copies native stacks in this cgroup of v2 from now on. False where there is no room.
-    pub fn copy_in(&mut self, cgroup: u64) -> bool {
-        self.copies.probation.insert(cgroup, 0, 0).is_ok()
+    /// Copies native stacks of those in these cgroups from now on. False where there is no room.
+    pub fn copy_in(&mut self, group: Group) -> bool {
+        let Copies { probation, known, .. } = &mut self.copies;
+        let there_is_room = probation.insert([group.v2, group.v1], 0, 0).is_ok();
+        if there_is_room {
+            known.insert(group);
+        }
+        there_is_room && self.copies.settle().is_ok()
     }
 
     /// Does so no longer.
-    pub fn copy_no_longer_in(&mut self, cgroup: u64) {
+    pub fn copy_no_longer_in(&mut self, group: Group) {
+        let Copies { probation, known, .. } = &mut self.copies;
         // It was never there where there was no room.
-        let _gone = self.copies.probation.remove(&cgroup);
+        let _gone = probation.remove(&[group.v2, group.v1]);
+        known.remove(&group);
+        if let Err(error) = self.copies.settle() {
+            // Nobody is copied all the same.
+            tracing::debug!(%error, "native stacks");
+        }
     }
 }
 
@@ -132,10 +165,10 @@ impl AsFd for Natives {
 
 fn read(bytes: &[u8]) -> Option<Copied> {
     let (head, stack) = bytes.split_first_chunk::<{ size_of::<Head>() }>()?;
-    let [lengths, child, start, registers @ ..]: [u64; size_of::<Head>() / 8] = census::words(head);
+    let [lengths, child, start, v2, v1, registers @ ..]: [u64; size_of::<Head>() / 8] = census::words(head);
     let stack = stack.get(..super::low(lengths) as usize)?;
     let forker = Identity { pid: super::high(lengths), start: BootTime(start) };
-    Some(Copied { child, forker, registers, stack: stack.to_vec() })
+    Some(Copied { child, forker, group: Group { v2, v1 }, registers, stack: stack.to_vec() })
 }
 
 #[cfg(test)]
@@ -147,11 +180,11 @@ mod tests {
         let mut bytes = vec![0; size_of::<Head>() + 16];
         bytes[..8].copy_from_slice(&[3, 0, 0, 0, 42, 0, 0, 0]);
         bytes[8] = 7;
-        bytes[24] = 15;
+        (bytes[24], bytes[32], bytes[40]) = (3, 4, 15);
         bytes[size_of::<Head>()..][..3].copy_from_slice(b"abc");
         let copied = read(&bytes).unwrap();
         assert_eq!((copied.child, copied.forker.pid, copied.registers[0]), (7, 42, 15));
-        assert_eq!(copied.stack, b"abc");
+        assert_eq!((copied.group, &*copied.stack), (Group { v2: 3, v1: 4 }, b"abc".as_slice()));
         bytes[0] = 17;
         assert!(read(&bytes).is_none() && read(&bytes[..100]).is_none());
     }

@@ -6,8 +6,9 @@ use aya::{
     Btf, Ebpf,
     maps::{HashMap, MapData, RingBuf},
 };
-use reaper_ebpf::interpreter::{
-    Exec, Executable, FOLLOWED_WORDS, Followed, Frame, Layout, Stack, Verdict, entry, stage,
+use reaper_ebpf::{
+    Group,
+    interpreter::{Exec, Executable, FOLLOWED_WORDS, Followed, Frame, Layout, Stack, Verdict, entry, stage},
 };
 
 use super::{Kernel, KernelError, attach, census, high, low, map};
@@ -205,7 +206,7 @@ fn read(bytes: &[u8]) -> Option<Written> {
     match u32::from_le_bytes(*first) {
         entry::STACK => {
             let (head, rest) = bytes.split_first_chunk::<STACK>()?;
-            let [what, child, forker, forker_start, image, exec] = census::words(head);
+            let [what, child, forker, forker_start, image, exec, v2, v1] = census::words(head);
             let stack = Stack {
                 entry: entry::STACK,
                 frames: high(what),
@@ -216,6 +217,7 @@ fn read(bytes: &[u8]) -> Option<Written> {
                 image,
                 exec: low(exec),
                 shape: high(exec),
+                group: Group { v2, v1 },
             };
             let frames = rest.as_chunks::<{ size_of::<Frame>() }>().0.iter().map(|bytes| {
                 let [code, at, of, lines] = census::words(bytes);
@@ -264,11 +266,11 @@ mod tests {
 
     #[test]
     fn a_stack_has_no_more_frames_than_there_are() {
-        let mut bytes = vec![0; 48 + 32];
+        let mut bytes = vec![0; 64 + 32];
         bytes[..8].copy_from_slice(&[1, 0, 0, 0, 9, 0, 0, 0]);
-        bytes[48] = 7;
+        (bytes[48], bytes[64]) = (5, 7);
         let Some(Written::Stack(stack, frames)) = read(&bytes) else { panic!("no stack") };
-        assert_eq!((stack.frames, frames.len(), frames[0].code), (9, 1, 7));
-        assert!(read(&bytes[..47]).is_none() && read(&[]).is_none() && read(&[9; 64]).is_none());
+        assert_eq!((stack.frames, stack.group.v2, frames.len(), frames[0].code), (9, 5, 1, 7));
+        assert!(read(&bytes[..63]).is_none() && read(&[]).is_none() && read(&[9; 64]).is_none());
     }
 }

@@ -183,14 +183,14 @@ impl Follower {
         let Some((copies, unwinder)) = &mut self.natives else { return false };
         let mut copied = Vec::new();
         copies.each(|copy| copied.push(copy));
-        for Copied { child, forker, registers, stack } in &copied {
+        for Copied { child, forker, group, registers, stack } in &copied {
             let Some(registers) = Registers::from_pt_regs(registers) else {
                 // Of a 32-bit program.
                 self.stacks.count_unread();
                 continue;
             };
             match unwinder.unwind(forker, &registers, stack) {
-                Ok(found) => self.stacks.store().put_native(*child, found),
+                Ok(found) => self.stacks.store().put_native(*child, *group, found),
                 Err(error) => {
                     self.stacks.count_unread();
                     tracing::debug!(%forker, %error, "a native stack could not be read");
@@ -211,7 +211,7 @@ impl Follower {
                 if !asked {
                     self.stacks.count_unnamed();
                 }
-                self.stacks.store().put(child, stack, native.quality);
+                self.stacks.store().name(child, stack, native.quality);
                 self.stacks.tell();
             }
         }
@@ -311,7 +311,7 @@ impl Follower {
         }
         let stack = Stack { frames: resolved, language: Language::Python, cut: head.end != 0 };
         let quality = if exact { Quality::Exact } else { Quality::Approximate };
-        self.stacks.store().put(head.child, stack, quality);
+        self.stacks.store().put(head.child, head.group, stack, quality);
         true
     }
 

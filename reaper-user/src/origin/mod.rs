@@ -8,6 +8,7 @@ pub mod native;
 mod place;
 mod print;
 mod python;
+mod shares;
 mod sites;
 mod stacks;
 mod store;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use reaper_ebpf::{Record, flag, state};
+use reaper_ebpf::{Group, Record, flag, state};
 use rustix::{
     io::Errno,
     process::{Pid, test_kill_process},
@@ -65,7 +65,7 @@ impl Watch {
         }
         let requests: Vec<Request> =
             there.into_iter().map(|(due, record)| self.request(due, &record)).collect();
-        if requests.iter().any(|request| matches!(request, Request::Report { .. })) {
+        if !requests.is_empty() {
             let before = cpu_time();
             self.describer.look_up_v1()?;
             // Such a pass takes longer the more tasks there are: many zombies share one. What it took on a CPU, for
@@ -202,9 +202,10 @@ impl Watch {
             match answer {
                 Answer::Probation { id, holder } => {
                     self.aging.on_probation(id, holder.as_ref().map(|holder| holder.tgid));
-                    let Describer { kernel, copies, .. } = &mut self.describer;
-                    if let Some(record) = kernel.record(id) {
-                        if !copies.put(record.cgroup_v2, now, kernel) {
+                    if let Some(record) = self.describer.kernel.record(id) {
+                        let [v2, v1] = self.describer.cgroups(&record);
+                        let Describer { kernel, copies, .. } = &mut self.describer;
+                        if !copies.put(Group { v2, v1 }, now, kernel) {
                             self.losses.count(Loss::WorkloadUncopied);
                         }
                         self.describer.name_ahead(&record);
