@@ -45,6 +45,9 @@ pub struct Verdict {
     pub layout: Layout,
 }
 
+/// More than the byte at [`Layout::frame_owner`] can say.
+pub const EVERYBODYS: u16 = 256;
+
 /// Says that there is no such member.
 pub const NONE: u16 = u16::MAX;
 
@@ -74,9 +77,10 @@ pub struct Layout {
     pub frame_at: u16,
     /// What the frame belongs to, one byte;
     pub frame_owner: u16,
-    /// from here on it runs no function.
+    /// from here on it runs no function. [`EVERYBODYS`] where each frame is an object; else they lie one behind the other, the
+    /// innermost last.
     pub frame_nobodys: u16,
-    /// `PyCodeObject.co_firstlineno`; this and the two below are in the first [`CODE_BYTES`].
+    /// `PyCodeObject.co_firstlineno`; the two below are behind it, in the first [`CODE_BYTES`].
     pub code_first_line: u16,
     /// `PyCodeObject.co_filename`; two more pointers are behind it.
     pub code_file: u16,
@@ -90,7 +94,9 @@ pub struct Layout {
 pub const THREAD_BYTES: u32 = 192;
 /// The most bytes of a frame that are read.
 pub const FRAME_BYTES: u32 = 128;
-/// Bytes of a code object that are read: no version's is smaller.
+/// Bytes that are read of where frames lie one behind the other, a power of two.
+pub const WINDOW_BYTES: u32 = 1024;
+/// Up to here code objects are read, from the first line on: no version's is smaller.
 pub const CODE_BYTES: u32 = 144;
 /// From the size of a `PyBytesObject` to its bytes: a hash is between them.
 pub const BYTES_BEHIND: u64 = 16;
@@ -136,8 +142,8 @@ pub struct Frame {
     pub first_line: u32,
     /// A [`Tag`] of the three pointers at [`Layout::code_file`].
     pub tag: u32,
-    /// A [`Tag`] of its table of lines: its size, and the first [`TABLE_WORDS`] of it, with zeros behind its end. 0 where that
-    /// could not be read, because it was never touched (in a frozen module) or not for long.
+    /// As [`tag_of_table`] has it. 0 where that could not be read, because it was never touched (in a frozen module) or not for
+    /// long.
     pub table: u32,
     /// Always zero: no padding.
     pub zero: u32,
@@ -145,23 +151,45 @@ pub struct Frame {
 
 /// What tells a code object from another one that lies in the same place later. Without the table of lines, what a program
 /// compiles, runs and forgets again and again is one and the same.
+///
+/// Two halves that take words in turns: neither waits for the other, and half the multiplications come one after the other.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tag(u64);
+pub struct Tag(u64, u64);
 
 impl Tag {
     /// With one word more.
     #[must_use]
     #[inline(always)]
     pub const fn with(self, word: u64) -> Self {
-        Self((self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Self(self.1, mixed(self.0, word))
     }
 
     /// As a number, never 0.
     #[must_use]
     #[inline(always)]
     pub const fn number(self) -> u32 {
-        (self.0 >> 32) as u32 | 1
+        (mixed(self.0, self.1) >> 32) as u32 | 1
     }
+}
+
+/// A [`Tag`] of a table of lines: its size, and the first [`TABLE_WORDS`] of it, of which `word` may have anything behind its end.
+#[inline(always)]
+pub fn tag_of_table(size: u64, word: impl Fn(u16) -> u64) -> u32 {
+    let (mut tag, mut left) = (Tag::default().with(size), size);
+    for index in 0..TABLE_WORDS {
+        if left < 8 {
+            // The last one, of which some bytes are the table's, or none.
+            return tag.with(word(index) & !(u64::MAX << (8 * left))).number();
+        }
+        tag = tag.with(word(index));
+        left -= 8;
+    }
+    tag.number()
+}
+
+#[inline(always)]
+const fn mixed(so_far: u64, word: u64) -> u64 {
+    (so_far.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// What an entry of the ring buffer is.
@@ -235,6 +263,9 @@ pub struct Scratch {
     pub frames: [Frame; 128],
     /// What was read last.
     pub read: [u64; 32],
+    /// Memory that has the frame that is looked at, and most often those that called it. A frame more than is read, so that any
+    /// that begins inside ends inside.
+    pub window: [u64; ((WINDOW_BYTES + FRAME_BYTES) / 8) as usize],
 }
 
 /// Bytes of the ring buffer.
@@ -269,6 +300,34 @@ pub mod stage {
     pub const COUNT: u32 = 2;
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(bytes: &[u8], behind: u8) -> u32 {
+        let word = |index: u16| {
+            let at = |byte| *bytes.get(usize::from(index) * 8 + byte).unwrap_or(&behind);
+            u64::from_le_bytes(core::array::from_fn(at))
+        };
+        tag_of_table(bytes.len() as u64, word)
+    }
+
+    #[test]
+    fn what_is_behind_a_table_does_not_count_and_each_byte_of_it_does() {
+        let bytes: [u8; 80] = core::array::from_fn(|index| (index * 37 + 1) as u8);
+        for length in 0..bytes.len() {
+            let table = &bytes[..length];
+            assert_eq!(tag(table, 0), tag(table, 0xa5), "{length}");
+            assert_ne!(tag(table, 0), tag(&bytes[..=length], 0), "{length}");
+            for changed in 0..length.min(64) {
+                let mut other = bytes;
+                other[changed] ^= 0x80;
+                assert_ne!(tag(table, 0), tag(&other[..length], 0), "byte {changed} of {length}");
+            }
+        }
+    }
+}
+
 const _: () = assert!(size_of::<Executable>() == 24);
 const _: () = assert!(size_of::<Layout>() == 32);
 const _: () = assert!(size_of::<Verdict>() == 48);
@@ -276,4 +335,4 @@ const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
 const _: () = assert!(size_of::<Frame>() == 32);
 const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<Exec>() == 56);
-const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256);
+const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256 + 1024 + 128);

@@ -12,8 +12,8 @@ use aya_ebpf::{
 use reaper_ebpf::{
     counter, flag, id,
     interpreter::{
-        BYTES_BEHIND, CODE_BYTES, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Scratch, Stack,
-        TABLE_WORDS, THREAD_BYTES, THREADS, Tag, end, entry,
+        BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Scratch,
+        Stack, TABLE_WORDS, THREAD_BYTES, THREADS, Tag, WINDOW_BYTES, end, entry, tag_of_table,
     },
 };
 
@@ -23,6 +23,9 @@ use crate::{
     ledger,
     maps::{FOLLOWED, STACK_SCRATCH, count},
 };
+
+/// The size of a `PyBytesObject`, what is between that and its bytes, and the bytes that are read.
+const TABLE_BYTES: u32 = BYTES_BEHIND as u32 + 8 * TABLE_WORDS as u32;
 
 #[btf_tracepoint(function = "sched_process_fork")]
 fn fork_python(ctx: BtfTracePointContext) {
@@ -136,20 +139,29 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
         count.write_volatile(0);
         torn.write_volatile(0);
     }
+    // Where the window begins, and up to where a frame that begins in it ends in it.
+    let (mut begin, mut reach) = (frame.wrapping_add(1), 0);
     for _ in 0..FRAMES {
         if frame == 0 {
             break;
         }
-        let refused = fill(scratch, frame, layout.frame_bytes.into());
-        // SAFETY: as above.
-        unsafe { torn.write_volatile(torn.read_volatile() | (refused.cast_unsigned() >> 63) as u32) };
-        let owner = byte(scratch, layout.frame_owner);
+        if frame.wrapping_sub(begin) > reach {
+            reach = if has_callers(scratch, layout, frame) { before(layout) } else { 0 };
+            begin = frame.wrapping_sub(reach);
+            if reach == 0 && !has_frame(scratch, layout, frame) {
+                // SAFETY: as above.
+                unsafe { torn.write_volatile(1) };
+            }
+        }
+        let within = frame.wrapping_sub(begin);
+        let owner = seen_byte(scratch, within, layout.frame_owner);
         // The low bits are no part of the address where there are any.
-        let code = word(scratch, layout.frame_code) & !3;
-        let at = word(scratch, layout.frame_at);
-        frame = word(scratch, layout.frame_back);
-        fill(scratch, code, CODE_BYTES);
-        let first_line = half(scratch, layout.code_first_line);
+        let code = seen(scratch, within, layout.frame_code) & !3;
+        let at = seen(scratch, within, layout.frame_at);
+        frame = seen(scratch, within, layout.frame_back);
+        let from = layout.code_first_line & !7;
+        fill(scratch, code.wrapping_add(from.into()), CODE_BYTES.wrapping_sub(from.into()));
+        let first_line = half(scratch, layout.code_first_line & 7);
         let tag = pointers(scratch, layout);
         let table = table(scratch, layout);
         // SAFETY: seven bits are an index into 128 frames.
@@ -174,12 +186,41 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
     (count, (cut * end::CUT) | (torn * end::TORN))
 }
 
+/// What is read before a frame, where frames lie one behind the other.
+#[inline(always)]
+fn before(layout: &Layout) -> u64 {
+    u64::from(WINDOW_BYTES).wrapping_sub(layout.frame_bytes.into())
+}
+
+/// Reads a frame and what lies before it: most often those that called it. False where they are elsewhere, or that is not there.
+#[inline(always)]
+fn has_callers(scratch: *mut Scratch, layout: &Layout, frame: u64) -> bool {
+    let from = frame.wrapping_sub(before(layout)) as *const c_void;
+    // SAFETY: the scratch is a per-CPU value of this program alone; there is room for more.
+    layout.frame_nobodys != EVERYBODYS
+        && unsafe { bpf_probe_read_user((&raw mut (*scratch).window).cast(), WINDOW_BYTES, from) } == 0
+}
+
+/// Reads a frame. False where it cannot be read: zeros then.
+#[inline(always)]
+fn has_frame(scratch: *mut Scratch, layout: &Layout, frame: u64) -> bool {
+    let bytes = u32::from(layout.frame_bytes) & 0xff;
+    // SAFETY: as above.
+    unsafe { bpf_probe_read_user((&raw mut (*scratch).window).cast(), bytes, frame as *const c_void) == 0 }
+}
+
+/// Where a member is in what was read of a code object, which is from its first line on.
+#[inline(always)]
+fn in_code(layout: &Layout, member: u16) -> u16 {
+    member.wrapping_sub(layout.code_first_line & !7)
+}
+
 /// Of the code object that was read last.
 #[inline(always)]
 fn pointers(scratch: *mut Scratch, layout: &Layout) -> u32 {
-    let mut tag = Tag::default();
+    let (mut tag, first) = (Tag::default(), in_code(layout, layout.code_file));
     for pointer in 0..3 {
-        tag = tag.with(word(scratch, layout.code_file + pointer * 8));
+        tag = tag.with(word(scratch, first.wrapping_add(pointer * 8)));
     }
     tag.number()
 }
@@ -187,24 +228,21 @@ fn pointers(scratch: *mut Scratch, layout: &Layout) -> u32 {
 /// Of the code object that was read last; what was read is gone then.
 #[inline(always)]
 fn table(scratch: *mut Scratch, layout: &Layout) -> u32 {
-    let table = word(scratch, layout.code_table).wrapping_add(layout.bytes_size.into());
-    let size = peek(table);
-    let most = 8 * u64::from(TABLE_WORDS);
-    let read = if size > most { most } else { size };
-    for index in 0..TABLE_WORDS {
-        // SAFETY: the room for what is read is larger.
-        unsafe { (&raw mut (*scratch).read).cast::<u64>().add(index.into()).write_volatile(0) };
+    let table = word(scratch, in_code(layout, layout.code_table)).wrapping_add(layout.bytes_size.into());
+    // With what is behind a short one: the page ends there seldom.
+    if fill(scratch, table, TABLE_BYTES) != 0 {
+        let size = peek(table);
+        let most = 8 * u64::from(TABLE_WORDS);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
+        let read = if size > most { most } else { size } as u32;
+        if fill(scratch, table, BYTES_BEHIND as u32 + read) != 0 {
+            return 0;
+        }
     }
-    #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
-    let refused = fill(scratch, table.wrapping_add(BYTES_BEHIND), read as u32);
-    if refused != 0 || size == 0 {
-        return 0;
+    match word(scratch, 0) {
+        0 => 0,
+        size => tag_of_table(size, |index| word(scratch, BYTES_BEHIND as u16 + index * 8)),
     }
-    let mut tag = Tag::default().with(size);
-    for index in 0..TABLE_WORDS {
-        tag = tag.with(word(scratch, index * 8));
-    }
-    tag.number()
 }
 
 /// A word of the process's memory; 0 where there is none.
@@ -225,11 +263,33 @@ fn read_user<T>(value: *mut T, at: u64) {
     unsafe { bpf_probe_read_user(value.cast(), size, at as *const c_void) };
 }
 
-/// Reads so many bytes, at most 255, to where [`word`] and [`byte`] find them; zeros where they cannot be read, and not 0.
+/// Reads so many bytes, at most 255, to where [`word`] and [`half`] find them; zeros where they cannot be read, and not 0.
 #[inline(always)]
 fn fill(scratch: *mut Scratch, at: u64, bytes: u32) -> i64 {
     // SAFETY: the room for what is read is larger; the helper writes as many bytes as it is told.
     unsafe { bpf_probe_read_user((&raw mut (*scratch).read).cast(), bytes & 0xff, at as *const c_void) }
+}
+
+/// A word of a frame in the window.
+#[inline(always)]
+fn seen(scratch: *mut Scratch, within: u64, offset: u16) -> u64 {
+    // SAFETY: seven bits above three, and four above three, are within the window with what is behind it.
+    unsafe { seen_at(scratch, within, offset & 0x78).cast::<u64>().read_volatile() }
+}
+
+/// A byte of it.
+#[inline(always)]
+fn seen_byte(scratch: *mut Scratch, within: u64, offset: u16) -> u8 {
+    // SAFETY: as above.
+    unsafe { seen_at(scratch, within, offset & 0x7f).read_volatile() }
+}
+
+/// Masked here, where it is used: older verifiers forget what they know of a number that is kept on the stack.
+#[inline(always)]
+unsafe fn seen_at(scratch: *mut Scratch, within: u64, offset: u16) -> *mut u8 {
+    let within = (within & u64::from(WINDOW_BYTES - 8)) as usize;
+    // SAFETY: the caller's.
+    unsafe { (&raw mut (*scratch).window).cast::<u8>().add(within).add(offset.into()) }
 }
 
 /// A word of what was read last.
@@ -244,11 +304,4 @@ fn word(scratch: *mut Scratch, offset: u16) -> u64 {
 fn half(scratch: *mut Scratch, offset: u16) -> u32 {
     // SAFETY: six bits are an index into 64 halves.
     unsafe { (&raw const (*scratch).read).cast::<u32>().add(usize::from(offset >> 2 & 0x3f)).read_volatile() }
-}
-
-/// A byte of what was read last.
-#[inline(always)]
-fn byte(scratch: *mut Scratch, offset: u16) -> u8 {
-    // SAFETY: seven bits are an index into 256 bytes.
-    unsafe { (&raw const (*scratch).read).cast::<u8>().add(usize::from(offset & 0x7f)).read_volatile() }
 }

@@ -194,17 +194,16 @@ impl Said {
         let lines = table.wrapping_add(shape.layout.bytes_size.into());
         let size = u64::from_le_bytes(memory::array(pid, lines)?);
         let head = take(pid, lines.wrapping_add(BYTES_BEHIND), size.min(8 * u64::from(TABLE_WORDS)))?;
-        let mut padded = [0; 8 * TABLE_WORDS as usize];
-        if let Some(start) = padded.get_mut(..head.len()) {
-            start.copy_from_slice(&head);
-        }
-        let tag = |begun, words: &[u64]| words.iter().fold(begun, |tag: Tag, word| tag.with(*word)).number();
+        let word = |index: u16| {
+            let bytes = head.iter().skip(usize::from(index) * 8).take(8).rev();
+            bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
+        };
         Ok(Self {
             first_line,
             pointers,
-            tag: tag(Tag::default(), &pointers),
+            tag: pointers.iter().fold(Tag::default(), |tag, word| tag.with(*word)).number(),
             table,
-            lines: tag(Tag::default().with(size), &words::<{ TABLE_WORDS as usize }>(&padded)),
+            lines: interpreter::tag_of_table(size, word),
         })
     }
 

@@ -3,7 +3,9 @@
 //! Up to 3.12 by a table, computed from each version's own headers; from 3.13 on the interpreter says it itself:
 //! <https://github.com/python/cpython/blob/3.14/Include/internal/pycore_debug_offsets.h>.
 
-use reaper_ebpf::interpreter::{BYTES_BEHIND, CODE_BYTES, FRAME_BYTES, Layout, NONE, THREAD_BYTES};
+use reaper_ebpf::interpreter::{
+    BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FRAME_BYTES, Layout, NONE, THREAD_BYTES,
+};
 
 use super::lines::Format;
 use crate::origin::symbols::message::Version;
@@ -37,9 +39,6 @@ pub(super) enum At {
     /// By a pointer into the code, which begins so far into the code object.
     Pointer(u64),
 }
-
-/// More than a byte holds.
-const EVERYBODYS: u16 = 256;
 
 /// Frames of this owner or of one after it run no function; 3.11 has none of them:
 /// <https://github.com/python/cpython/blob/3.14/Include/internal/pycore_interpframe_structs.h>
@@ -209,6 +208,7 @@ fn is_within(layout: &Layout) -> bool {
         && u32::from(layout.frame_owner) < room
         && words(&[layout.code_file, layout.code_table], CODE_BYTES)
         && u32::from(layout.code_file) + 24 <= CODE_BYTES
+        && layout.code_first_line < layout.code_file.min(layout.code_table)
         && layout.code_first_line.is_multiple_of(4)
         && u32::from(layout.code_first_line) + 4 <= CODE_BYTES
 }
