@@ -116,11 +116,17 @@ pub struct Followed {
     pub head: u64,
     /// How often that process had exec'ed, by the kernel's counter: the low half.
     pub exec: u32,
-    /// Which interpreter, by userspace's own number.
+    /// Which interpreter, by userspace's own number. While that is not known, [`ASKED`], or [`UNASKED`] where the ring buffer
+    /// had no room for the question.
     pub shape: u32,
     /// How it is laid out.
     pub layout: Layout,
 }
+
+/// Userspace has been asked what it is: [`Followed::shape`], which is no number of a shape then.
+pub const ASKED: u32 = u32::MAX;
+/// It has not been asked.
+pub const UNASKED: u32 = u32::MAX - 1;
 
 /// Words of a [`Followed`].
 pub const FOLLOWED_WORDS: usize = 8;
@@ -196,7 +202,7 @@ const fn mixed(so_far: u64, word: u64) -> u64 {
 pub mod entry {
     /// A stack: [`super::Stack`].
     pub const STACK: u32 = 1;
-    /// A process executes a file that is to be looked at: [`super::Exec`].
+    /// A process executes a file that is to be looked at, or was forked by one that does: [`super::Exec`].
     pub const EXEC: u32 = 2;
 }
 
@@ -234,7 +240,8 @@ pub struct Stack {
     pub group: Group,
 }
 
-/// A process that executes a file, in the ring buffer; or one that does already, from the census.
+/// A process that executes a file, in the ring buffer: since it exec'ed, or since it was forked by one of which that was not known
+/// yet; or one that does already, from the census.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exec {
@@ -250,6 +257,8 @@ pub struct Exec {
     pub exec: u32,
     /// Always zero: no padding.
     pub zero: u32,
+    /// As in [`Followed`].
+    pub image: u64,
     /// The file.
     pub executable: Executable,
 }
@@ -334,5 +343,5 @@ const _: () = assert!(size_of::<Verdict>() == 48);
 const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
 const _: () = assert!(size_of::<Frame>() == 32);
 const _: () = assert!(size_of::<Stack>() == 64);
-const _: () = assert!(size_of::<Exec>() == 56);
+const _: () = assert!(size_of::<Exec>() == 64);
 const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256 + 1024 + 128);

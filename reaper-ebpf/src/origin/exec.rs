@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_ANY, macros::btf_tracepoint, programs::BtfTracePointContext};
 use reaper_ebpf::{
     counter, flag, id,
-    interpreter::{Exec, Executable, Followed, entry, kind},
+    interpreter::{ASKED, Exec, Executable, Followed, UNASKED, entry, kind},
 };
 
 use super::ring;
@@ -24,7 +24,7 @@ fn exec_origin(ctx: BtfTracePointContext) {
         let _gone: Result<(), i32> = FOLLOWED.remove(tgid);
     }
     let executable = task.executable();
-    let (mut head, mut shape, mut layout) = (0, 0, None);
+    let (mut head, mut shape, mut layout) = (0, ASKED, None);
     let mut look = true;
     if let Some(verdict) = EXECUTABLES.get_ptr(executable) {
         // SAFETY: the pointer was checked.
@@ -49,13 +49,31 @@ fn exec_origin(ctx: BtfTracePointContext) {
         entry.add_flags(flag::FOLLOWED);
     }
     if look {
-        let exec = describe(task, executable);
-        ring::write::<ring::Exec>((&raw const exec).cast(), size_of::<Exec>() as u64);
+        ask(task, executable, own);
+    }
+}
+
+/// Asks userspace what a process is that is followed already. Where there is no room, it is asked at the next fork.
+#[inline(always)]
+pub(super) fn ask(task: Task, executable: Executable, image: u64) {
+    let exec = describe(task, executable, image);
+    if !ring::write::<ring::Exec>((&raw const exec).cast(), size_of::<Exec>() as u64) {
+        mark(task.tgid(), UNASKED);
+    }
+}
+
+/// Writes down whether userspace has been asked. No shape has such a number: where another thread has found out meanwhile what the
+/// process is, its stacks cannot be read, and are not taken for others.
+#[inline(always)]
+pub(super) fn mark(tgid: u32, asked: u32) {
+    if let Some(followed) = FOLLOWED.get_ptr_mut(tgid) {
+        // SAFETY: the pointer was checked.
+        unsafe { (&raw mut (*followed).shape).write_volatile(asked) };
     }
 }
 
 #[inline(always)]
-fn describe(task: Task, executable: Executable) -> Exec {
+fn describe(task: Task, executable: Executable, image: u64) -> Exec {
     Exec {
         entry: entry::EXEC,
         tgid: task.tgid(),
@@ -63,6 +81,7 @@ fn describe(task: Task, executable: Executable) -> Exec {
         code: task.code(),
         exec: task.exec_id(),
         zero: 0,
+        image,
         executable,
     }
 }
@@ -74,7 +93,7 @@ extern "C" fn executables(iteration: *mut Iteration) -> i32 {
     let Some(task) = census::leader(iteration) else { return 0 };
     let executable = task.executable();
     if executable.inode != 0 {
-        let mut exec = describe(task, executable);
+        let mut exec = describe(task, executable, id(task.tgid(), task.start()));
         census::write(iteration, &raw mut exec);
     }
     0

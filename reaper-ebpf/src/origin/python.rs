@@ -12,16 +12,17 @@ use aya_ebpf::{
 use reaper_ebpf::{
     counter, flag, id,
     interpreter::{
-        BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Scratch,
-        Stack, TABLE_WORDS, THREAD_BYTES, THREADS, Tag, WINDOW_BYTES, end, entry, tag_of_table,
+        ASKED, BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE,
+        Scratch, Stack, TABLE_WORDS, THREAD_BYTES, THREADS, Tag, UNASKED, WINDOW_BYTES, end, entry, kind,
+        tag_of_table,
     },
 };
 
-use super::{native, ring};
+use super::{exec, native, ring};
 use crate::{
     kernel::Task,
     ledger,
-    maps::{FOLLOWED, STACK_SCRATCH, count},
+    maps::{EXECUTABLES, FOLLOWED, STACK_SCRATCH, count},
 };
 
 /// The size of a `PyBytesObject`, what is between that and its bytes, and the bytes that are read.
@@ -40,9 +41,17 @@ fn fork_python(ctx: BtfTracePointContext) {
         let _gone: Result<(), i32> = FOLLOWED.remove(forker);
         return native::follow(&ctx, caller);
     }
+    let mut followed = followed;
     if followed.head == 0 {
-        count(counter::FORK_EARLY);
-        return native::follow(&ctx, caller);
+        match recognized(caller, forker, followed) {
+            Recognized::Interpreter(known) => followed = known,
+            Recognized::Other => return native::follow(&ctx, caller),
+            Recognized::NotYet => {
+                count(counter::FORK_EARLY);
+                early(caller, child, followed);
+                return native::follow(&ctx, caller);
+            }
+        }
     }
     let (tgid, child_start) = (child.tgid(), child.start());
     let own = id(tgid, child_start);
@@ -75,6 +84,55 @@ fn fork_python(ctx: BtfTracePointContext) {
     }
     let length = size_of::<Stack>() as u64 + u64::from(frames & 0x7f) * size_of::<Frame>() as u64;
     ring::write::<ring::Stack>(scratch.cast_const().cast(), length);
+}
+
+/// What a process is of which that was not known when it was asked.
+enum Recognized<'a> {
+    NotYet,
+    Other,
+    Interpreter(&'a Followed),
+}
+
+/// Looks whether what its file is has been found out since, for this process or another one.
+#[inline(always)]
+fn recognized<'a>(caller: Task, forker: u32, followed: &Followed) -> Recognized<'a> {
+    let Some(verdict) = EXECUTABLES.get_ptr(caller.executable()) else { return Recognized::NotYet };
+    // SAFETY: the pointer was checked.
+    let verdict = unsafe { &*verdict };
+    if verdict.kind == kind::OTHER {
+        let _gone: Result<(), i32> = FOLLOWED.remove(forker);
+        return Recognized::Other;
+    }
+    if verdict.kind != kind::INTERPRETER {
+        return Recognized::NotYet;
+    }
+    let Followed { start, image, exec, .. } = *followed;
+    let head = caller.code().wrapping_add(verdict.distance);
+    let known = Followed { start, image, head, exec, shape: verdict.shape, layout: verdict.layout };
+    let _full: Result<(), i32> = FOLLOWED.insert(forker, known, u64::from(BPF_ANY));
+    match FOLLOWED.get_ptr(forker) {
+        // SAFETY: the pointer was checked.
+        Some(known) if unsafe { (*known).head } != 0 => Recognized::Interpreter(unsafe { &*known }),
+        _ => Recognized::NotYet,
+    }
+}
+
+/// A fork by a process of which nothing is known yet. A child that does not exec will turn out to be what its parent is, and
+/// userspace is asked for it, too: whoever is forked until the answer is there is found by it.
+#[inline(always)]
+fn early(caller: Task, child: Task, followed: &Followed) {
+    let (image, executable) = (followed.image, caller.executable());
+    if followed.shape == UNASKED {
+        // First, for userspace may answer at once.
+        exec::mark(caller.tgid(), ASKED);
+        exec::ask(caller.leader(), executable, image);
+    }
+    if caller.memory() != child.memory() {
+        let (tgid, start) = (child.tgid(), child.start());
+        inherit(followed, tgid, id(tgid, start), start);
+        exec::mark(tgid, ASKED);
+        exec::ask(child, executable, image);
+    }
 }
 
 /// A process that was forked and did not exec has the interpreter where its parent has it.

@@ -53,7 +53,7 @@ impl Kind for Exec {
         &ORIGINS
     }
     const RING_BYTES: u32 = RING_BYTES;
-    const LARGEST: u32 = 64;
+    const LARGEST: u32 = 128;
     const WAKE: u32 = wake::EXEC;
     const APART: u64 = EXECS_APART;
 }
@@ -78,15 +78,17 @@ pub(crate) fn has_room<K: Kind>() -> bool {
     filled::<K>() <= u64::from(K::RING_BYTES - K::LARGEST)
 }
 
-/// Writes `length` bytes, or counts what it has no room for.
+/// Writes `length` bytes, or counts what it has no room for: false then.
 #[inline(always)]
-pub(crate) fn write<K: Kind>(from: *const c_void, length: u64) {
+pub(crate) fn write<K: Kind>(from: *const c_void, length: u64) -> bool {
     let flags = if is_due::<K>() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     let ring = (&raw const *K::ring()).cast_mut().cast();
     // SAFETY: the caller's bytes are there, by the verifier's own proof; the map is a ring buffer.
-    if unsafe { bpf_ringbuf_output(ring, from.cast_mut(), length, u64::from(flags)) } != 0 {
+    let written = unsafe { bpf_ringbuf_output(ring, from.cast_mut(), length, u64::from(flags)) } == 0;
+    if !written {
         count(counter::STACK_LOST);
     }
+    written
 }
 
 #[inline(always)]

@@ -59,15 +59,6 @@ pub(super) fn zombies(ebpf: &mut Ebpf) -> Result<Vec<Record>, KernelError> {
     Ok(bytes.as_chunks::<{ WORDS * 8 }>().0.iter().map(|slot| Record::from_words(words(slot))).collect())
 }
 
-/// All that an iterator writes.
-pub(super) fn read_all(ebpf: &mut Ebpf, name: &'static str) -> Result<Vec<u8>, KernelError> {
-    let mut bytes = Vec::new();
-    open(ebpf, name)?
-        .read_to_end(&mut bytes)
-        .map_err(|error| KernelError::system("taking the census", error))?;
-    Ok(bytes)
-}
-
 /// Samples jiffies and the boot clock over a little more than a tick of the slowest kernel.
 pub(super) fn clock(ebpf: &mut Ebpf) -> Result<Clock, KernelError> {
     const SAMPLES: u32 = 24;
@@ -90,7 +81,8 @@ pub(super) fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     std::array::from_fn(|_| words.next().unwrap_or_default())
 }
 
-fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<File, KernelError> {
+/// Opens an iterator, which looks around when it is read.
+pub(super) fn open(ebpf: &mut Ebpf, name: &'static str) -> Result<File, KernelError> {
     let refused = |error| KernelError::program(name, error);
     let iterator = attach::iterator(ebpf, name)?;
     let link = iterator.attach().map_err(refused)?;

@@ -42,7 +42,7 @@ pub use self::{
     error::{KernelError, lockdown},
     natives::{Copied, Copying, Natives},
     notices::{LogLines, Notices},
-    origins::{Origins, Written},
+    origins::{Origins, Running, Written},
     pins::unload,
     reap_times::ReapTimes,
     release::ReleaseHook,

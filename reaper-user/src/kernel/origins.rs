@@ -1,6 +1,10 @@
 //! Stacks at forks, and which processes they are taken of.
 
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
 
 use aya::{
     Btf, Ebpf,
@@ -8,7 +12,9 @@ use aya::{
 };
 use reaper_ebpf::{
     Group,
-    interpreter::{Exec, Executable, FOLLOWED_WORDS, Followed, Frame, Layout, Stack, Verdict, entry, stage},
+    interpreter::{
+        Exec, Executable, FOLLOWED_WORDS, Followed, Frame, Layout, Stack, UNASKED, Verdict, entry, stage,
+    },
 };
 
 use super::{Kernel, KernelError, attach, census, high, low, map};
@@ -39,6 +45,14 @@ pub struct Origins {
     executables: HashMap<MapData, [u64; 3], [u64; VERDICT_WORDS]>,
 }
 
+/// A look at which process executes which file, that is still to be taken.
+#[derive(Debug)]
+pub struct Running(File);
+
+/// Looks that may be taken at the start. A process that is found by one may fork before it is followed, and what it forks is found
+/// by the next; the first one takes longest by far, for files are read then.
+const LOOKS: usize = 4;
+
 /// Loads the programs. Nothing else needs them.
 pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
     for (name, tracepoint) in [(PYTHON, "sched_process_fork"), EXEC] {
@@ -58,9 +72,9 @@ impl Kernel {
         self.no_origins.as_ref()
     }
 
-    /// Begins: from here on each process that executes a file is written down unless the file is known. Says which process
-    /// executes which file already. Once.
-    pub fn origins(&mut self) -> Result<(Origins, Vec<Exec>), KernelError> {
+    /// Begins: from here on each process that executes a file is written down unless the file is known. Those that do already
+    /// are to be looked for. Once.
+    pub fn origins(&mut self) -> Result<(Origins, Vec<Running>), KernelError> {
         let Self { ebpf, stages, .. } = self;
         let mut origins = Origins {
             ring: map(ebpf, "ORIGINS")?,
@@ -71,9 +85,19 @@ impl Kernel {
         stages.follow_forks(ebpf, stage::PYTHON, PYTHON)?;
         let (exec, _) = EXEC;
         attach::tracing_program(ebpf, exec)?.attach().map_err(|error| KernelError::program(exec, error))?;
-        let running = census::read_all(ebpf, EXECUTABLES)?;
-        let running = running.as_chunks::<{ size_of::<Exec>() }>().0;
-        Ok((origins, running.iter().map(|bytes| read_exec(&census::words(bytes))).collect()))
+        let running =
+            (0..LOOKS).map(|_| census::open(ebpf, EXECUTABLES).map(Running)).collect::<Result<_, _>>()?;
+        Ok((origins, running))
+    }
+}
+
+impl Running {
+    /// Looks now.
+    pub fn read(mut self) -> io::Result<Vec<Exec>> {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes)?;
+        let execs = bytes.as_chunks::<{ size_of::<Exec>() }>().0;
+        Ok(execs.iter().map(|bytes| read_exec(&census::words(bytes))).collect())
     }
 }
 
@@ -103,6 +127,16 @@ impl Origins {
         let [first, second, third, fourth] = layout_words(layout);
         let words = [start, image, head, reaper_ebpf::pack(shape, exec), first, second, third, fourth];
         self.followed.insert(tgid, words, 0).is_ok()
+    }
+
+    /// The process that exec'ed the program which this one was forked in, where it is followed and has not exec'ed since: everything
+    /// is at the same addresses in both.
+    pub fn founder(&self, exec: &Exec) -> Option<Followed> {
+        let tgid = reaper_ebpf::tgid_of(exec.image);
+        let words = (tgid != exec.tgid).then(|| self.followed.get(&tgid, 0).ok())??;
+        let founder = read_followed(&words);
+        let same = (founder.image, founder.exec) == (exec.image, exec.exec);
+        (same && founder.head != 0 && founder.shape < UNASKED).then_some(founder)
     }
 
     /// They are not any more, unless it executes something else by now.
@@ -200,6 +234,38 @@ fn layout_words(layout: Layout) -> [u64; LAYOUT_WORDS] {
     ]
 }
 
+fn read_layout(words: [u64; LAYOUT_WORDS]) -> Layout {
+    let [
+        [interpreter_next, interpreter_threads, thread_next, thread_id],
+        [thread_frame, cframe_frame, frame_bytes, frame_back],
+        [frame_code, frame_at, frame_owner, frame_nobodys],
+        [code_first_line, code_file, code_table, bytes_size],
+    ] = words.map(|word| [0, 16, 32, 48].map(|bits| (word >> bits & 0xffff) as u16));
+    Layout {
+        interpreter_next,
+        interpreter_threads,
+        thread_next,
+        thread_id,
+        thread_frame,
+        cframe_frame,
+        frame_bytes,
+        frame_back,
+        frame_code,
+        frame_at,
+        frame_owner,
+        frame_nobodys,
+        code_first_line,
+        code_file,
+        code_table,
+        bytes_size,
+    }
+}
+
+fn read_followed(words: &[u64; FOLLOWED_WORDS]) -> Followed {
+    let [start, image, head, number, layout @ ..] = *words;
+    Followed { start, image, head, exec: low(number), shape: high(number), layout: read_layout(layout) }
+}
+
 fn read(bytes: &[u8]) -> Option<Written> {
     const STACK: usize = size_of::<Stack>();
     let (first, _) = bytes.split_first_chunk::<4>()?;
@@ -233,10 +299,10 @@ fn read(bytes: &[u8]) -> Option<Written> {
     }
 }
 
-fn read_exec(words: &[u64; 7]) -> Exec {
-    let [what, start, code, exec, inode, whose, size] = *words;
+fn read_exec(words: &[u64; 8]) -> Exec {
+    let [what, start, code, exec, image, inode, whose, size] = *words;
     let executable = Executable { inode, device: low(whose), generation: high(whose), size };
-    Exec { entry: entry::EXEC, tgid: high(what), start, code, exec: low(exec), zero: 0, executable }
+    Exec { entry: entry::EXEC, tgid: high(what), start, code, exec: low(exec), zero: 0, image, executable }
 }
 
 #[cfg(test)]
@@ -256,6 +322,7 @@ mod tests {
         let bytes: Vec<u8> = layout_words(layout).into_iter().flat_map(u64::to_le_bytes).collect();
         let parts: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|part| u16::from_le_bytes(*part)).collect();
         assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14]);
+        assert_eq!(read_layout(layout_words(layout)), layout);
     }
 
     #[test]

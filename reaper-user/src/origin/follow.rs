@@ -2,6 +2,7 @@
 //! In a thread of its own, because other processes' memory and files are read here.
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::AsFd as _,
     thread,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     identity::BootTime,
-    kernel::{Copied, Natives, Origins, Written},
+    kernel::{Copied, Natives, Origins, Running, Written},
     proc::Proc,
 };
 
@@ -52,10 +53,10 @@ const LOOKS_A_SECOND: u32 = 500;
 /// which takes a tenth of a millisecond.
 const LOOKS_AT_ONCE: u32 = 2_000;
 
-/// Starts the thread. It begins with those that `run` already, and ends with this process.
+/// Starts the thread. It begins with those that are `running` already, and ends with this process.
 pub(crate) fn start(
     origins: Origins,
-    running: Vec<Exec>,
+    running: Vec<Running>,
     natives: Option<Natives>,
     proc: Proc,
 ) -> io::Result<Stacks> {
@@ -75,9 +76,7 @@ pub(crate) fn start(
         pruned: None,
     };
     thread::Builder::new().name("origins".to_owned()).spawn(move || {
-        for exec in running {
-            follower.meet(&exec, 0, true);
-        }
+        follower.begin(running);
         follower.run();
     })?;
     Ok(stacks)
@@ -112,6 +111,27 @@ struct Pending {
 }
 
 impl Follower {
+    /// Finds out what those are that run already. Looks again until there is none that was forked meanwhile by one that was not
+    /// followed yet.
+    fn begin(&mut self, looks: Vec<Running>) {
+        let mut met = HashSet::new();
+        for look in looks {
+            let running = match look.read() {
+                Ok(running) => running,
+                Err(error) => return tracing::warn!(%error, "looking for interpreters that run already"),
+            };
+            let before = met.len();
+            for exec in running {
+                if met.insert((exec.tgid, exec.start, exec.exec)) {
+                    self.meet(&exec, 0, true);
+                }
+            }
+            if met.len() == before {
+                return;
+            }
+        }
+    }
+
     fn run(&mut self) {
         let mut more = Some(EXECS_APART);
         loop {
@@ -229,7 +249,11 @@ impl Follower {
 
     /// Finds out what a process is, `before` the kernel side was there or now.
     fn meet(&mut self, exec: &Exec, times: usize, before: bool) {
-        let Exec { tgid, start, code, executable, .. } = *exec;
+        let Exec { tgid, start, code, image, executable, .. } = *exec;
+        if let Some(founder) = self.origins.founder(exec) {
+            self.origins.follow(tgid, &Followed { start, ..founder }, before);
+            return;
+        }
         let budget = match &self.recognizer {
             recognizer if !recognizer.knows(&executable) => Some(&mut self.files),
             recognizer if recognizer.is_linked(&executable) => Some(&mut self.looks),
@@ -246,8 +270,9 @@ impl Follower {
                 // Said once for all: it will be so with each.
                 if error.kind() != io::ErrorKind::PermissionDenied {
                     self.stacks.count_unrecognized();
-                    self.origins.unfollow(exec);
                 }
+                // Or the kernel side would ask again for whatever it forks.
+                self.origins.unfollow(exec);
                 return self.complain(tgid, &error);
             }
         };
@@ -270,7 +295,6 @@ impl Follower {
                 if let Some(distance) = distance {
                     self.know(exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
                 }
-                let image = reaper_ebpf::id(tgid, start);
                 let followed = Followed { start, image, head, exec: exec.exec, shape, layout };
                 self.origins.follow(tgid, &followed, before);
             }

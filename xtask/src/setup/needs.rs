@@ -160,6 +160,12 @@ pub(crate) const NEEDS: &[Need] = &[
     on_path("python3", "python3", "runs the Python programs that do not wait, or late", &[Live, Bench]),
     on_path("gcc", "gcc", "builds the C programs of the tests", &[Live]),
     Need {
+        name: "libpython",
+        why: "a program that is linked to it is followed in the tests",
+        groups: &[Live],
+        kind: Kind::File { path: "/usr/lib/x86_64-linux-gnu/libpython3.11.so", package: "libpython3-dev" },
+    },
+    Need {
         name: "C library headers",
         why: "for the C programs of the tests",
         groups: &[Live],

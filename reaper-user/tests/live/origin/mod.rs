@@ -8,6 +8,7 @@ mod native;
 mod python;
 mod pythons;
 mod sites;
+mod workers;
 
 use std::{
     collections::{BTreeMap, HashSet},
