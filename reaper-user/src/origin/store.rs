@@ -52,6 +52,8 @@ enum Kept {
     Named(Arc<Stack>, Quality),
     /// Native, and nobody has needed its functions yet.
     Unnamed(Arc<NativeStack>),
+    /// Native, and with its functions it found no room: it is not looked up again.
+    Nameless(Arc<NativeStack>),
 }
 
 /// What a process takes of the room that workloads share.
@@ -95,6 +97,11 @@ impl Store {
         // It has been forgotten meanwhile.
         let Some((group, _)) = self.children.get(&child) else { return };
         self.put(child, *group, stack, quality);
+        if let Some((_, kept)) = self.children.get_mut(&child)
+            && let Kept::Unnamed(native) = kept
+        {
+            *kept = Kept::Nameless(Arc::clone(native));
+        }
     }
 
     fn keep(&mut self, child: u64, group: Group, kept: Kept) {
@@ -111,14 +118,14 @@ impl Store {
     pub(super) fn get(&self, child: u64) -> Option<(Arc<Stack>, Quality)> {
         Some(match self.children.get(&child)? {
             (_, Kept::Named(stack, quality)) => (Arc::clone(stack), *quality),
-            (_, Kept::Unnamed(native)) => (Arc::new(native.bare()), native.quality),
+            (_, Kept::Unnamed(native) | Kept::Nameless(native)) => (Arc::new(native.bare()), native.quality),
         })
     }
 
     /// The stack of a process's fork, where it has not been named.
     pub(super) fn unnamed(&self, child: u64) -> Option<Arc<NativeStack>> {
         match self.children.get(&child)? {
-            (_, Kept::Named(..)) => None,
+            (_, Kept::Named(..) | Kept::Nameless(_)) => None,
             (_, Kept::Unnamed(native)) => Some(Arc::clone(native)),
         }
     }
@@ -283,6 +290,20 @@ mod tests {
         assert_eq!((store.children().len() as u64, store.lost(), store.get(MOST)), (MOST, 5, None));
         store.put(MOST, Group { v2: 2, v1: 0 }, stack_of(8), Quality::Exact);
         assert!(store.has(MOST) && store.lost() == 5);
+    }
+
+    #[test]
+    fn a_stack_whose_functions_find_no_room_is_not_named_again() {
+        let mut store = Store::default();
+        store.put_native(1, GROUP, NativeStack { frames: vec![], complete: true, quality: Quality::Exact });
+        for child in 2..10_000_u32 {
+            store.put(child.into(), GROUP, stack_of(child), Quality::Exact);
+        }
+        let before = store.lost();
+        assert!(store.unnamed(1).is_some());
+        store.name(1, stack_of(20_000), Quality::Exact);
+        assert!(store.unnamed(1).is_none() && store.has(1) && store.get(1).is_some());
+        assert_eq!(store.lost(), before + 1);
     }
 
     #[test]

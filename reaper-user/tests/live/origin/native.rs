@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use self::build::Program;
-use crate::support::{Daemon, machine};
+use crate::support::{Cgroup, Daemon, machine};
 
 /// How C and Rust fork and leave the child to nobody. `system` waits for its own.
 const WAYS: [&str; 4] = ["fork", "vfork", "posix_spawn", "popen"];
@@ -25,7 +25,15 @@ struct Leaker(Child);
 
 impl Leaker {
     fn start(program: &Program, way: &str) -> Self {
-        let child = Command::new(&program.path).arg(way).stdin(Stdio::null()).spawn();
+        Self::run(Command::new(&program.path), program, way)
+    }
+
+    fn start_in(cgroup: &Cgroup, program: &Program, way: &str) -> Self {
+        Self::run(cgroup.command(&program.path), program, way)
+    }
+
+    fn run(mut command: Command, program: &Program, way: &str) -> Self {
+        let child = command.arg(way).stdin(Stdio::null()).spawn();
         Self(child.unwrap_or_else(|error| panic!("{}: {error}", program.path.display())))
     }
 }
@@ -122,5 +130,25 @@ fn a_workload_that_leaks_is_looked_at_more_closely_from_then_on() {
     let frame = frames(&told).iter().find(|frame| frame["function"] == "leak_here");
     let frame = frame.unwrap_or_else(|| panic!("{told:#}\n{}", daemon.log()));
     assert_eq!(frame["line"], u64::from(program.line("vfork")));
+    daemon.end();
+}
+
+/// And no other's, not even where all are in one cgroup of version 2.
+#[test]
+fn a_workload_that_does_not_leak_is_left_alone_beside_one_that_does() {
+    let _machine = machine();
+    let (leaking, other) = (Cgroup::of_pids("reaper-leaking"), Cgroup::of_pids("reaper-other"));
+    let mut daemon = Daemon::trace(&["--age", "1s"]);
+    let program = build::c("gcc", &["-O2", "-g"], false);
+    let first = Leaker::start_in(&leaking, &program, "fork");
+    let told = origin(&mut daemon, &first);
+    // What started it may be on probation itself.
+    assert_ne!(told["stack_of"], 0, "nobody has leaked there before: {told:#}");
+    let second = Leaker::start_in(&leaking, &program, "fork");
+    let told = origin(&mut daemon, &second);
+    assert!(frames(&told).iter().any(|frame| frame["function"] == "leak_here"), "{told:#}\n{}", daemon.log());
+    let third = Leaker::start_in(&other, &program, "fork");
+    let told = origin(&mut daemon, &third);
+    assert_ne!(told["stack_of"], 0, "{told:#}");
     daemon.end();
 }

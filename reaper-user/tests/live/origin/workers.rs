@@ -97,9 +97,9 @@ fn all_are_followed(daemon: &mut Daemon, interpreter: &Path, first: u64) {
         );
         truth.extend(program.leak());
         let all = daemon.came(Duration::from_secs(10), |seen| {
-            let child = seen.number("/pid");
-            if let Some((forker, at)) = truth.get(&child)
-                && seen.is("zombie")
+            if seen.is("zombie")
+                && let child = seen.number("/pid")
+                && let Some((forker, at)) = truth.get(&child)
             {
                 told.insert(child);
                 let origin = &seen.event["origin"];
@@ -176,9 +176,9 @@ fn workers_that_are_forked_while_the_daemon_starts_are_followed() {
     let truth = program.leaked(workers);
     let mut right = HashSet::new();
     let all = daemon.came(Duration::from_secs(30), |seen| {
-        let child = seen.number("/pid");
-        if let Some((_, at)) = truth.get(&child)
-            && seen.is("zombie")
+        if seen.is("zombie")
+            && let child = seen.number("/pid")
+            && let Some((_, at)) = truth.get(&child)
         {
             let origin = &seen.event["origin"];
             if is_python(origin) {

@@ -23,6 +23,19 @@ impl Cgroup {
         Self { path }
     }
 
+    /// Makes one where the pids controller is: in the root of its v1 hierarchy where it has one, while the processes stay where they
+    /// are in version 2.
+    pub(crate) fn of_pids(name: impl AsRef<OsStr>) -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let found = mounts.lines().find_map(|line| {
+            let (before, after) = line.split_once(" - cgroup ")?;
+            after.split([' ', ',']).any(|word| word == "pids").then(|| before.split(' ').nth(4))?
+        });
+        let path = found.map_or_else(mount, Into::into).join(name.as_ref());
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self { path }
+    }
+
     /// Its folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
