@@ -13,8 +13,8 @@
 //! | a life | | 343 | 944, 2.75 times the empty ones | 1,092, 3.38 times |
 //! | `cgroup_mkdir` | always | | once a cgroup | |
 //! | `exec_origin` | always | | 600 for a program that is known to be no interpreter, 1,100 for one that is known to be one | |
-//! | `fork_python` | follows `fork` in a Python program | | 5,000 for 10 frames, 7,400 for 30, 13,800 for 60 | |
-//! | `fork_native` | follows it in a workload on probation | | 5,400 for 16 KiB of stack | |
+//! | `fork_python` | follows `fork` in a Python program | | 2,900 to 5,000 for 10 frames, 6,500 to 7,400 for 30, 12,600 to 13,800 for 60 | |
+//! | `fork_native` | follows it in a workload on probation | | 4,800 to 5,400 for 16 KiB of stack | |
 //! | `wait` | while a holder is on probation | 70 | 214, 368 for the holder's own | |
 //! | `exec_cmdline` | while a holder is on probation | 54 | 150, 1,383 where a line is taken | |
 //! | `release_fentry` | from the first zombie on | | 1.1 to 1.6 times an empty one at the same function | |
@@ -22,8 +22,8 @@
 //! Since then `free` counts how long the dead stood, which takes it another 20 ns (both objects in turns, on a machine that
 //! did other work: 272 and 290 ns, the median of 15 pairs of 2,000 lives).
 //!
-//! Those that follow `fork` are what `cargo xtask bench origin` prints, net of `fork`; in the same run `fork` took 228 where it looks
-//! for them in vain, 187 without the look, an empty one 63. `exec_origin` is what the kernel counted of 6,000 runs of /bin/true and 300
+//! Those that follow `fork` are what `cargo xtask bench origin` prints, net of `fork`, in two runs; in the later one `fork` took 171 where
+//! it looks for them in vain, 180 without the look, an empty one 61. `exec_origin` is what the kernel counted of 6,000 runs of /bin/true and 300
 //! of Python, one after the other, where `exec` took 160 and 130: they begin with what is not in any cache.
 //!
 //! The last of the table was measured where it exists, on emulated kernels from 5.10 to 7.2, whose nanoseconds say nothing (the test
