@@ -8,6 +8,8 @@ use reaper_ebpf::Group;
 const CROWDED: (usize, usize) = (3, 4);
 /// Little is one part in so many.
 const LITTLE: usize = 8;
+/// So little, as a part of all room, is not worth a look at who still needs it.
+const TRIFLE: usize = 64;
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(super) struct Share {
 pub(super) struct Shares {
     limit: Share,
     all: Share,
+    /// What all had when it was last looked who needs it.
+    needed: Share,
     /// Of those that have any.
     of: HashMap<Group, Share>,
 }
@@ -60,7 +64,7 @@ impl Share {
 
 impl Shares {
     pub(super) fn new(limit: Share) -> Self {
-        Self { limit, all: Share::default(), of: HashMap::new() }
+        Self { limit, all: Share::default(), needed: Share::default(), of: HashMap::new() }
     }
 
     /// What all have together.
@@ -96,9 +100,16 @@ impl Shares {
         }
     }
 
-    /// Whether half of some sort is taken.
-    pub(super) fn are_half_taken(&self) -> bool {
-        self.limit.each().into_iter().zip(self.all.each()).any(|(limit, all)| all > limit / 2)
+    /// What nobody needs has been given back.
+    pub(super) const fn settle(&mut self) {
+        self.needed = self.all;
+    }
+
+    /// Whether it is time to look who still needs what: half of the room is taken, or twice of what was needed the last time. The
+    /// dead are so many that without the second, memory would be taken up to the first whatever is needed.
+    pub(super) fn are_crowded(&self) -> bool {
+        let sorts = self.limit.each().into_iter().zip(self.needed.each()).zip(self.all.each());
+        sorts.into_iter().any(|((limit, needed), all)| all > (needed * 2).max(limit / TRIFLE).min(limit / 2))
     }
 }
 
@@ -142,9 +153,32 @@ mod tests {
         let mut shares = shares();
         let heavy = Share { bytes: 1 << 19, ..Share::default() };
         let group = Group { v2: 1, v1: 0 };
-        assert!(shares.take(group, heavy) && !shares.are_half_taken());
+        assert!(shares.take(group, heavy));
         assert!(!shares.take(group, heavy), "three quarters would be taken");
         assert!(shares.take(group, ONE), "there is room for a light one");
-        assert!(shares.are_half_taken());
+    }
+
+    #[test]
+    fn what_is_taken_is_looked_at_when_it_has_doubled() {
+        let mut shares = Shares::new(Share { children: 6_400, stacks: 64, natives: 64, bytes: 1 << 20 });
+        let take = |shares: &mut Shares, number| {
+            for _ in 0..number {
+                assert!(shares.take(Group { v2: 1, v1: 0 }, ONE));
+            }
+            shares.are_crowded()
+        };
+        assert_eq!((take(&mut shares, 100), take(&mut shares, 1)), (false, true));
+        shares.settle();
+        assert_eq!((take(&mut shares, 101), take(&mut shares, 1)), (false, true));
+        // Nobody needs it any more, and it is to be given back.
+        for _ in 0..203 {
+            shares.give(Group { v2: 1, v1: 0 }, ONE);
+        }
+        shares.settle();
+        assert_eq!((take(&mut shares, 100), take(&mut shares, 1)), (false, true));
+        // However much is needed, there is room left when it is looked.
+        take(&mut shares, 3_000);
+        shares.settle();
+        assert_eq!((take(&mut shares, 99), take(&mut shares, 1)), (false, true));
     }
 }

@@ -134,9 +134,9 @@ impl Store {
         self.children.contains_key(&child)
     }
 
-    /// Whether half of the room is taken: from three quarters on, a workload that has much finds none.
+    /// Whether it is time to forget what nobody needs.
     pub(super) fn is_crowded(&self) -> bool {
-        self.shares.are_half_taken()
+        self.shares.are_crowded()
     }
 
     /// How often there was no room.
@@ -158,6 +158,7 @@ impl Store {
         }
         forget(&mut self.stacks, &mut self.shares);
         forget(&mut self.natives, &mut self.shares);
+        self.shares.settle();
         if self.children.len() < self.children.capacity() / 4 {
             self.children.shrink_to_fit();
             self.stacks.shrink_to_fit();
