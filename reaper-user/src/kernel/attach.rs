@@ -48,6 +48,7 @@ use aya::{
 
 use super::{
     Cmdlines, KernelError, LINGER,
+    pinned_program::PinnedProgram,
     pins::{self, Set},
     skipped::skipped,
 };
@@ -148,7 +149,7 @@ pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Loaded, KernelError> {
 /// What is always attached. The programs are kept for what the kernel counts of them.
 #[derive(Default)]
 pub(super) struct Always {
-    programs: Vec<BtfTracePoint>,
+    programs: Vec<PinnedProgram>,
     links: Vec<PinnedLink>,
 }
 
@@ -183,13 +184,14 @@ impl Always {
             let (at, program_at) = (set.link(name), set.program(name));
             program.pin(&program_at).map_err(|error| pins::refused(&program_at, error))?;
             always.links.push(link.pin(&at).map_err(|error| pins::refused(&at, error))?);
-            always.programs.push(BtfTracePoint::from_pin(&program_at).map_err(refused)?);
+            let pinned = PinnedProgram::open(&program_at);
+            always.programs.push(pinned.map_err(|error| pins::failed(&program_at, "opening it", error))?);
         }
         Ok(always)
     }
 
     /// The programs, where they are pinned.
-    pub(super) fn programs(&self) -> &[BtfTracePoint] {
+    pub(super) fn programs(&self) -> &[PinnedProgram] {
         &self.programs
     }
 
@@ -200,9 +202,11 @@ impl Always {
             let program: &BtfTracePoint = ebpf.program(flavour.name(name))?.try_into().ok()?;
             program.fd().ok()
         });
-        let theirs = self.programs.iter().filter_map(|program| program.fd().ok());
-        let fds: Vec<_> = if self.programs.is_empty() { own.collect() } else { theirs.collect() };
-        fds.into_iter().filter_map(|fd| skipped(fd.as_fd())).sum()
+        if self.programs.is_empty() {
+            own.filter_map(|fd| skipped(fd.as_fd())).sum()
+        } else {
+            self.programs.iter().filter_map(|program| skipped(program.as_fd())).sum()
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod notices;
 mod offsets;
 mod origins;
 mod patch;
+mod pinned_program;
 mod pins;
 mod reap_times;
 mod release;

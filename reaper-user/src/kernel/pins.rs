@@ -27,7 +27,7 @@ use rustix::{
     mount::{MountFlags, mount},
 };
 
-use super::KernelError;
+use super::{KernelError, pinned_program::PinnedProgram};
 use crate::trust::{self, Exposed};
 
 /// Where a BPF file system is mounted by convention.
@@ -202,10 +202,10 @@ impl Set {
     pub(super) fn adopt<'a>(
         &self,
         ours: impl IntoIterator<Item = (&'static str, &'a BtfTracePoint)>,
-    ) -> Option<(Vec<BtfTracePoint>, Vec<PinnedLink>)> {
+    ) -> Option<(Vec<PinnedProgram>, Vec<PinnedLink>)> {
         let (mut programs, mut links) = (Vec::new(), Vec::new());
         for (name, ours) in ours {
-            let theirs = BtfTracePoint::from_pin(self.program(name)).ok()?;
+            let theirs = PinnedProgram::open(&self.program(name)).ok()?;
             if theirs.info().ok()?.tag() != ours.info().ok()?.tag() {
                 return None;
             }
