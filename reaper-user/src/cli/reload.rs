@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use super::log::Switch;
-use crate::config::{Config, ConfigError, Output, Overrides};
+use crate::{
+    config::{Config, ConfigError, Output, Overrides},
+    kernel::{Requirement, Standing, reduced},
+    policy::Rule,
+};
 
 /// The keys that change at once. Every other one is taken at the next start.
 const AT_ONCE: [&str; 9] = [
@@ -36,7 +40,7 @@ impl Reload {
     pub(super) fn read(&mut self) -> bool {
         let Some(file) = &self.file else {
             tracing::info!("SIGHUP: there is no configuration file to read again (--config)");
-            return self.running.rules.iter().any(crate::policy::Rule::acts);
+            return self.running.rules.iter().any(Rule::acts);
         };
         let found = Config::load_trusted(file);
         self.take(found)
@@ -61,10 +65,24 @@ impl Reload {
         self.running.age = wanted.age;
         self.running.log = wanted.log;
         self.running.remedy = wanted.remedy;
+        let acted = self.running.rules.iter().any(Rule::acts);
         self.running.rules = wanted.rules;
+        if !acted {
+            say_what_is_not_held(&self.running.rules);
+        }
         let changed = if changed.is_empty() { "nothing".to_owned() } else { changed.join(", ") };
         tracing::info!(%changed, age = %self.running.age, "the configuration has been read again");
         true
+    }
+}
+
+/// A line for each capability that is not held and that something goes without: for what only remedies need, where there is a rule that
+/// does something.
+pub(super) fn say_what_is_not_held(rules: &[Rule]) {
+    for Requirement { name, purpose, standing, privilege: _ } in reduced(rules.iter().any(Rule::acts)) {
+        if let Standing::Reduced(without) = standing {
+            tracing::warn!("{name} ({purpose}) is {without}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     copying,
     notify::Notifier,
     pid_max,
-    reload::Reload,
+    reload::{Reload, say_what_is_not_held},
     session::{Service, Session},
     start_log,
     writer::Form,
@@ -37,6 +37,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
     let notifier = Notifier::from_environment();
     // What is missing is the first thing that is said, before anything is made.
     demand()?;
+    say_what_is_not_held(&config.rules);
     // Held until everything else has ended.
     let _lock = Lock::take(&directory())?;
     let sizes =

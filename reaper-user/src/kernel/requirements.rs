@@ -10,9 +10,10 @@ use super::{KernelError, btf, lockdown};
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/proc_ns.h#L42>
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_KILL: u32 = 5;
 const CAP_SYS_PTRACE: u32 = 19;
 const CAP_SYS_ADMIN: u32 = 21;
-const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
@@ -77,11 +78,15 @@ pub fn requirements() -> Vec<Requirement> {
     all
 }
 
+/// How many of [`capabilities`] are for whoever only reports; what follows is for remedies.
+const REPORTING: usize = 4;
+
 /// The capabilities. CAP_SYS_ADMIN stands in for the two that were once a part of it, and for no other:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/capability.h> (`bpf_capable`, `perfmon_capable`)
-fn capabilities(effective: u64, proc_hides: bool) -> [Requirement; 4] {
+fn capabilities(effective: u64, proc_hides: bool) -> [Requirement; 6] {
     let held = |numbers: &[u32]| numbers.iter().any(|number| effective & (1 << number) != 0);
     let missing = || Standing::Missing("not held".to_owned());
+    let reduced = |without: &str| Standing::Reduced(format!("not held: {without}"));
     let requirement = |name, purpose, numbers: &[u32], otherwise| Requirement {
         name,
         purpose,
@@ -95,15 +100,43 @@ fn capabilities(effective: u64, proc_hides: bool) -> [Requirement; 4] {
             "CAP_DAC_READ_SEARCH",
             "resolving cgroup ids",
             &[CAP_DAC_READ_SEARCH],
-            Standing::Reduced("not held".to_owned()),
+            reduced("cgroups that are made from now on are only known by what /proc says of them"),
         ),
         requirement(
             "CAP_SYS_PTRACE",
-            "seeing processes in a /proc with hidepid",
+            "reading other processes",
             &[CAP_SYS_PTRACE],
-            if proc_hides { missing() } else { Standing::Met("not needed: /proc hides nobody".to_owned()) },
+            if proc_hides {
+                Standing::Missing("not held, and /proc hides processes (hidepid)".to_owned())
+            } else {
+                reduced("the lines that leak are not told, and remedies touch nobody")
+            },
+        ),
+        requirement(
+            "CAP_KILL",
+            "signals to holders",
+            &[CAP_KILL],
+            reduced("nudge and terminate-holder reach this user's own processes only"),
+        ),
+        requirement(
+            "CAP_SYS_ADMIN",
+            "reading holders' seccomp filters",
+            &[CAP_SYS_ADMIN],
+            reduced("holders under seccomp filters, most containers, are not made to reap"),
         ),
     ]
+}
+
+/// The capabilities without which something works less well, though it works. With `remedies` also those that only remedies
+/// need.
+#[must_use]
+pub fn reduced(remedies: bool) -> Vec<Requirement> {
+    let all = requirements();
+    let counted = if remedies { all.len() } else { REPORTING };
+    let reduces = |requirement: &Requirement| {
+        requirement.privilege && matches!(requirement.standing, Standing::Reduced(_))
+    };
+    all.into_iter().take(counted).filter(reduces).collect()
 }
 
 /// The first requirement that is missing, as an error.
@@ -147,25 +180,39 @@ pub(super) fn btf_bytes() -> Result<Vec<u8>, KernelError> {
 mod tests {
     use super::*;
 
-    fn standings(held: &[u32], proc_hides: bool) -> [Standing; 4] {
+    fn standings(held: &[u32], proc_hides: bool) -> [Standing; 6] {
         let effective = held.iter().fold(0, |all, number| all | 1 << number);
         capabilities(effective, proc_hides).map(|requirement| requirement.standing)
     }
 
     #[test]
     fn cap_sys_admin_implies_the_capabilities_that_were_split_from_it_and_no_other() {
-        let [bpf, perfmon, search, ptrace] = standings(&[CAP_SYS_ADMIN], true);
-        assert!(matches!((bpf, perfmon), (Standing::Met(_), Standing::Met(_))));
+        let [bpf, perfmon, search, ptrace, kill, admin] = standings(&[CAP_SYS_ADMIN], true);
+        assert!([bpf, perfmon, admin].iter().all(|standing| matches!(standing, Standing::Met(_))));
         assert!(matches!((search, ptrace), (Standing::Reduced(_), Standing::Missing(_))));
+        assert!(matches!(kill, Standing::Reduced(_)));
     }
 
     #[test]
-    fn cap_sys_ptrace_is_needed_only_where_proc_hides_processes() {
-        for (held, proc_hides, met) in [(false, false, true), (false, true, false), (true, true, true)] {
+    fn without_cap_sys_ptrace_nothing_works_only_where_proc_hides_processes() {
+        for (held, proc_hides, word) in
+            [(false, false, "reduced"), (false, true, "missing"), (true, true, "met")]
+        {
             let held = if held { &[CAP_SYS_PTRACE][..] } else { &[] };
-            let [bpf, .., ptrace] = standings(held, proc_hides);
-            assert_eq!(matches!(ptrace, Standing::Met(_)), met, "{ptrace:?}");
+            let [bpf, _, _, ptrace, ..] = standings(held, proc_hides);
+            let found = match ptrace {
+                Standing::Met(_) => "met",
+                Standing::Reduced(_) => "reduced",
+                Standing::Missing(_) => "missing",
+            };
+            assert_eq!(found, word);
             assert!(matches!(bpf, Standing::Missing(_)));
         }
+    }
+
+    #[test]
+    fn what_only_remedies_need_comes_last() {
+        let names = capabilities(0, false).map(|requirement| requirement.name);
+        assert_eq!(names[REPORTING..], ["CAP_KILL", "CAP_SYS_ADMIN"]);
     }
 }

@@ -132,6 +132,8 @@ fn check_prints_the_whole_table_with_and_without_privileges() {
         "CAP_PERFMON",
         "CAP_DAC_READ_SEARCH",
         "CAP_SYS_PTRACE",
+        "CAP_KILL",
+        "CAP_SYS_ADMIN",
         "kernel BTF",
         "initial pid namespace",
         "lockdown",
