@@ -9,6 +9,7 @@ mod matrix;
 mod policy;
 mod program;
 mod report;
+mod systemd;
 mod verdict;
 
 use std::{
@@ -48,7 +49,7 @@ const TIMEOUT: u64 = 300;
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
 /// Without arguments: every kernel of the matrix with cgroup v2; the oldest and the newest once more with
-/// lockdown=confidentiality; one with cgroup v1 only and one with both. qemu and the keys of Debian's archive are set up
+/// lockdown=confidentiality; one with cgroup v1 only and one with both; one under systemd, for the deployed unit. qemu and the keys of Debian's archive are set up
 /// first where they are missing, kernels are fetched once, into target/vm. The rest needs no root and changes nothing
 /// outside target/.
 ///
@@ -70,6 +71,9 @@ pub(crate) struct Args {
     /// How cgroups are mounted. [default: v2]
     #[arg(long, value_enum)]
     cgroup: Option<Cgroup>,
+    /// Boot Debian's systemd, and run the integration test `systemd` under it: the deployed unit. Without a kernel named on 6.12.
+    #[arg(long, conflicts_with_all = ["arch", "cgroup", "tests", "pid_max"])]
+    systemd: bool,
     /// Set kernel.pid_max before the tests; the kernel takes 301 or more.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(301..))]
     pid_max: Option<u32>,
@@ -117,7 +121,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
 
 /// Fetches the kernels of the matrix that are not there yet.
 pub(crate) fn fetch_kernels(workspace: &Workspace) -> anyhow::Result<()> {
-    fetch(&Cache::open(workspace, None)?, &matrix::of(&Args::default()), Arch::X86, false).map(drop)
+    let cache = Cache::open(workspace, None)?;
+    fetch(&cache, &matrix::of(&Args::default()), Arch::X86, false)?;
+    cache.systemd(false).map(drop)
 }
 
 /// With what [`crate::setup`] brings for it: boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
@@ -135,7 +141,9 @@ pub(crate) fn boot_all(
     let cache = Cache::open(workspace, args.mirror.clone())?;
     let boots = matrix::of(args);
     let kernels = fetch(&cache, &boots, args.arch, args.refresh)?;
-    let guest = Guest::build(workspace, args.arch, &args.tests, object, deadline)?;
+    let systemd =
+        if boots.iter().any(|boot| boot.systemd) { Some(cache.systemd(args.refresh)?) } else { None };
+    let guest = Guest::build(workspace, args.arch, &args.tests, systemd, object, deadline)?;
     let logs = cache.directory().join("logs");
     if logs.exists() {
         fs::remove_dir_all(&logs)?;
@@ -236,7 +244,13 @@ impl Rig<'_> {
         let harness = if args.tests.is_empty() { harness.to_vec() } else { Vec::new() };
         let test_args: Vec<String> = harness.into_iter().chain(args.test_args.iter().cloned()).collect();
         let timeout = Duration::from_secs(args.timeout.unwrap_or(TIMEOUT));
-        let orders = Orders { cgroup: boot.cgroup, pid_max: args.pid_max, timeout, args: &test_args };
+        let orders = Orders {
+            cgroup: boot.cgroup,
+            systemd: boot.systemd,
+            pid_max: args.pid_max,
+            timeout,
+            args: &test_args,
+        };
         let initramfs = logs.join("initramfs");
         fs::write(&initramfs, guest.initramfs(&orders)?)?;
 

@@ -13,23 +13,26 @@ use anyhow::{Context as _, bail};
 use super::Session;
 use crate::{command, root, workspace::Workspace};
 
-/// The test program that `cargo xtask vm` takes into virtual machines.
-const VM: &str = "vm";
+/// The test programs of other tiers: those that `cargo xtask vm` takes into virtual machines, and the one for what is shipped.
+const OTHERS: [&str; 2] = ["vm", "systemd"];
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;
     // What the source gives is what is tested, where that is not the committed object.
-    let cargo = || workspace.cargo_with(session.rebuilt.as_deref());
+    let mut build = workspace.cargo_with(session.rebuilt.as_deref());
     // And what ships: the release profile.
-    let mut build = cargo();
     build.args(["build", "--locked", "--release", "--package", "reaper-user", "--bins", "--examples"]);
     command::run_until(&mut build, session.deadline)?;
 
-    let mut tests = cargo();
+    run_as_root(session, &targets(&workspace.root().join("reaper-user/tests"))?)
+}
+
+/// Runs these test programs as root, one test at a time.
+pub(super) fn run_as_root(session: &mut Session<'_>, targets: &[String]) -> anyhow::Result<()> {
+    let workspace = session.workspace;
+    let mut tests = workspace.cargo_with(session.rebuilt.as_deref());
     tests.args(["test", "--locked", "--no-fail-fast", "--package", "reaper-user"]);
-    for target in targets(&workspace.root().join("reaper-user/tests"))? {
-        tests.args(["--test", &target]);
-    }
+    tests.args(targets.iter().flat_map(|target| ["--test", target]));
     let variables = variables(workspace, session.full);
     if root::is_root() {
         tests.envs(variables);
@@ -41,8 +44,8 @@ pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     session.run_tests(&mut tests)
 }
 
-/// The test programs in a folder, but the one that is for virtual machines: its kernel may crash. Cargo has a
-/// glob for all and none for all but one.
+/// The test programs in a folder, but those of other tiers. Cargo has a
+/// glob for all and none for all but some.
 fn targets(folder: &Path) -> anyhow::Result<Vec<String>> {
     let cannot_list = || format!("could not list {}", folder.display());
     let mut targets = Vec::new();
@@ -50,7 +53,7 @@ fn targets(folder: &Path) -> anyhow::Result<Vec<String>> {
         let path = entry.with_context(cannot_list)?.path();
         let is_target = path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
         let name = path.file_stem().and_then(OsStr::to_str);
-        targets.extend(name.filter(|name| is_target && *name != VM).map(str::to_owned));
+        targets.extend(name.filter(|name| is_target && !OTHERS.contains(name)).map(str::to_owned));
     }
     if targets.is_empty() {
         bail!("{} holds no live tests", folder.display());
@@ -92,10 +95,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_for_virtual_machines_does_not_run_here() {
+    fn what_is_for_other_tiers_does_not_run_here() {
         let names = targets(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../reaper-user/tests"))).unwrap();
         assert!(names.iter().any(|name| name == "live"), "{names:?}");
-        assert!(!names.iter().any(|name| name == VM), "{names:?}");
+        assert!(!names.iter().any(|name| OTHERS.contains(&name.as_str())), "{names:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER: u32 = 0o020_000;
+const SYMLINK: u32 = 0o120_000;
 
 /// An archive that is being written, in memory.
 pub(crate) struct Archive {
@@ -41,6 +42,12 @@ impl Archive {
     /// Adds a file.
     pub(crate) fn file(&mut self, path: &str, contents: &[u8]) -> Result<()> {
         self.entry(&Header { path, mode: REGULAR | 0o644, links: 1, device: (0, 0), contents })
+    }
+
+    /// Adds a symbolic link.
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> Result<()> {
+        let contents = target.as_bytes();
+        self.entry(&Header { path, mode: SYMLINK | 0o777, links: 1, device: (0, 0), contents })
     }
 
     /// Adds a character device; no privilege is needed to write one into an archive.

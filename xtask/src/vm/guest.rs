@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{arch::Arch, cpio::Archive, policy};
+use super::{arch::Arch, cpio::Archive, policy, systemd};
 use crate::{aarch64, command, workspace::Workspace};
 
 /// The directories of the guest, parents first.
@@ -20,6 +20,9 @@ const DAEMON: &str = "reaper";
 
 /// What runs in the guest where nothing else is given, an integration test of reaper-user.
 const OWN_TEST: &str = "vm";
+
+/// The same where systemd is PID 1.
+const SYSTEMD_TEST: &str = "systemd";
 
 /// The workloads of the tests, examples of reaper-user.
 const EXAMPLES: [&str; 2] = ["churn", "holder"];
@@ -48,6 +51,8 @@ impl Cgroup {
 /// What the init is told.
 pub(crate) struct Orders<'a> {
     pub(crate) cgroup: Cgroup,
+    /// That PID 1 becomes systemd.
+    pub(crate) systemd: bool,
     pub(crate) pid_max: Option<u32>,
     /// For one test program.
     pub(crate) timeout: Duration,
@@ -62,6 +67,15 @@ pub(crate) struct Guest {
     tests: Vec<(String, Vec<u8>)>,
     /// AppArmor's, for the kernel.
     policy: Vec<u8>,
+    systemd: Option<Systemd>,
+}
+
+/// What else is in a guest whose PID 1 becomes systemd.
+struct Systemd {
+    root: PathBuf,
+    /// Of the working tree.
+    workspace: PathBuf,
+    test: (String, Vec<u8>),
 }
 
 impl Guest {
@@ -73,6 +87,7 @@ impl Guest {
         workspace: &Workspace,
         arch: Arch,
         given: &[PathBuf],
+        systemd: Option<PathBuf>,
         object: Option<&Path>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
@@ -83,6 +98,9 @@ impl Guest {
         cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
         if given.is_empty() {
             cargo.args(["--test", OWN_TEST]);
+        }
+        if systemd.is_some() {
+            cargo.args(["--test", SYSTEMD_TEST]);
         }
         let messages = command::output_until(&mut cargo, deadline)?;
         let built = |name: &str| {
@@ -97,12 +115,19 @@ impl Guest {
         } else {
             given.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?
         };
-        Ok(Self { init: built(INIT)?, programs, tests, policy: policy::compile(workspace)? })
+        let systemd = match systemd {
+            Some(root) => {
+                let test = named(&SYSTEMD_TEST)?;
+                Some(Systemd { root, workspace: workspace.root().to_path_buf(), test })
+            }
+            None => None,
+        };
+        Ok(Self { init: built(INIT)?, programs, tests, policy: policy::compile(workspace)?, systemd })
     }
 
     /// The initramfs for one boot.
     pub(crate) fn initramfs(&self, orders: &Orders<'_>) -> Result<Vec<u8>> {
-        let Self { init, programs, tests, policy } = self;
+        let Self { init, programs, tests: _, policy, systemd } = self;
         let mut archive = Archive::new();
         for path in DIRECTORIES {
             archive.directory(path)?;
@@ -114,22 +139,35 @@ impl Guest {
         for (name, program) in programs {
             archive.executable(&format!("bin/{name}"), program)?;
         }
-        for (name, program) in tests {
+        for (name, program) in self.tests_for(orders) {
             archive.executable(&format!("vm/{name}"), program)?;
+        }
+        if let Some(Systemd { root, workspace, test: _ }) = systemd.as_ref().filter(|_| orders.systemd) {
+            systemd::add(&mut archive, root, workspace)?;
         }
         archive.file("vm/apparmor", policy)?;
         archive.file("vm/boot", self.orders(orders).as_bytes())?;
         archive.finish()
     }
 
+    fn tests_for(&self, orders: &Orders<'_>) -> &[(String, Vec<u8>)] {
+        match &self.systemd {
+            Some(Systemd { test, .. }) if orders.systemd => std::slice::from_ref(test),
+            _ => &self.tests,
+        }
+    }
+
     /// `key=value`, each ended by NUL, which no argument can contain.
     fn orders(&self, orders: &Orders<'_>) -> String {
-        let Orders { cgroup, pid_max, timeout, args } = orders;
+        let Orders { cgroup, systemd, pid_max, timeout, args } = orders;
         let mut text = format!("cgroup={}\0timeout={}\0", cgroup.as_str(), timeout.as_secs());
         if let Some(pid_max) = pid_max {
             text += &format!("pid-max={pid_max}\0");
         }
-        for (name, _) in &self.tests {
+        if *systemd {
+            text += "systemd=yes\0";
+        }
+        for (name, _) in self.tests_for(orders) {
             text += &format!("run=/vm/{name}\0");
         }
         for arg in *args {
@@ -139,7 +177,7 @@ impl Guest {
     }
 }
 
-/// A cargo whose subcommand and packages are still to be named.
+/// A cargo that links statically, whose subcommand and packages are still to be named.
 fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
     let mut cargo = match arch {
         Arch::X86 => {
@@ -155,10 +193,14 @@ fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Res
         .envs(object.map(|object| ("REAPER_BPF_OBJECT", object)))
         // With a target named, build scripts and procedural macros are spared the flag, which they cannot bear.
         .env("CARGO_BUILD_TARGET", arch.target())
-        .env("CARGO_TARGET_DIR", workspace.target().join(format!("static{}", arch.suffix())))
+        .env("CARGO_TARGET_DIR", static_folder(workspace, arch))
         // Minutes for every program, and nothing that a kernel could notice.
         .env("CARGO_PROFILE_RELEASE_LTO", "off");
     Ok(cargo)
+}
+
+fn static_folder(workspace: &Workspace, arch: Arch) -> PathBuf {
+    workspace.target().join(format!("static{}", arch.suffix()))
 }
 
 /// Where cargo has put a program: a test's name has a hash in it.
@@ -261,11 +303,17 @@ mod tests {
 
     #[test]
     fn orders_are_separated_so_that_any_argument_survives() {
-        let guest =
-            Guest { init: vec![], programs: vec![], tests: vec![("vm".to_owned(), vec![])], policy: vec![] };
+        let guest = Guest {
+            init: vec![],
+            programs: vec![],
+            tests: vec![("vm".to_owned(), vec![])],
+            policy: vec![],
+            systemd: None,
+        };
         let args = ["a b\nc".to_owned()];
         let orders = Orders {
             cgroup: Cgroup::Both,
+            systemd: false,
             pid_max: Some(400),
             timeout: Duration::from_secs(90),
             args: &args,

@@ -1,7 +1,8 @@
 //! PID 1 of the test VM: mounts what a node has mounted, runs the test programs one after another, reaps orphans as an
 //! init must, says how each ended, and turns the machine off.
 //!
-//! Under any other pid it does nothing, well: the guest has it as /bin/true too.
+//! Where it is told to, it becomes systemd instead, which starts it a second time, with an argument, to run the tests. Under any other pid it
+//! does nothing, well: the guest has it as /bin/true too.
 //!
 //! What it prints goes to a serial port of its own, with the tests' output; the kernel's messages have the first for themselves.
 
@@ -10,6 +11,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     os::fd::AsRawFd as _,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{self, Command, Stdio},
     thread,
@@ -18,11 +20,19 @@ use std::{
 
 /// Written by the task that boots the VM: `key=value`, separated by NUL.
 const BOOT: &str = "/vm/boot";
+/// The argument of who is started to run the tests.
+const SECOND: &str = "tests";
+
+/// What PID 1 becomes, and what that starts.
+const SYSTEMD: &str = "/lib/systemd/systemd";
+const UNIT: &str = "--unit=vm-tests.service";
+
 const TESTS: &str = if cfg!(target_arch = "x86_64") { "/dev/ttyS1" } else { "/dev/ttyS0" };
 
 #[derive(Default)]
 struct Boot {
     cgroup: String,
+    systemd: bool,
     pid_max: Option<String>,
     timeout: Duration,
     programs: Vec<String>,
@@ -30,11 +40,20 @@ struct Boot {
 }
 
 fn main() {
-    if process::id() != 1 {
+    let mounted = if process::id() == 1 {
+        if read_boot().is_ok_and(|boot| boot.systemd) {
+            // It mounts what there is to be mounted itself.
+            let error = Command::new(SYSTEMD).arg(UNIT).env_clear().exec();
+            let _ = writeln!(io::stdout(), "vm: FAILED {SYSTEMD}: {error}");
+            power_off();
+        }
+        lead_session();
+        mount_all()
+    } else if std::env::args().nth(1).is_some_and(|argument| argument == SECOND) {
+        Ok(())
+    } else {
         return;
-    }
-    lead_session();
-    let mounted = mount_all();
+    };
     let result = match OpenOptions::new().read(true).write(true).open(TESTS) {
         Ok(mut out) => {
             let result = mounted.and_then(|()| run(&mut out));
@@ -56,7 +75,9 @@ fn main() {
 
 fn run(out: &mut File) -> Result<(), String> {
     let boot = read_boot()?;
-    mount_cgroups(&boot.cgroup)?;
+    if !boot.systemd {
+        mount_cgroups(&boot.cgroup)?;
+    }
     // WARN() prints at level 4, which the console shows only from here on: the boot's own warnings are not ours.
     write("/proc/sys/kernel/printk", "5")?;
     if let Some(pid_max) = &boot.pid_max {
@@ -78,7 +99,7 @@ fn run_one(program: &str, boot: &Boot, out: &File) -> Result<String, String> {
     let child = Command::new(program)
         .args(&boot.args)
         .env_clear()
-        .envs([("PATH", "/bin"), ("HOME", "/root"), ("RUST_BACKTRACE", "1"), ("LANG", "C.UTF-8")])
+        .envs([("PATH", "/bin:/usr/bin"), ("HOME", "/root"), ("RUST_BACKTRACE", "1"), ("LANG", "C.UTF-8")])
         .stdin(Stdio::null())
         .stdout(copy()?)
         .stderr(copy()?)
@@ -111,6 +132,7 @@ fn read_boot() -> Result<Boot, String> {
     let mut boot = Boot::default();
     for (key, value) in text.split('\0').filter_map(|entry| entry.split_once('=')) {
         match key {
+            "systemd" => boot.systemd = true,
             "cgroup" => value.clone_into(&mut boot.cgroup),
             "pid-max" => boot.pid_max = Some(value.to_owned()),
             "timeout" => {

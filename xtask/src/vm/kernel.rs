@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::arch::Arch;
+use super::{arch::Arch, systemd};
 use crate::{
     command,
     debian::{self, Apt},
@@ -44,6 +44,7 @@ impl Line {
 /// Whether the whole matrix is in the cache.
 pub(crate) fn are_all_there(workspace: &Workspace) -> bool {
     LINES.iter().all(|line| line.image(&directory(workspace), Arch::X86).is_file())
+        && systemd::is_there(workspace)
 }
 
 /// Where all of this task's own things are.
@@ -122,6 +123,18 @@ impl Cache {
             })?;
         }
         Ok(Kernel { name: line.name.to_owned(), image })
+    }
+
+    /// Where systemd is unpacked: from the cache, else fetched.
+    pub(crate) fn systemd(&self, refresh: bool) -> Result<PathBuf> {
+        let root = systemd::root(&self.directory);
+        if refresh || !root.is_dir() {
+            let state = self.directory.join("apt").join(systemd::SUITE);
+            let apt = Apt::of_suite(&state, Arch::X86.debian(), self.mirror.as_deref(), systemd::SUITE)?;
+            apt.update()?;
+            systemd::fetch(&apt, &self.directory).context("could not fetch systemd")?;
+        }
+        Ok(root)
     }
 
     fn fetch(&self, line: Line, arch: Arch, image: &Path) -> Result<()> {

@@ -13,24 +13,36 @@ pub(crate) struct Boot {
     pub(crate) wanted: Wanted,
     pub(crate) lockdown: Option<String>,
     pub(crate) cgroup: Cgroup,
+    /// Under systemd, with the test program that is for it.
+    pub(crate) systemd: bool,
 }
 
 impl Boot {
     /// How it differs from others of the same kernel.
     pub(crate) fn mode(&self) -> String {
-        let Self { wanted: _, lockdown, cgroup } = self;
+        let Self { wanted: _, lockdown, cgroup, systemd } = self;
         let lockdown = lockdown.as_ref().map(|mode| format!(", lockdown {mode}"));
-        format!("cgroup {}{}", cgroup.as_str(), lockdown.unwrap_or_default())
+        let systemd = if *systemd { ", systemd" } else { "" };
+        format!("cgroup {}{}{systemd}", cgroup.as_str(), lockdown.unwrap_or_default())
     }
 }
 
 /// What the arguments ask for, in the order of booting.
 pub(crate) fn of(args: &Args) -> Vec<Boot> {
-    let Args { kernels, lockdown, cgroup, .. } = args;
+    let Args { kernels, lockdown, cgroup, systemd, .. } = args;
     let lines = kernel::LINES.map(Wanted::Line);
-    let plain = |wanted: &Wanted| Boot { wanted: wanted.clone(), lockdown: None, cgroup: Cgroup::V2 };
+    let plain = |wanted: &Wanted| Boot {
+        wanted: wanted.clone(),
+        lockdown: None,
+        cgroup: Cgroup::V2,
+        systemd: *systemd,
+    };
+    // One is as good as the others: what is tested is the unit.
+    if *systemd && kernels.is_empty() {
+        return vec![plain(&lines[2])];
+    }
     if args.arch == Arch::X86 && kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
-        let [oldest, second, _, newest] = &lines;
+        let [oldest, second, third, newest] = &lines;
         let locked = |wanted| Boot { lockdown: Some("confidentiality".to_owned()), ..plain(wanted) };
         let special = [
             locked(oldest),
@@ -38,6 +50,7 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
             // v1 alone is what machines with old kernels have.
             Boot { cgroup: Cgroup::V1, ..plain(oldest) },
             Boot { cgroup: Cgroup::Both, ..plain(second) },
+            Boot { systemd: true, ..plain(third) },
         ];
         return lines.iter().map(plain).chain(special).collect();
     }
@@ -51,6 +64,7 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
         wanted: wanted.clone(),
         lockdown: lockdown.clone(),
         cgroup: cgroup.unwrap_or(Cgroup::V2),
+        systemd: *systemd,
     };
     chosen.iter().map(boot).collect()
 }
@@ -63,8 +77,9 @@ mod tests {
     fn the_whole_matrix_has_lockdown_at_both_ends_and_every_cgroup_layout() {
         let boots = of(&parsed(&[]));
         let modes: Vec<String> = boots.iter().map(Boot::mode).collect();
-        assert_eq!(modes.len(), 8);
+        assert_eq!(modes.len(), 9);
         assert_eq!(modes.iter().filter(|mode| mode.contains("confidentiality")).count(), 2);
+        assert_eq!(modes.iter().filter(|mode| mode.contains("systemd")).count(), 1);
         assert!(modes.contains(&"cgroup v1".to_owned()) && modes.contains(&"cgroup both".to_owned()));
     }
 

@@ -1,0 +1,130 @@
+//! Debian's systemd for the guest: what the deployed unit runs under. Unpacked into target/vm/systemd, never installed.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{cpio::Archive, kernel};
+use crate::{
+    debian::{self, Apt},
+    workspace::Workspace,
+};
+
+/// The suite whose release is the oldest that people run.
+pub(super) const SUITE: &str = "bookworm";
+
+/// It, and what its unit calls (kill).
+const PACKAGES: [&str; 2] = ["systemd", "procps"];
+
+/// What a guest that is to boot in seconds does without.
+const LEFT_OUT: [&str; 6] =
+    ["usr/share", "usr/lib/udev", "lib/udev", "usr/lib/x86_64-linux-gnu/gconv", "var", "usr/include"];
+
+/// Where it is started from.
+const PROGRAM: &str = "lib/systemd/systemd";
+
+/// What the deployed unit is called, and where it and its addition are.
+const UNITS: [(&str, &str); 2] = [
+    ("deploy/systemd/reaper.service", "etc/systemd/system/reaper.service"),
+    ("deploy/systemd/remedies.conf", "vm/remedies.conf"),
+];
+
+/// Runs the tests when the machine is up. The init does it, and turns the machine off.
+const TESTS: &str = "\
+[Unit]
+Description=The tests
+DefaultDependencies=no
+Requires=basic.target
+After=basic.target
+
+[Service]
+Type=oneshot
+ExecStart=/init tests
+TimeoutStartSec=infinity
+";
+
+/// The root that it is unpacked into.
+pub(super) fn root(directory: &Path) -> PathBuf {
+    directory.join("systemd")
+}
+
+/// Whether it is there.
+pub(crate) fn is_there(workspace: &Workspace) -> bool {
+    root(&kernel::directory(workspace)).join(PROGRAM).is_file()
+}
+
+/// Fetches it with all that it depends on, as if nothing were installed.
+pub(super) fn fetch(apt: &Apt, directory: &Path) -> Result<()> {
+    let scratch = directory.join("fetch");
+    debian::emptied(&scratch)?;
+    let mut wanted = BTreeSet::new();
+    for package in PACKAGES {
+        wanted.extend(apt.plan(package)?.installs);
+    }
+    println!("vm: downloading {} of Debian {SUITE} and what they need", PACKAGES.join(" and "));
+    let packages = apt.download(&wanted.into_iter().collect::<Vec<_>>(), &scratch)?;
+    let unpacked = scratch.join("unpacked");
+    fs::create_dir(&unpacked)?;
+    for package in packages {
+        debian::unpack(&package, &unpacked)?;
+    }
+    let target = root(directory);
+    debian::remove(&target)?;
+    // Within one file system: either all of it is there or none.
+    fs::rename(&unpacked, &target).with_context(|| target.display().to_string())?;
+    debian::remove(&scratch)
+}
+
+/// Adds it to an initramfs, with the deployed unit and a unit that runs the tests.
+pub(super) fn add(archive: &mut Archive, root: &Path, workspace: &Path) -> Result<()> {
+    add_directory(archive, root, Path::new(""))?;
+    for directory in ["etc/systemd", "etc/systemd/system", "usr", "usr/bin", "var"] {
+        archive.directory(directory)?;
+    }
+    for (file, place) in UNITS {
+        let file = workspace.join(file);
+        archive.file(place, &fs::read(&file).with_context(|| file.display().to_string())?)?;
+    }
+    archive.file("etc/systemd/system/vm-tests.service", TESTS.as_bytes())?;
+    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
+    // Without one it asks, on the console, about the machine that it finds new.
+    archive.file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n")?;
+    archive.symlink("usr/bin/reaper", "/bin/reaper")
+}
+
+fn add_directory(archive: &mut Archive, root: &Path, below: &Path) -> Result<()> {
+    let directory = root.join(below);
+    let mut entries = fs::read_dir(&directory)
+        .with_context(|| directory.display().to_string())?
+        .collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = below.join(entry.file_name());
+        let name = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+        if LEFT_OUT.contains(&name) {
+            continue;
+        }
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            archive.directory(name)?;
+            add_directory(archive, root, &path)?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path())?;
+            archive.symlink(name, target.to_str().with_context(|| format!("{name}: not UTF-8"))?)?;
+        } else {
+            let contents = fs::read(entry.path()).with_context(|| name.to_owned())?;
+            if entry.metadata()?.permissions().mode() & 0o111 == 0 {
+                archive.file(name, &contents)?;
+            } else {
+                archive.executable(name, &contents)?;
+            }
+        }
+    }
+    Ok(())
+}
