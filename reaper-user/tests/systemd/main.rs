@@ -77,6 +77,8 @@ fn the_unit_reports_a_leak_with_its_capabilities_alone_reloads_and_ends_at_once(
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(property("Result"), "success");
     assert!(Path::new("/sys/fs/bpf/reaper").is_dir(), "what is pinned outlives it");
+    unit.start();
+    unit.says("took over what an earlier daemon has pinned");
 }
 
 #[test]
