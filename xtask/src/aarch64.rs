@@ -68,6 +68,9 @@ pub(crate) fn cargo(workspace: &Workspace, flags: &str) -> Result<Command> {
 /// The cross compiler.
 pub(crate) const LINKER: &str = "aarch64-linux-gnu-gcc";
 
+/// Of the linker's own package, or one that it needs.
+pub(crate) const STRIP: &str = "aarch64-linux-gnu-strip";
+
 /// Whether the standard library is there.
 pub(crate) fn is_there(workspace: &Workspace) -> bool {
     Sysroot::find(workspace).is_ok()

@@ -15,6 +15,7 @@ mod build_ebpf;
 mod command;
 mod compiler;
 mod debian;
+mod dist;
 mod object;
 mod root;
 mod run;
@@ -46,6 +47,7 @@ enum Task {
     Test(test::Args),
     Vm(vm::Args),
     Bench(bench::Args),
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,5 +73,6 @@ fn run_task(task: Task) -> anyhow::Result<()> {
             vm::run(&workspace, &args)
         }
         Task::Bench(args) => bench::run(&workspace, &args),
+        Task::Dist(args) => dist::run(&workspace, &args),
     }
 }

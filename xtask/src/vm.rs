@@ -24,8 +24,13 @@ use std::{
 
 use anyhow::bail;
 
-use self::{
+pub(crate) use self::{
     arch::Arch,
+    guest::{static_cargo, static_target},
+    kernel::are_all_there as has_kernels,
+    program::{APPARMOR_PARSER, Program, QEMU, QEMU_AARCH64},
+};
+use self::{
     boot::{Accelerator, Booted, Machine},
     guest::{Cgroup, Guest, Orders},
     kernel::{Cache, Kernel, Wanted},
@@ -33,10 +38,6 @@ use self::{
     program::Found,
     report::Row,
     verdict::Verdict,
-};
-pub(crate) use self::{
-    kernel::are_all_there as has_kernels,
-    program::{APPARMOR_PARSER, Program, QEMU, QEMU_AARCH64},
 };
 use crate::{command, workspace::Workspace};
 
@@ -49,8 +50,8 @@ const TIMEOUT: u64 = 300;
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
 /// Without arguments: every kernel of the matrix with cgroup v2; the oldest and the newest once more with
-/// lockdown=confidentiality; one with cgroup v1 only and one with both; one under systemd, for the deployed unit. qemu and the keys of Debian's archive are set up
-/// first where they are missing, kernels are fetched once, into target/vm. The rest needs no root and changes nothing
+/// lockdown=confidentiality; one with cgroup v1 only and one with both; one under systemd, for the deployed unit. qemu and
+/// the keys of Debian's archive are set up first where they are missing, kernels are fetched once, into target/vm. The rest needs no root and changes nothing
 /// outside target/.
 ///
 /// Examples: `cargo xtask vm 6.1`, `cargo xtask vm 5.10 7 --lockdown confidentiality`, `cargo xtask vm -- it_attaches`

@@ -4,7 +4,7 @@
 mod needs;
 mod packages;
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, bail};
 
@@ -68,6 +68,7 @@ fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow
             }
             Kind::Component { .. } if need.packages().is_empty() => add_component(need, need.name)?,
             Kind::Mount { kind, at } => mount(kind, at)?,
+            Kind::Pypi { packages } => install_from_pypi(workspace, packages)?,
             Kind::Kernels => vm::fetch_kernels(workspace)?,
             Kind::Aarch64 => aarch64::fetch(workspace)?,
             Kind::Component { .. }
@@ -75,6 +76,7 @@ fn install(workspace: &Workspace, missing: &[&Need], groups: &[Group]) -> anyhow
             | Kind::File { .. }
             | Kind::Compiler { .. }
             | Kind::Llvm { .. }
+            | Kind::Module { .. }
             | Kind::Unpacked { .. } => {}
         }
     }
@@ -115,6 +117,17 @@ fn install_tool(
         cargo.env("LLVM_PREFIX", Llvm::find()?.prefix());
     }
     command::run(&mut cargo)
+}
+
+fn install_from_pypi(workspace: &Workspace, packages: &[&str]) -> anyhow::Result<()> {
+    let record = needs::pypi_record(workspace);
+    let folder = record.parent().context("a record without a folder")?;
+    println!("setup: installing {} into {}", packages.join(" "), folder.display());
+    command::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder))?;
+    let mut pip = Command::new(folder.join("bin/pip"));
+    command::run(pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+    let lines: String = packages.iter().map(|package| format!("{package}\n")).collect();
+    fs::write(&record, lines).with_context(|| record.display().to_string())
 }
 
 fn add_component(need: &Need, component: &str) -> anyhow::Result<()> {

@@ -4,12 +4,13 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 
-use self::Group::{Aarch64, Bench, Kernels, Lint, Live, Object, Vm};
+use self::Group::{Aarch64, Bench, Dist, Kernels, Lint, Live, Object, Vm};
 use crate::{
     aarch64,
     compiler::{self, Compiler, Llvm},
@@ -32,6 +33,8 @@ pub(crate) enum Group {
     Vm,
     /// The kernels that the vm tier boots
     Kernels,
+    /// What is shipped, and its checks
+    Dist,
     /// Virtual machines of aarch64, which no tier boots
     Aarch64,
 }
@@ -39,7 +42,7 @@ pub(crate) enum Group {
 impl Group {
     /// What the tiers need.
     pub(crate) const ALL: &[Self] =
-        &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm, Self::Kernels];
+        &[Self::Object, Self::Lint, Self::Live, Self::Bench, Self::Vm, Self::Kernels, Self::Dist];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -49,6 +52,7 @@ impl Group {
             Self::Bench => "bench",
             Self::Vm => "vm",
             Self::Kernels => "kernels",
+            Self::Dist => "dist",
             Self::Aarch64 => "aarch64",
         }
     }
@@ -82,7 +86,11 @@ pub(crate) enum Kind {
     /// A program whose package is unpacked into target/vm, where that is neither installed nor fits in beside what is, or
     /// where installing it does more than bring the program.
     Unpacked { program: &'static vm::Program, package: &'static str, installs: bool },
-    /// The images of all kernels that are tested on.
+    /// A module of Python's.
+    Module { module: &'static str, package: &'static str },
+    /// Packages from PyPI, in these releases, in the tree's target/tools/python.
+    Pypi { packages: &'static [&'static str] },
+    /// The images of all kernels that are tested on, and the systemd of one machine.
     Kernels,
     /// The standard library for aarch64, of the compiler that builds the BPF object or of the active toolchain.
     Aarch64,
@@ -151,13 +159,18 @@ pub(crate) const NEEDS: &[Need] = &[
         groups: &[Lint],
         kind: Kind::Component { program: "rustfmt", package: "rustfmt-web" },
     },
-    on_path("runc", "runc", "runs the containers whose zombies are watched", &[Live]),
+    on_path("runc", "runc", "runs the containers whose zombies are watched", &[Live, Dist]),
     on_path("containerd", "containerd", "runs pods and says what they are called", &[Live]),
     on_path("ctr", "containerd", "brings an image into it", &[Live]),
-    on_path("podman", "podman", "runs a container and says what it is called", &[Live]),
-    on_path("conmon", "conmon", "watches over that container", &[Live]),
+    on_path(
+        "podman",
+        "podman",
+        "runs a container and says what it is called; builds the image",
+        &[Live, Dist],
+    ),
+    on_path("conmon", "conmon", "watches over that container", &[Live, Dist]),
     on_path("go", "golang-go", "builds the Go program that never waits", &[Live]),
-    on_path("python3", "python3", "runs the Python programs that do not wait, or late", &[Live, Bench]),
+    on_path("python3", "python3", "runs the Python programs that do not wait, or late", &[Live, Bench, Dist]),
     on_path("gcc", "gcc", "builds the C programs of the tests", &[Live]),
     Need {
         name: "libpython",
@@ -187,6 +200,26 @@ pub(crate) const NEEDS: &[Need] = &[
         kind: Kind::File {
             path: "/usr/lib/python3/dist-packages/gunicorn/__init__.py",
             package: "python3-gunicorn",
+        },
+    },
+    on_path("strip", "binutils", "takes out of binaries what only a debugger wants", &[Dist]),
+    on_path("lexgrog", "man-db", "reads man pages as man does", &[Dist]),
+    on_path("bash", "bash", "loads its completions", &[Dist]),
+    on_path("zsh", "zsh", "loads its completions", &[Dist]),
+    on_path("fish", "fish", "loads its completions", &[Dist]),
+    on_path("kubectl", "kubernetes-client", "builds the manifests (of Kubernetes 1.21 or newer)", &[Dist]),
+    Need {
+        name: "Python's venv",
+        why: "for the packages from PyPI",
+        groups: &[Dist],
+        kind: Kind::Module { module: "ensurepip", package: "python3-venv" },
+    },
+    Need {
+        name: "validators",
+        why: "have the schemas of Kubernetes and of CycloneDX",
+        groups: &[Dist],
+        kind: Kind::Pypi {
+            packages: &["kubernetes-validate==1.37.0", "cyclonedx-python-lib[json-validation]==11.12.0"],
         },
     },
     on_path("nm", "binutils", "says where functions are, independently of reaper", &[Live]),
@@ -300,6 +333,8 @@ impl Need {
             }
             Kind::Mount { kind, at } => is_mounted(kind, at)?,
             Kind::Unpacked { program, .. } => program.find(workspace)?.is_some(),
+            Kind::Module { module, .. } => has_module(module),
+            Kind::Pypi { packages } => pypi_has(workspace, packages),
             Kind::Kernels => vm::has_kernels(workspace),
             Kind::Aarch64 => aarch64::is_there(workspace),
         })
@@ -311,6 +346,7 @@ impl Need {
             Kind::Program { package, .. }
             | Kind::File { package, .. }
             | Kind::Llvm { package }
+            | Kind::Module { package, .. }
             | Kind::Unpacked { package, .. } => std::slice::from_ref(package),
             Kind::Component { package, .. } if compiler::is_the_distributions() => {
                 std::slice::from_ref(package)
@@ -319,6 +355,7 @@ impl Need {
             Kind::Tool { .. }
             | Kind::Component { .. }
             | Kind::Mount { .. }
+            | Kind::Pypi { .. }
             | Kind::Kernels
             | Kind::Aarch64 => &[],
         }
@@ -329,6 +366,7 @@ impl Need {
         match self.kind {
             Kind::Tool { version, .. } => format!("{version} from crates.io, into target/tools"),
             Kind::Mount { kind, at } => format!("mount -t {kind} {kind} {at}"),
+            Kind::Pypi { packages } => format!("{} from PyPI, into target/tools", packages.join(" ")),
             Kind::Kernels => "Debian's archive, into target/vm".to_owned(),
             Kind::Aarch64 => "Debian's archive, into target/aarch64, or a target of rustup's".to_owned(),
             Kind::Unpacked { package, installs: false, .. } => format!("Debian: {package}, into target/vm"),
@@ -343,6 +381,22 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn has_module(module: &str) -> bool {
+    let import = format!("import {module}");
+    let mut python = Command::new("python3");
+    python.args(["-c", &import]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
+}
+
+/// What has been installed there is written down when it is complete.
+fn pypi_has(workspace: &Workspace, packages: &[&str]) -> bool {
+    fs::read_to_string(pypi_record(workspace)).is_ok_and(|text| text.lines().eq(packages.iter().copied()))
+}
+
+pub(super) fn pypi_record(workspace: &Workspace) -> PathBuf {
+    workspace.tools().join("python/reaper-packages")
 }
 
 fn is_mounted(kind: &str, at: &str) -> anyhow::Result<bool> {

@@ -14,7 +14,7 @@ use super::Session;
 use crate::{command, root, workspace::Workspace};
 
 /// The test programs of other tiers: those that `cargo xtask vm` takes into virtual machines, and the one for what is shipped.
-const OTHERS: [&str; 2] = ["vm", "systemd"];
+const OTHERS: [&str; 3] = ["vm", "systemd", "dist"];
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every tier in order, each with a fixed time budget. [`tier`] is the table; a tier is a
 //! function that runs commands until its deadline.
 
+mod dist;
 mod failures;
 mod lint;
 mod live;
@@ -26,7 +27,7 @@ const WHOLE: Duration = Duration::from_mins(30);
 /// Runs the tests; CI runs exactly this.
 ///
 /// Tiers: lint (formatting, clippy, aarch64, licences, the object against its source), unit, live (as root, on this kernel), vm
-/// (on other kernels). What is missing is set up first, on nobody's budget. A tier that fails or runs out of time fails
+/// (on other kernels), dist (what is shipped). What is missing is set up first, on nobody's budget. A tier that fails or runs out of time fails
 /// the whole, after the later tiers have run.
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::{Session, lint, live, unit, vm};
+use super::{Session, dist, lint, live, unit, vm};
 use crate::setup::Group;
 
 /// A part of the tests that runs and fails as one.
@@ -18,10 +18,12 @@ pub(crate) enum Tier {
     Live,
     /// On other kernels, in virtual machines
     Vm,
+    /// What is shipped
+    Dist,
 }
 
 impl Tier {
-    pub(super) const ALL: &[Self] = &[Self::Lint, Self::Unit, Self::Live, Self::Vm];
+    pub(super) const ALL: &[Self] = &[Self::Lint, Self::Unit, Self::Live, Self::Vm, Self::Dist];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -29,6 +31,7 @@ impl Tier {
             Self::Unit => "unit",
             Self::Live => "live",
             Self::Vm => "vm",
+            Self::Dist => "dist",
         }
     }
 
@@ -38,6 +41,7 @@ impl Tier {
             Self::Unit => "what needs no kernel",
             Self::Live => "this kernel, as root",
             Self::Vm => "kernels from 5.10 on, in virtual machines",
+            Self::Dist => "what is shipped, and what it is deployed with",
         }
     }
 
@@ -47,6 +51,7 @@ impl Tier {
             Self::Unit => &[],
             Self::Live => &[Group::Live],
             Self::Vm => &[Group::Vm, Group::Kernels],
+            Self::Dist => &[Group::Dist],
         }
     }
 
@@ -60,6 +65,7 @@ impl Tier {
             (Self::Live, false) => 35,
             (Self::Live, true) => 90,
             (Self::Vm, _) => 25,
+            (Self::Dist, _) => 10,
         })
     }
 
@@ -69,6 +75,7 @@ impl Tier {
             Self::Unit => unit::run(session),
             Self::Live => live::run(session),
             Self::Vm => vm::run(session),
+            Self::Dist => dist::run(session),
         }
     }
 }

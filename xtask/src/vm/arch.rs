@@ -25,7 +25,7 @@ impl Arch {
     }
 
     /// The target that the guest's programs are built for.
-    pub(super) const fn target(self) -> &'static str {
+    pub(crate) const fn target(self) -> &'static str {
         match self {
             Self::X86 => "x86_64-unknown-linux-gnu",
             Self::Aarch64 => aarch64::TARGET,

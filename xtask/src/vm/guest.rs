@@ -178,7 +178,7 @@ impl Guest {
 }
 
 /// A cargo that links statically, whose subcommand and packages are still to be named.
-fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
+pub(crate) fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
     let mut cargo = match arch {
         Arch::X86 => {
             let mut cargo = workspace.cargo();
@@ -201,6 +201,11 @@ fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Res
 
 fn static_folder(workspace: &Workspace, arch: Arch) -> PathBuf {
     workspace.target().join(format!("static{}", arch.suffix()))
+}
+
+/// Where [`static_cargo`] puts what it builds for release.
+pub(crate) fn static_target(workspace: &Workspace, arch: Arch) -> PathBuf {
+    static_folder(workspace, arch).join(arch.target()).join("release")
 }
 
 /// Where cargo has put a program: a test's name has a hash in it.
