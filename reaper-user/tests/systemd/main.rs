@@ -13,7 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 use unit::{Leak, Unit, must, property};
+
+/// What the manifests put a daemon under that only reports.
+const PROFILE: &str = include_str!("../../../deploy/kubernetes/seccomp/report-only.json");
 
 /// What the unit holds, by their numbers, and what only remedies need.
 const REPORTING: [(&str, u32); 4] =
@@ -146,4 +151,30 @@ fn with_remedies_it_holds_two_more_and_is_under_no_filter() {
     assert_eq!((status(pid, "CapEff:"), status(pid, "CapBnd:")), (all, all));
     assert_eq!(status(pid, "Seccomp:"), 0, "under one it could not read others'");
     assert!(!unit.journal().contains("not held"), "{}", unit.journal());
+}
+
+#[test]
+#[ignore = "needs a machine of its own: cargo xtask vm"]
+fn the_calls_of_the_manifests_seccomp_profile_are_enough() {
+    let profile: Value = serde_json::from_str(PROFILE).expect("JSON");
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    let (mut allowed, mut others) = (Vec::new(), Vec::new());
+    for entry in profile["syscalls"].as_array().expect("a list") {
+        let names = entry["names"].as_array().expect("a list").iter().filter_map(Value::as_str);
+        if entry["action"] == "SCMP_ACT_ALLOW" { allowed.extend(names) } else { others.extend(names) }
+    }
+    assert_eq!(others, ["clone3"], "said to be not there, so that clone is used");
+    let filter = format!("SystemCallFilter={}", allowed.join(" "));
+    // Nothing of the unit's own list.
+    let unit =
+        Unit::configured(CONFIGURATION, &["SystemCallFilter=", &filter, "SystemCallFilter=~clone3:ENOSYS"]);
+    unit.start();
+    assert_eq!(status(unit.pid(), "Seccomp:"), 2, "a filter");
+    let leak = Leak::start("profiled");
+    assert_eq!(unit.zombie_of(&leak)["workload"]["unit"], "profiled.service");
+    leak.end();
+    unit.until("its release", || unit.journal().contains("\"event\":\"released\""));
+    assert!(!unit.journal().contains("not permitted"), "{}", unit.journal());
+    must("systemctl", &["stop", "reaper"]);
+    assert_eq!(property("Result"), "success");
 }
