@@ -6,6 +6,7 @@
 )]
 
 mod capabilities;
+mod container;
 mod files;
 mod manifests;
 
