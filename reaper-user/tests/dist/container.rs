@@ -168,14 +168,31 @@ impl Drop for Container {
     }
 }
 
-/// An empty cgroup in each hierarchy.
+/// In each hierarchy, with what podman has left below it. Its monitor may take a moment to leave its own.
 fn remove_cgroups() {
-    let Ok(mounts) = fs::read_to_string("/proc/self/mounts") else { return };
-    for place in
-        mounts.lines().filter(|line| line.contains(" cgroup")).filter_map(|line| line.split(' ').nth(1))
-    {
-        let _ = fs::remove_dir(Path::new(place).join(PARENT));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let cgroups = mounts.lines().filter(|line| line.contains(" - cgroup"));
+    for mount in cgroups.filter_map(|line| line.split(' ').nth(4)) {
+        let cgroup = Path::new(mount).join(PARENT);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while cgroup.exists() && !remove(&cgroup) {
+            if Instant::now() > deadline {
+                // A panic in a panic would hide the first.
+                assert!(thread::panicking(), "could not remove {}", cgroup.display());
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
+}
+
+fn remove(cgroup: &Path) -> bool {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    fs::remove_dir(cgroup).is_ok()
 }
 
 fn arguments(container: &Value) -> Vec<String> {
