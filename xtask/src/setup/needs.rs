@@ -207,7 +207,12 @@ pub(crate) const NEEDS: &[Need] = &[
     on_path("bash", "bash", "loads its completions", &[Dist]),
     on_path("zsh", "zsh", "loads its completions", &[Dist]),
     on_path("fish", "fish", "loads its completions", &[Dist]),
-    on_path("kubectl", "kubernetes-client", "builds the manifests (of Kubernetes 1.21 or newer)", &[Dist]),
+    on_path(
+        "kubectl",
+        "kubernetes-client",
+        "builds the manifests (of Kubernetes 1.22 or newer; Debian 12 has an older one)",
+        &[Dist],
+    ),
     Need {
         name: "Python's venv",
         why: "for the packages from PyPI",
