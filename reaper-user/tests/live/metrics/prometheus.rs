@@ -139,6 +139,57 @@ impl Drop for Prometheus {
     }
 }
 
+/// Each panel's queries of the deployed dashboard, with what Grafana would put in the place of its variables.
+fn queries() -> Vec<(String, String)> {
+    let dashboard = deployed().join("../grafana/reaper.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(dashboard).unwrap()).unwrap();
+    let mut queries = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap();
+            let query = query
+                .replace("$instance", ".*")
+                .replace("$__rate_interval", "10s")
+                .replace("$__range", "30s");
+            assert!(!query.contains('$'), "{query}");
+            queries.push((panel["title"].as_str().unwrap().to_owned(), query));
+        }
+    }
+    assert!(queries.len() > 15, "{queries:?}");
+    queries
+}
+
+#[test]
+fn every_query_of_the_dashboard_has_data_while_there_is_a_leak() {
+    let _machine = machine();
+    let daemon = Daemon::run(&[&["--age", "500ms"], &ANY[..]].concat());
+    let prometheus = Prometheus::start(&address(&daemon));
+    let unit = Unit::new("shown");
+    let mut holder = unit.start(HOLD, &[""; 3]);
+    holder.wait();
+    // Children that are waited for, late: the times of the others.
+    let mut late = unit.start(super::LATE, &["200"]);
+    late.wait();
+    late.go_on();
+    late.wait();
+    let standing = format!("sum(reaper_zombies_standing{{workload=\"{}\"}})", unit.name);
+    prometheus.until(&standing, |standing| standing == 3.0);
+    for (panel, query) in queries() {
+        // How many lines it draws. A quantile of what did not happen in the last seconds is no number, but it is data.
+        let count = format!("count({query})");
+        let deadline = Instant::now() + PATIENCE;
+        while prometheus.value(&count).is_none() {
+            assert!(Instant::now() < deadline, "{panel}: no data for {query}\n{}", prometheus.log());
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+    let (panel, query) = &queries()[0];
+    assert!(prometheus.value(query).is_some_and(|all| all >= 3.0), "{panel}");
+    holder.end();
+    late.end();
+    daemon.end();
+}
+
 #[test]
 fn prometheus_scrapes_the_daemon_and_its_rules_fire_and_resolve_on_a_real_leak() {
     let _machine = machine();
