@@ -88,8 +88,11 @@ impl Place {
     /// a layout is never shorter than what it replaces ([`Self::check`]).
     #[must_use]
     pub fn may_be_in_use_at(&self, stack: u64) -> bool {
-        stack >= self.stack.start
-            && matches!(self.left(), Some((pages, true)) if stack < self.at() + pages * PAGE)
+        self.is_in_use_at(self.left(), stack)
+    }
+
+    const fn is_in_use_at(&self, left: Option<(u64, bool)>, stack: u64) -> bool {
+        stack >= self.stack.start && matches!(left, Some((pages, true)) if stack < self.at() + pages * PAGE)
     }
 
     /// Whether a stack pointer is where frames may lie, or handlers that run on them. Only the main thread's may be there for another
@@ -113,7 +116,7 @@ impl Place {
             MainStack::Ended => None,
         };
         if let Some((stack, above)) = pointer.filter(|(stack, _)| is_on_it(*stack)) {
-            if self.may_be_in_use_at(stack) {
+            if self.is_in_use_at(left, stack) {
                 return Err(NoPlace::Unwinding);
             }
             if stack < end + above {
@@ -126,15 +129,9 @@ impl Place {
         }
         // It is on a stack of its own making, or gone, or may wake up and go as deep as it has been before: only pages that nobody
         // has used are free.
-        if left.is_none() && self.is_there(self.at())? {
+        let behind = self.are_there(self.at() + ours, (bytes - ours).div_ceil(PAGE))?;
+        if behind.contains(&true) {
             return Err(NoPlace::NoRoom("the end of its main stack has been used"));
-        }
-        let mut page = self.at() + ours;
-        while page < end {
-            if self.is_there(page)? {
-                return Err(NoPlace::NoRoom("the end of its main stack has been used"));
-            }
-            page += PAGE;
         }
         Ok(bytes)
     }
@@ -143,14 +140,15 @@ impl Place {
     #[must_use]
     pub fn left(&self) -> Option<(u64, bool)> {
         // Reading a page that is not there would bring one into being.
-        let is_there = |page| self.is_there(self.at() + page * PAGE).unwrap_or(false);
-        if !is_there(0) {
+        let there = self.are_there(self.at(), layout::MOST_PAGES).ok()?;
+        if there.first() != Some(&true) {
             return None;
         }
         let mut header = [0; 64];
         self.memory.read(self.at(), &mut header).ok()?;
         let pages = layout::claimed(&header, self.start)?;
-        if !(1..pages).all(is_there) {
+        let pages_there = there.iter().take_while(|is_there| **is_there).count();
+        if (pages_there as u64) < pages {
             return None;
         }
         let mut bytes = vec![0; usize::try_from(pages * PAGE).ok()?];
@@ -158,14 +156,14 @@ impl Place {
         layout::left(&bytes, self.start)
     }
 
-    /// Whether a page has ever been used: it is in memory, or was swapped out.
+    /// Which of so many pages have ever been used: they are in memory, or were swapped out.
     /// <https://docs.kernel.org/admin-guide/mm/pagemap.html>
-    fn is_there(&self, address: u64) -> Result<bool, NoPlace> {
-        let mut entry = [0; 8];
+    fn are_there(&self, address: u64, pages: u64) -> Result<Vec<bool>, NoPlace> {
+        let mut entries = vec![[0; 8]; usize::try_from(pages).unwrap_or(0)];
         self.pages
-            .read_exact_at(&mut entry, address / PAGE * 8)
+            .read_exact_at(entries.as_flattened_mut(), address / PAGE * 8)
             .map_err(|_| NoPlace::NoRoom("the kernel does not say which pages of its stack are used"))?;
-        Ok(u64::from_le_bytes(entry) >> 62 != 0)
+        Ok(entries.into_iter().map(|entry| u64::from_le_bytes(entry) >> 62 != 0).collect())
     }
 }
 

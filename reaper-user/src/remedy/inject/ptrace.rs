@@ -309,6 +309,29 @@ pub fn read(pid: u32, address: u64, into: &mut [u8]) -> Result<(), Errno> {
     }
 }
 
+/// The same from several places at once: as much as each piece has room for.
+pub fn read_pieces(pid: u32, pieces: &mut [(u64, Vec<u8>)]) -> Result<(), Errno> {
+    let place = |address: u64| usize::try_from(address).unwrap_or(usize::MAX);
+    let foreign: Vec<_> = pieces
+        .iter()
+        .map(|(address, piece)| libc::iovec {
+            iov_base: std::ptr::without_provenance_mut(place(*address)),
+            iov_len: piece.len(),
+        })
+        .collect();
+    let mut own: Vec<_> = pieces.iter_mut().map(|(_, piece)| IoSliceMut::new(piece)).collect();
+    let wanted: usize = foreign.iter().map(|piece| piece.iov_len).sum();
+    let (pid, number) = (pid.try_into().unwrap_or(libc::pid_t::MAX), own.len() as libc::c_ulong);
+    // SAFETY: as in `read`, with as many pieces on either side, of the same lengths.
+    let done =
+        unsafe { libc::process_vm_readv(pid, own.as_mut_ptr().cast(), number, foreign.as_ptr(), number, 0) };
+    match usize::try_from(done) {
+        Ok(done) if done == wanted => Ok(()),
+        Ok(_) => Err(Errno::FAULT),
+        Err(_) => Err(last()),
+    }
+}
+
 /// Whether two processes have one memory: the one is a child of the other's that has not executed a program of its own yet
 /// (vfork). False where the kernel cannot be asked.
 pub fn share_memory(one: u32, other: u32) -> bool {

@@ -130,16 +130,17 @@ impl Thread {
     /// What seccomp does to its calls. `None` where that cannot be read.
     #[must_use]
     pub fn seccomp(&self) -> Option<Seccomp> {
-        let mut text = Vec::new();
+        // One read, nearly always: the thread may stand meanwhile.
+        let mut text = vec![0; 4096];
+        let length = self.status.read_at(&mut text, 0).ok()?;
+        text.truncate(length);
+        if let Some(seccomp) = parse_seccomp(&text) {
+            return Some(seccomp);
+        }
+        text.clear();
         (&self.status).rewind().ok()?;
         (&self.status).take(STATUS_BYTES).read_to_end(&mut text).ok()?;
-        let text = String::from_utf8_lossy(&text);
-        match text.lines().find_map(|line| line.strip_prefix("Seccomp:"))?.trim() {
-            "0" => Some(Seccomp::Off),
-            "1" => Some(Seccomp::Strict),
-            "2" => Some(Seccomp::Filters),
-            _ => None,
-        }
+        parse_seccomp(&text)
     }
 
     /// What it is good for now. `None` where it cannot be stopped: it has ended, or waits in the kernel for what does not end for a
@@ -200,6 +201,17 @@ fn read(file: &File) -> Option<Vec<u8>> {
     Some(text)
 }
 
+/// The line of `status` that says it, where it is among these bytes as a whole.
+fn parse_seccomp(status: &[u8]) -> Option<Seccomp> {
+    let mut lines = status.split_inclusive(|byte| *byte == b'\n');
+    match lines.find_map(|line| line.strip_prefix(b"Seccomp:"))?.strip_suffix(b"\n")?.trim_ascii() {
+        b"0" => Some(Seccomp::Off),
+        b"1" => Some(Seccomp::Strict),
+        b"2" => Some(Seccomp::Filters),
+        _ => None,
+    }
+}
+
 /// `running`, or a call's number, its arguments, the stack pointer and the instruction pointer; -1 where it is in no call.
 /// <https://docs.kernel.org/filesystems/proc.html>
 fn parse_place(text: &[u8]) -> Option<Place> {
@@ -237,6 +249,18 @@ mod tests {
         for odd in [&b""[..], b"7 0x1", b"seven 0x1", b"7 1 2 3 4 5 6 7 8"] {
             assert_eq!(parse_place(odd), None);
         }
+    }
+
+    #[test]
+    fn a_line_about_seccomp_is_told_when_all_of_it_is_there() {
+        let status = b"Name:\tSeccomp:\nNoNewPrivs:\t0\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        assert_eq!(parse_seccomp(status), Some(Seccomp::Filters));
+        let end = status.windows(4).position(|bytes| bytes == b"2\nSe").unwrap();
+        for length in [0, 20, end, end + 1] {
+            assert_eq!(parse_seccomp(&status[..length]), None, "{length}");
+        }
+        assert_eq!(parse_seccomp(b"Seccomp:\t0\n"), Some(Seccomp::Off));
+        assert_eq!(parse_seccomp(b"Seccomp:\t1\n"), Some(Seccomp::Strict));
     }
 
     #[test]

@@ -28,9 +28,19 @@ impl Attempt<'_> {
         if !of_stack.is_some_and(|mapping| mapping.start == stack.start && mapping.is_private_memory()) {
             return Err(Outcome::Elsewhere("no-room", "its main stack has changed".to_owned()));
         }
-        for (address, alternatives) in code.wanted() {
-            let executable = maps.at(address).is_some_and(|mapping| mapping.is_executable());
-            if !executable || !alternatives.iter().any(|bytes| is_there(tid, address, bytes)) {
+        let wanted: Vec<_> = code.wanted().collect();
+        let mut there = Vec::with_capacity(wanted.len());
+        for (address, alternatives) in &wanted {
+            let mapping = maps.at(*address).filter(|mapping| mapping.is_executable());
+            let end = mapping.ok_or_else(no_instruction)?.end;
+            let longest = alternatives.iter().map(|bytes| bytes.len()).max().unwrap_or(0);
+            // What is wanted may be the last of its mapping, and shorter.
+            let length = usize::try_from(end - address).map_or(longest, |left| left.min(longest));
+            there.push((*address, vec![0; length]));
+        }
+        ptrace::read_pieces(tid, &mut there).map_err(|_| no_instruction())?;
+        for ((_, alternatives), (_, there)) in wanted.iter().zip(&there) {
+            if !alternatives.iter().any(|bytes| there.starts_with(bytes)) {
                 return Err(no_instruction());
             }
         }

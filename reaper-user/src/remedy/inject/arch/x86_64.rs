@@ -1,5 +1,7 @@
 //! `x86_64`.
 
+use std::sync::LazyLock;
+
 use super::{Blocked, Extra};
 
 /// General registers of a thread, as ptrace shows them.
@@ -283,11 +285,19 @@ pub fn frame(registers: &Registers, mask: u64, returns_to: u64, vectors_at: u64)
 /// XSAVE image: a frame with less would lose registers.
 #[must_use]
 pub fn vectors_in_frame(image: Vec<u8>) -> Option<Vec<u8>> {
-    // Where the processor has the tiles of AMX in the image: the last of all, 8 KiB.
-    // <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/kernel/fpu/xstate.c> (`XFEATURE_XTILE_DATA`)
+    marked(image, *TILE_DATA_AT)
+}
+
+/// Where the processor has the tiles of AMX in the image: the last of all, 8 KiB.
+/// <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/kernel/fpu/xstate.c> (`XFEATURE_XTILE_DATA`)
+static TILE_DATA_AT: LazyLock<usize> = LazyLock::new(|| {
     let tile_data = std::arch::x86_64::__cpuid_count(0xd, 18);
-    let at = if tile_data.eax == 0 { usize::MAX } else { usize::try_from(tile_data.ebx).ok()? };
-    marked(image, at)
+    if tile_data.eax == 0 { usize::MAX } else { usize::try_from(tile_data.ebx).unwrap_or(usize::MAX) }
+});
+
+/// Asks the processor what has to be known of it while a thread stands: a hypervisor takes microseconds to answer.
+pub fn learn() {
+    LazyLock::force(&TILE_DATA_AT);
 }
 
 fn marked(mut image: Vec<u8>, tile_data_at: usize) -> Option<Vec<u8>> {
