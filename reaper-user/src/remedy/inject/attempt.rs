@@ -11,9 +11,10 @@ use rustix::io::Errno;
 
 use super::{
     arch::{self, Blocked},
+    calls,
     layout::{self, Layout},
     maps::Maps,
-    order::{Answer, Order},
+    order::{Answer, Fate, Order},
     outcome::{
         Outcome, another_architecture, broken_before, gone, kernel, no_instruction, refused_place, strict,
         tracer, unreadable_filters,
@@ -261,11 +262,13 @@ impl Attempt<'_> {
         }
         // From here on the tracer may die at any moment.
         let done = match step {
-            Step::Reap { numbers, held, .. } if chained => self.chain(puppet, layout, numbers, held),
+            Step::Reap { numbers, held, .. } if chained => {
+                self.chain(puppet, layout, numbers, held).map(|()| Vec::new())
+            }
             Step::Reap { numbers, held, .. } => self.step(puppet, layout, numbers, held),
             Step::Autoreap(wanted) => self.autoreap(puppet, layout, *wanted),
         };
-        let (broken, fates) = match done {
+        let (broken, mut fates) = match done {
             Ok(fates) => (None, fates),
             Err((broken, fates)) => (Some(broken), fates),
         };
@@ -292,6 +295,12 @@ impl Attempt<'_> {
         let back = puppet.leave_after(signal, orderly, || {
             let _gone = memory.write(in_use, &layout::DONE.to_le_bytes());
         });
+        // Not before: the thread does not stand still for it.
+        if let (None, Step::Reap { held, .. }) = (broken, step)
+            && chained
+        {
+            fates = calls::fates(held, Fate::Failed(0));
+        }
         match broken {
             _ if !back => Outcome::Partly(fates, "failed", format!("thread {tid} could not be put back")),
             Some(Broken::Stuck) => {

@@ -40,35 +40,20 @@ impl Attempt<'_> {
         Ok(fates)
     }
 
+    /// What came of each is to be told when the thread has been let go ([`fates`]); what an error says has been looked at.
     pub(super) fn chain(
         &self,
         puppet: &mut Puppet,
         layout: &Layout,
         numbers: &[u32],
         held: &[&OwnedFd],
-    ) -> Result<Vec<Fate>, (Broken, Vec<Fate>)> {
-        let first = numbers.first().copied().unwrap_or_default();
-        let arguments = [u64::from(first), 0, WITHOUT_BLOCKING, 0, layout.hold(), 0];
-        let ran = puppet
+    ) -> Result<(), (Broken, Vec<Fate>)> {
+        let (Some(first), Some(last)) = (numbers.first(), held.last()) else { return Ok(()) };
+        let arguments = [u64::from(*first), 0, WITHOUT_BLOCKING, 0, layout.hold(), 0];
+        puppet
             .put(layout, &self.order.code, libc::SYS_wait4, arguments)
-            .and_then(|()| chain::run(puppet, layout, numbers.len()));
-        // What each call returned nobody has seen: whose number is free has been waited for.
-        let fates = || {
-            held.iter()
-                .map(|held| if ptrace::is_unwaited(held.as_fd()) { Fate::Untouched } else { Fate::Reaped })
-                .collect()
-        };
-        match ran {
-            Ok(()) => {
-                let all: Vec<Fate> = fates();
-                // All calls were made: one that is there still will not be taken by another round.
-                Ok(all
-                    .into_iter()
-                    .map(|fate| if fate == Fate::Untouched { Fate::Failed(0) } else { fate })
-                    .collect())
-            }
-            Err(broken) => Err((broken, fates())),
-        }
+            .and_then(|()| chain::run(puppet, layout, numbers.len(), last.as_fd()))
+            .map_err(|broken| (broken, fates(held, Fate::Untouched)))
     }
 
     /// Reads what the holder does at SIGCHLD, and sets it again with or without the flag.
@@ -116,6 +101,13 @@ impl Attempt<'_> {
         }
         Ok(vec![Fate::Reaped])
     }
+}
+
+/// What came of a chain. What each call of it returned nobody has seen: whose number is free has been waited for. `unwaited` is what the
+/// others are: where all calls were made, another round will not take them either.
+pub(super) fn fates(held: &[&OwnedFd], unwaited: Fate) -> Vec<Fate> {
+    let fate = |held: &&OwnedFd| if ptrace::is_unwaited(held.as_fd()) { unwaited } else { Fate::Reaped };
+    held.iter().map(fate).collect()
 }
 
 /// What a wait returned.

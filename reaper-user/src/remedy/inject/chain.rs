@@ -1,34 +1,50 @@
 //! A chain of calls: the holder makes them one after the other on its own, without its tracer, and then waits for it.
 
 use std::{
+    os::fd::BorrowedFd,
     thread,
     time::{Duration, Instant},
 };
 
 use super::{
-    arch,
     layout::Layout,
     ptrace::{self, Stop},
     puppet::{Broken, Puppet, broken_by},
 };
 
-/// What a call without work takes, about: after so long it is looked whether all have been made.
-const CALL: Duration = Duration::from_micros(3);
+/// What a call takes, at most on a machine that does nothing else: after so long it is looked whether all have been made, where the
+/// kernel has not told.
+const CALL: Duration = Duration::from_micros(8);
 
 /// And what it takes to get there.
-const BEGINNING: Duration = Duration::from_micros(10);
+const BEGINNING: Duration = Duration::from_micros(20);
 
 /// How long a chain may take in all. It is longer on a machine that has no processor for it.
 const TAKES: Duration = Duration::from_millis(250);
 
-/// Runs the chain that has been put into the thread. It stands again, at its end, or as the error says.
-pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), Broken> {
+/// Runs the chain that has been put into the thread, whose last wait is for `last`. It stands again, with all waits made, or as the
+/// error says.
+///
+/// That the last zombie is gone wakes this process up. Where both are on one processor, it comes to run on the thread's way out of
+/// that wait or when the thread rests: one look is enough, nearly always.
+pub(super) fn run(
+    puppet: &Puppet,
+    layout: &Layout,
+    calls: usize,
+    last: BorrowedFd<'_>,
+) -> Result<(), Broken> {
     let tid = puppet.tid;
     let deadline = Instant::now() + TAKES;
     let mut pause = BEGINNING + CALL * u32::try_from(calls).unwrap_or(u32::MAX);
+    let mut told = false;
     ptrace::resume(tid, 0)?;
     loop {
-        thread::sleep(pause);
+        if told {
+            // Another of its threads has waited for the last one: this one is to come to its own waits.
+            thread::sleep(pause);
+        } else {
+            told = ptrace::await_release(last, pause);
+        }
         // Again and again, ever sooner: it cannot take much longer.
         pause = (pause / 2).max(BEGINNING);
         ptrace::interrupt(tid)?;
@@ -59,7 +75,8 @@ pub(super) fn run(puppet: &Puppet, layout: &Layout, calls: usize) -> Result<(), 
             let _gone = ptrace::detach(tid, 0);
             return Err(Broken::Left);
         }
-        if registers.stack() == layout.end && registers.call() == Some(arch::HOLD.unsigned_abs()) {
+        let (stack, call) = (registers.stack(), registers.call());
+        if layout.has_waited(stack, call == Some(libc::SYS_wait4.unsigned_abs())) {
             return Ok(());
         }
         if Instant::now() > deadline {

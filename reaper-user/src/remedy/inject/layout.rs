@@ -22,6 +22,9 @@ pub const PAGE: u64 = 4096;
 /// Where a chain waits for the tracer: a moment later it falls through into the frame.
 const HOLD_MICROSECONDS: u64 = 20_000;
 
+/// Bytes of the words in a chain that make it wait so: as many as any call of it has.
+const HOLD_BYTES: u64 = 5 * 8;
+
 /// Pages that are written at most.
 pub const MOST_PAGES: u64 = 16;
 
@@ -127,6 +130,14 @@ impl Layout {
             let sum = checksum(&self.bytes);
             put(&mut self.bytes, 24, sum);
         }
+    }
+
+    /// Whether a thread with this stack pointer has made all waits of the chain. `in_wait`: it stands behind one of them.
+    #[must_use]
+    pub const fn has_waited(&self, stack: u64, in_wait: bool) -> bool {
+        // Behind the last of them the stack pointer is where the words for what it waits for its tracer with are.
+        let last = self.end - HOLD_BYTES;
+        stack <= self.end && (stack > last || stack == last && in_wait)
     }
 
     /// Where the time is that a chain waits for the tracer.
@@ -248,6 +259,12 @@ mod tests {
         assert_eq!(words(&layout)[..15], expected.concat());
         assert_eq!((layout.end, words(&layout)[15]), (layout.stack + 15 * 8, 0x516));
         assert_eq!(word(&layout.bytes, layout.hold() - layout.at + 8), Some(20_000));
+        // Before the last wait, in it or behind it; at any word for select; in it; in the frame.
+        let last = layout.stack + 10 * 8;
+        assert!(!layout.has_waited(last - 8, true) && !layout.has_waited(last, false));
+        assert!(layout.has_waited(last, true));
+        assert!((1..=5).all(|word| layout.has_waited(last + word * 8, false)));
+        assert!(!layout.has_waited(layout.end + 8, false) && !layout.has_waited(layout.end + 8, true));
         let many: Vec<u32> = (0..500).collect();
         let layout = chain(0x7000, 9, &CODE, &context(), &many).unwrap();
         assert!(layout.bytes.len() as u64 <= needed(832, 500));

@@ -269,16 +269,20 @@ fn look(tid: u32) -> Result<Option<Stop>, Errno> {
 }
 
 fn await_signal(left: Duration) {
-    let timeout = libc::timespec {
-        tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-        tv_nsec: left.subsec_nanos().into(),
-    };
+    let timeout = timespec(left);
     // SAFETY: reads the set and the time, and is told to write nothing. That it found nothing in time is looked at by the caller.
     unsafe {
         let mut set = MaybeUninit::uninit();
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
         libc::sigtimedwait(set.as_ptr(), std::ptr::null_mut(), &raw const timeout);
+    }
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: duration.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
     }
 }
 
@@ -290,6 +294,18 @@ pub fn is_unwaited(process: BorrowedFd<'_>) -> bool {
     };
     // That it may not be signalled says that it is there.
     done == 0 || last() != Errno::SRCH
+}
+
+/// Waits until somebody has waited for the process that this descriptor is of, or for so long. True where that was so: the kernel
+/// tells it since 6.9, an older one lets the time pass.
+/// <https://elixir.bootlin.com/linux/v6.12/source/kernel/pid.c> (`__change_pid`), `pidfd_poll` in kernel/fork.c
+pub fn await_release(process: BorrowedFd<'_>, at_most: Duration) -> bool {
+    // No event is asked for: that it has died was so before. Its release is told in any case, as a hang-up.
+    let mut awaited = libc::pollfd { fd: process.as_raw_fd(), events: 0, revents: 0 };
+    let timeout = timespec(at_most);
+    // SAFETY: reads and writes one pollfd, and reads the time.
+    let told = unsafe { libc::ppoll(&raw mut awaited, 1, &raw const timeout, std::ptr::null()) };
+    told == 1 && awaited.revents & libc::POLLHUP != 0
 }
 
 /// Reads the memory that a process has now, from one place. What is written goes through [`super::memory`].
