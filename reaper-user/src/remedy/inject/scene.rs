@@ -74,6 +74,11 @@ impl Scene {
         }
     }
 
+    /// Wherever it may: what is done between two stops is not to keep the holder from its processor.
+    pub(super) fn run_anywhere(&self) {
+        let _as_it_is = sched_setaffinity(None, &self.cpus);
+    }
+
     /// Waits until nobody uses what an earlier tracer left when it died.
     pub(super) fn let_unwind(&self) -> Result<(), Answer> {
         let in_use = matches!(self.place.left(), Some((_, true)));
