@@ -4,6 +4,8 @@
 //! `careless HOLDER THREAD HOW` makes the thread, which rests in a call, make another one, and
 //!
 //! - `dies`: is killed before it puts the registers back. That is as it should be: the thread falls back into its frame.
+//! - `dies-signalling NUMBER`: the same, having sent a signal. That is as it should be: it is handled when the frame is left.
+//! - `dies-signalling-unmasked NUMBER`: the same, having given the thread its own signal mask back before.
 //! - `dies-without-frame`: the same, having laid no frame.
 //! - `dies-with-legacy-image`: the same with a frame whose image of the vector registers is the 512 bytes from before AVX.
 //! - `signals NUMBER`: sends a signal meanwhile, and puts everything back. That is as it should be.
@@ -59,6 +61,8 @@ fn main() -> Result<()> {
     ptrace::expect_stops();
     match *how {
         ["dies"] => careless.dies(true, |_| ()),
+        ["dies-signalling", number] => careless.dies_signalling(number.parse()?, false),
+        ["dies-signalling-unmasked", number] => careless.dies_signalling(number.parse()?, true),
         ["dies-without-frame"] => careless.dies(false, |_| ()),
         ["dies-with-legacy-image"] => careless.dies(true, |image| {
             image.truncate(LEGACY_BYTES);
@@ -123,6 +127,23 @@ impl Careless {
         Ok(kill_process(getpid(), Signal::KILL)?)
     }
 
+    fn dies_signalling(&self, signal: i32, unmasked: bool) -> Result<()> {
+        let registers = self.stop()?;
+        let mask = ptrace::signal_mask(self.tid)?;
+        let mut puppet = Puppet::take(self.tid, registers, false, Filters::default());
+        self.call(&mut puppet, true, |_| ())?;
+        if unmasked {
+            ptrace::set_signal_mask(self.tid, mask)?;
+        }
+        self.send(signal)?;
+        Ok(kill_process(getpid(), Signal::KILL)?)
+    }
+
+    fn send(&self, signal: i32) -> Result<()> {
+        let holder = i32::try_from(self.holder).ok().and_then(Pid::from_raw).context("no pid")?;
+        Ok(kill_process(holder, Signal::from_named_raw(signal).context("no signal")?)?)
+    }
+
     fn signals(&self, signal: i32, result: Option<i64>) -> Result<()> {
         let mut words = self.stop()?.words();
         if let (Some(result), Some(word)) = (result, words.get_mut(RESULT)) {
@@ -131,8 +152,7 @@ impl Careless {
         let registers = arch::Registers::from_words(words);
         let mut puppet = Puppet::take(self.tid, registers, false, Filters::default());
         self.call(&mut puppet, true, |_| ())?;
-        let holder = i32::try_from(self.holder).ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(holder, Signal::from_named_raw(signal).context("no signal")?)?;
+        self.send(signal)?;
         ensure!(puppet.leave(0), "the thread could not be put back");
         Ok(())
     }

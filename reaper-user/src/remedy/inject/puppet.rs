@@ -99,6 +99,25 @@ pub fn broken_by(tid: u32, signal: i32) -> Broken {
     if ptrace::is_own_fault(tid, signal) { Broken::Fault(signal) } else { Broken::Signal(signal) }
 }
 
+/// Keeps all signals from a thread that what it does itself does not raise, until its own mask is set again, which is returned. Its
+/// registers lead into the frame by now, and the frame has that mask: also where the tracer dies, it has it back with the rest.
+///
+/// - A handler would run on the thread's alternative stack from the top if the stack pointer is elsewhere, as it is now. A thread that
+///   was on that stack, because it rests in a handler itself, has what it goes back to there.
+/// - Where its call is only known again when it is let go (aarch64), a handler before that leaves nobody to tell whether it ends the
+///   call.
+///
+/// What comes meanwhile waits, and is handled in the thread's own state. Between this and the change of the registers, before and
+/// after, a tracer may die without it: a microsecond or two each time, in which the first of these remains. The other way round the
+/// thread would be left without its signals for ever.
+/// <https://elixir.bootlin.com/linux/v6.12/source/kernel/signal.c> (`sigsp`)
+fn keep_signals_away(tid: u32) -> Result<u64, Errno> {
+    let mask = ptrace::signal_mask(tid)?;
+    let faults = OWN_FAULTS.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
+    ptrace::set_signal_mask(tid, !faults | mask)?;
+    Ok(mask)
+}
+
 impl Puppet {
     /// Stops a thread that has been seized. Signals that are about to be delivered to it are.
     pub fn stop(tid: u32) -> Result<Stands, Broken> {
@@ -248,13 +267,8 @@ impl Puppet {
         };
         self.touched = true;
         ptrace::set_registers(self.tid, &registers)?;
-        if arch::PREPARES_RESTARTS && self.mask.is_none() {
-            // Where its call is only known again when it is let go, a handler must not come before that: whether it ends the call
-            // could not be told any more. The frame has the thread's own mask.
-            let mask = ptrace::signal_mask(self.tid)?;
-            let faults = OWN_FAULTS.iter().fold(0, |set, signal| set | 1_u64 << (signal - 1));
-            ptrace::set_signal_mask(self.tid, !faults | mask)?;
-            self.mask = Some(mask);
+        if self.mask.is_none() {
+            self.mask = Some(keep_signals_away(self.tid)?);
         }
         Ok(())
     }
@@ -330,6 +344,7 @@ impl Puppet {
             return Ok(());
         }
         if !arch::PREPARES_RESTARTS {
+            self.give_signals_back()?;
             return ptrace::set_registers(self.tid, &self.saved);
         }
         if !self.touched {
@@ -349,10 +364,16 @@ impl Puppet {
             registers = registers.by_hand();
             ptrace::forget_call(self.tid)?;
         }
-        if let Some(mask) = self.mask.take() {
-            ptrace::set_signal_mask(self.tid, mask)?;
-        }
+        self.give_signals_back()?;
         ptrace::set_registers(self.tid, &registers)
+    }
+
+    /// Before its own registers are: whoever dies in between has left it on its way into the frame, which has the mask too.
+    fn give_signals_back(&mut self) -> Result<(), Errno> {
+        match self.mask.take() {
+            Some(mask) => ptrace::set_signal_mask(self.tid, mask),
+            None => Ok(()),
+        }
     }
 
     /// Makes it make its last call, behind which the kernel takes what its registers say for its own call's end.

@@ -122,6 +122,40 @@ fn a_call_that_is_made_again_whatever_happens_loses_its_wake_up() {
     });
 }
 
+/// Rests in a handler on the alternative stack, and has another signal while its thread is in what a tracer that died has left: what
+/// came of the round, and how it ended where it did.
+fn signalled_in_a_handler(how: &str) -> Result<Verdict, std::process::ExitStatus> {
+    let mut holder = Holder::start(Thread::Main, &["handler"]);
+    let round = Round { state: states::named("read"), signal: None };
+    round.begin(&mut holder);
+    let output = careless(&holder, &format!("{how} {}", Signal::Plain.number()));
+    assert!(has_died(&output), "{how}: {} {}", output.status, String::from_utf8_lossy(&output.stderr));
+    // The handler interrupts the call or runs before it is made again.
+    holder.order("release");
+    match holder.done(super::holder::PATIENCE) {
+        Some(done) => Ok(round.judge(done, Expect::MayEndEarly)),
+        None => Err(holder.ended()),
+    }
+}
+
+#[test]
+fn a_signal_while_a_frame_is_orphaned_is_handled_where_it_does_no_harm() {
+    let _machine = machine();
+    for _ in 0..rounds(3, 20) {
+        let verdict = signalled_in_a_handler("dies-signalling").expect("it has died");
+        assert!(verdict.faults.is_empty() && verdict.done.handled == 1, "{verdict:#?}");
+    }
+}
+
+#[test]
+fn a_handler_that_runs_over_the_one_in_which_the_thread_rests_is_found() {
+    let _machine = machine();
+    for _ in 0..rounds(3, 20) {
+        let ended = signalled_in_a_handler("dies-signalling-unmasked");
+        assert!(ended.as_ref().is_err_and(|ended| ended.signal().is_some()), "{ended:?}");
+    }
+}
+
 #[test]
 fn a_restartable_section_that_is_torn_is_found() {
     let _machine = machine();

@@ -35,7 +35,7 @@ fn a_tracer_that_is_killed_at_any_moment_leaves_the_holder_as_it_was() {
     let _machine = machine();
     let mut random = Random::new();
     let seeds: Vec<_> = STATES.iter().map(|state| (*state, random.below(u64::MAX))).collect();
-    let tallies = each(AT_ONCE, seeds, |(state, seed)| kill(state, seed));
+    let tallies = each(AT_ONCE, seeds, |(state, seed)| kill(state, seed, &["tiles"], rounds(17, 167)));
     let (mut killed, mut inside) = (0, 0);
     for (state, (kills, in_frame, rounds)) in STATES.iter().zip(&tallies) {
         println!(
@@ -49,14 +49,28 @@ fn a_tracer_that_is_killed_at_any_moment_leaves_the_holder_as_it_was() {
     assert!(inside * 3 >= killed, "{inside} of {killed} while the holder was traced: that shows little");
 }
 
+/// A signal comes while the thread is in what its tracer has left: had it a handler then, that would run over the one that the thread
+/// rests in.
+#[test]
+fn a_tracer_that_is_killed_leaves_a_holder_as_it_was_that_rests_in_a_handler_on_its_alternative_stack() {
+    let _machine = machine();
+    let mut random = Random::new();
+    let seeds: Vec<_> =
+        ["nanosleep", "read", "futex"].iter().map(|state| (*state, random.below(u64::MAX))).collect();
+    let tallies = each(AT_ONCE, seeds, |(state, seed)| kill(state, seed, &["handler"], rounds(10, 100)));
+    println!("killed, killed while it was traced, rounds: {tallies:?}");
+    let killed: usize = tallies.iter().map(|(killed, ..)| killed).sum();
+    let inside: usize = tallies.iter().map(|(_, inside, _)| inside).sum();
+    assert!(killed >= rounds(30, 300) && inside * 3 >= killed, "{inside} of {killed}: that shows little");
+}
+
 /// The rounds of one state: tracers that were killed, those of them while the holder was traced, rounds.
-fn kill(state: &str, seed: u64) -> (usize, usize, usize) {
+fn kill(state: &str, seed: u64, options: &[&str], wanted: usize) -> (usize, usize, usize) {
     let mut random = Random::of(seed);
-    let mut holder = Holder::start(Thread::Main, &["tiles"]);
+    let mut holder = Holder::start(Thread::Main, options);
     let mut hand = Hand::default();
     let round = Round { state: states::named(state), signal: None };
     let (mut killed, mut inside, mut sent) = (0, 0, 0);
-    let wanted = rounds(17, 167);
     let mut count = 0;
     while killed < wanted && count < wanted * 20 {
         let number = count;

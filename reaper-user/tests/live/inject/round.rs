@@ -169,7 +169,7 @@ impl Round {
         })
     }
 
-    fn judge(self, done: Done, expect: Expect) -> Verdict {
+    pub(super) fn judge(self, done: Done, expect: Expect) -> Verdict {
         let Self { state, signal } = self;
         let mut faults = Vec::new();
         let mut fault = |what: &str| faults.push(format!("{what}: {}", done.line));

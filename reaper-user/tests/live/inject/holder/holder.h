@@ -71,6 +71,7 @@ __attribute__((noreturn)) void vfork_child(void);
 #define SIGNAL_RELEASE SIGUSR2          /* a handler; ends pause and rt_sigsuspend */
 #define SIGNAL_BLOCKED (SIGRTMIN + 6)   /* blocked; ends rt_sigtimedwait */
 #define SIGNAL_QUEUED (SIGRTMIN + 8)    /* counted, and each has a number */
+#define SIGNAL_REST (SIGRTMIN + 9)      /* a handler in which the thread rests */
 #define SIGNAL_OF_MASK (SIGRTMIN + 5)   /* blocked, for the mask to be recognised */
 #define SIGNAL_OF_CALL SIGTTOU          /* blocked by calls that bring a mask */
 #define KERNEL_SIGSET 8

@@ -1,11 +1,12 @@
 /* A holder of zombies that checks itself: one of its threads rests where it is told, with a known value in every register, and says
  * of each round what was not as it should be.
  *
- *   holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep]
+ *   holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep] [handler]
  *
  * The thread is the main one, or another: `beside` a main one that waits for it to end; with the main one in a vfork, where nobody can
  * stop it (`other`, and `small` with a stack of 16 KiB); or left `alone` by a main one that has ended. `tiles` uses AMX too, `no-stack`
- * runs handlers on the stack of the thread, `deep` rests low in the main thread's stack. Orders, one a line on standard input, which the companion reads:
+ * runs handlers on the stack of the thread, `deep` rests low in the main thread's stack, `handler` in a handler on the alternative
+ * stack. Orders, one a line on standard input, which the companion reads:
  *
  *   pile N             N orphans die               `zombies PID:CODE…`
  *   once STATE MS      rests there once            `resting`, and when it has ended `done …`
@@ -47,12 +48,20 @@ static char small_stack[SMALL_STACK] __attribute__((aligned(4096)));
 static struct report report;
 static volatile uint64_t plain, restarting, releases, queued, out_of_order;
 static uint64_t fs_base;
-static int strict, use_tiles, no_stack, deep;
+static int strict, use_tiles, no_stack, deep, in_handler;
 static unsigned rounds;
 static struct sections sections;
 
+/* As a handler that does something: where it runs over what is in use, that is gone. */
+static __attribute__((noinline)) void use_stack(void) {
+    volatile char room[1024];
+    for (unsigned i = 0; in_handler && i < sizeof room; i++)
+        room[i] = 0;
+}
+
 static void on_plain(int number) {
     (void)number;
+    use_stack();
     plain++;
 }
 static void on_restart(int number) {
@@ -66,6 +75,7 @@ static void on_release(int number) {
 /* Each has the number after the one before. */
 static void on_queued(int number, siginfo_t *info, void *context) {
     (void)number, (void)context;
+    use_stack();
     if ((uint64_t)info->si_value.sival_int != queued)
         out_of_order++;
     queued++;
@@ -108,15 +118,22 @@ static void check_thread(void) {
     check(&report, "mask", usual_mask(), mask());
     check(&report, "stack-at", (uintptr_t)signal_stack, (uintptr_t)stack.ss_sp);
     check(&report, "stack-size", SIGNAL_STACK, stack.ss_size);
-    check(&report, "stack-flags", 0, (uint64_t)stack.ss_flags);
+    check(&report, "stack-flags", in_handler ? SS_ONSTACK : 0, (uint64_t)stack.ss_flags);
     check(&report, "fs-base", fs_base, base(ARCH_GET_FS));
     check(&report, "gs-base", GS_BASE, base(ARCH_GET_GS));
 }
 
+static void set_stack(void) {
+    stack_t stack = {.ss_sp = signal_stack, .ss_size = SIGNAL_STACK};
+    if (sigaltstack(&stack, NULL))
+        fail("setting the alternative stack");
+}
+
 static void set_thread(void) {
     uint64_t usual = usual_mask();
-    stack_t stack = {.ss_sp = signal_stack, .ss_size = SIGNAL_STACK};
-    if (sigaltstack(&stack, NULL) || syscall(SYS_rt_sigprocmask, SIG_SETMASK, &usual, NULL, KERNEL_SIGSET))
+    if (!in_handler)
+        set_stack();
+    if (syscall(SYS_rt_sigprocmask, SIG_SETMASK, &usual, NULL, KERNEL_SIGSET))
         fail("setting the thread up");
     syscall(SYS_arch_prctl, ARCH_SET_GS, GS_BASE);
     fs_base = base(ARCH_GET_FS);
@@ -259,6 +276,18 @@ static void rest_deep(void) {
     rest_as_told((void *)depth);
 }
 
+static void on_rest(int number) {
+    (void)number;
+    rest_as_told(NULL);
+}
+
+static void rest_in_handler(void) {
+    struct sigaction action = {.sa_handler = on_rest, .sa_flags = SA_ONSTACK};
+    set_stack();
+    sigaction(SIGNAL_REST, &action, NULL);
+    raise(SIGNAL_REST);
+}
+
 /* Until the process ends. */
 static void stay_in_vfork(void) {
     if (vfork() == 0) {
@@ -287,12 +316,14 @@ static pthread_t begin(int small) {
 int main(int count, char **arguments) {
     const char *thread = "main";
     if (count < 2)
-        fail("usage: holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep]");
+        fail("usage: holder DIRECTORY [beside|other|small|alone] [tiles] [no-stack] [deep] [handler]");
     for (int i = 2; i < count; i++) {
         use_tiles |= !strcmp(arguments[i], "tiles");
         no_stack |= !strcmp(arguments[i], "no-stack");
         deep |= !strcmp(arguments[i], "deep");
-        if (strcmp(arguments[i], "tiles") && strcmp(arguments[i], "no-stack") && strcmp(arguments[i], "deep"))
+        in_handler |= !strcmp(arguments[i], "handler");
+        if (strcmp(arguments[i], "tiles") && strcmp(arguments[i], "no-stack") && strcmp(arguments[i], "deep") &&
+            strcmp(arguments[i], "handler"))
             thread = arguments[i];
     }
     if (!__rseq_size)
@@ -311,6 +342,8 @@ int main(int count, char **arguments) {
     handle_all();
     if (deep)
         rest_deep();
+    if (in_handler)
+        rest_in_handler();
     if (!strcmp(thread, "main"))
         rest_as_told(NULL);
     pthread_t other = begin(!strcmp(thread, "small"));
