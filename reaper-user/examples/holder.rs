@@ -12,6 +12,8 @@
 //! - `rest CALL MILLISECONDS`: rests in `nanosleep`, in `poll`, or in `read` of standard input, which has no timeout. Goes on where
 //!   it is interrupted, unless by SIGUSR1. Answers `rested RETURNED ELAPSED INTERRUPTIONS LEFT`, times in microseconds: LEFT is
 //!   what the kernel says is left of a nanosleep.
+//! - `clock`: says `ticking` and reads the clock again and again, by a call, until SIGUSR1. Answers `clock LONGEST`: the longest
+//!   time between two readings, in nanoseconds.
 //!
 //! It ends when its standard input does.
 #![expect(unsafe_code, reason = "fork, the shapes of wait and raw calls have no safe wrappers")]
@@ -44,6 +46,7 @@ fn main() -> Result<()> {
             Some(&"reap") => format!("reaped {} {}", number(1)?, wait(number(1)?, 0)?),
             #[cfg(target_arch = "aarch64")]
             Some(&"matrix") => format!("matrix {}", if registers::matrix_on() { "on" } else { "none" }),
+            Some(&"clock") => clock()?,
             Some(&"rest") => rest(words.get(1).copied().unwrap_or_default(), number(2)?)?,
             _ => bail!("{line}: not a command"),
         };
@@ -215,9 +218,8 @@ extern "C" fn enough(_signal: i32) {
     ENOUGH.store(true, Ordering::Relaxed);
 }
 
-/// The calls are raw: what the kernel says is what is answered. On aarch64 with something in every register, which is looked at
-/// afterwards.
-fn rest(call: &str, milliseconds: i32) -> Result<String> {
+/// Has SIGUSR1 set [`ENOUGH`].
+fn until_enough() {
     ENOUGH.store(false, Ordering::Relaxed);
     // SAFETY: an all-zero action is valid; the handler only stores to an atomic.
     unsafe {
@@ -225,6 +227,27 @@ fn rest(call: &str, milliseconds: i32) -> Result<String> {
         action.sa_sigaction = enough as *const () as usize;
         libc::sigaction(libc::SIGUSR1, &raw const action, ptr::null_mut());
     }
+}
+
+fn clock() -> Result<String> {
+    until_enough();
+    writeln!(io::stdout(), "ticking")?;
+    let mut reading: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let (mut longest, mut last) = (0, None);
+    while !ENOUGH.load(Ordering::Relaxed) {
+        // By a real call: nobody can stop it in its own code without taking it to the next.
+        // SAFETY: writes one timespec.
+        unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut reading) };
+        let now = reading.tv_sec * 1_000_000_000 + reading.tv_nsec;
+        longest = longest.max(now - last.replace(now).unwrap_or(now));
+    }
+    Ok(format!("clock {longest}"))
+}
+
+/// The calls are raw: what the kernel says is what is answered. On aarch64 with something in every register, which is looked at
+/// afterwards.
+fn rest(call: &str, milliseconds: i32) -> Result<String> {
+    until_enough();
     let asked = Duration::from_millis(milliseconds.try_into()?);
     let began = Instant::now();
     let mut left = libc::timespec { tv_sec: asked.as_secs().try_into()?, tv_nsec: 0 };

@@ -16,6 +16,7 @@ use reaper::{
     proc::Proc,
     remedy::{Handle, Injector, Options, Target},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 /// Zombies of one batch.
@@ -30,6 +31,9 @@ const ORDER: usize = 256;
 /// Zombies that are reaped one by one, each in a stop of its own, and those that a debugger is asked to.
 const ONE_BY_ONE: usize = 100;
 const BY_DEBUGGER: usize = 5;
+
+/// Zombies of a holder that runs meanwhile and looks at the clock.
+const BESIDE_CLOCK: usize = 100;
 
 const MAX_PAUSE: Duration = Duration::from_millis(2);
 
@@ -62,6 +66,7 @@ fn main() -> Result<()> {
         measured.add(&bench.reap(&[zombie])?, 1);
     }
     measured.print("one order for each")?;
+    bench.by_its_clock(rounds)?;
     let row = debugger(&reaper, &holder)?;
     Ok(writeln!(io::stdout(), "{row}")?)
 }
@@ -185,6 +190,48 @@ impl Bench {
         let taken = deed.taken.iter().filter(|(_, taken)| taken.is_ok()).count();
         ensure!(taken == zombies.len(), "{taken} of {} were taken", zombies.len());
         Ok(deed.pauses)
+    }
+
+    /// What a holder that runs sees itself: the longest time between two looks at its clock, while it is made to wait; beside the
+    /// longest pause that was told of each order; and what it sees when nobody interferes, which is the machine's doing.
+    fn by_its_clock(&mut self, rounds: usize) -> Result<()> {
+        let [mut told, mut seen, mut quiet] = [(); 3].map(|()| Measured::default());
+        for _ in 0..rounds * 3 {
+            let zombies = self.leak(BESIDE_CLOCK)?;
+            let mut took = Duration::ZERO;
+            let gap = self.longest_gap(|bench| {
+                let began = Instant::now();
+                let pauses = bench.reap(&zombies)?;
+                took = began.elapsed();
+                told.add(&[pauses.into_iter().max().unwrap_or_default()], BESIDE_CLOCK);
+                Ok(())
+            })?;
+            seen.add(&[gap], BESIDE_CLOCK);
+            let gap = self.longest_gap(|_| {
+                std::thread::sleep(took);
+                Ok(())
+            })?;
+            quiet.add(&[gap], BESIDE_CLOCK);
+        }
+        told.print(&format!("{BESIDE_CLOCK} of one that runs: the longest pause"))?;
+        seen.print("  the longest that its own clock stood")?;
+        quiet.print("  the same with nobody there")
+    }
+
+    /// The longest time between two looks of the holder's at its clock while something is done.
+    fn longest_gap(&mut self, meanwhile: impl FnOnce(&mut Self) -> Result<()>) -> Result<Duration> {
+        writeln!(self.orders, "clock")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        ensure!(line == "ticking\n", "the holder says {line:?}");
+        let done = meanwhile(self);
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, Signal::USR1)?;
+        line.clear();
+        self.answers.read_line(&mut line)?;
+        done?;
+        let longest = line.trim_end().strip_prefix("clock ").with_context(|| line.clone())?;
+        Ok(Duration::from_nanos(longest.parse()?))
     }
 
     /// What a debugger takes for it, and says.
