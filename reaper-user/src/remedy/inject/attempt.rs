@@ -4,7 +4,7 @@
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::io::Errno;
@@ -55,6 +55,8 @@ struct Found {
     puppet: Puppet,
     /// Since when, where it has run to a call before.
     at: Option<Instant>,
+    /// How long it had stood before that.
+    stood: Duration,
     /// The call that it was about to make then.
     call: Option<(i64, [u64; 6])>,
 }
@@ -101,8 +103,9 @@ impl Attempt<'_> {
         };
         let began = found.at.unwrap_or(began);
         let outcome = self.work(step, &mut found.puppet, &mut maps, answer);
-        let Found { puppet, call, .. } = found;
-        answer.pauses.push(puppet.left.map_or_else(|| began.elapsed(), |left| left - began));
+        let Found { puppet, call, stood, .. } = found;
+        let stands = puppet.left.map_or_else(|| began.elapsed(), |left| left - began);
+        answer.pauses.push(stood + stands);
         answer.late += u32::from(puppet.late);
         // A call that is let go at its entry begins with the mark that a signal may be there.
         let unlucky = call.is_some_and(|(call, arguments)| rest::expected(call, arguments) == Rest::Timed)
@@ -123,6 +126,7 @@ impl Attempt<'_> {
             broken_before(tid, ended.then(|| Puppet::let_executed_go(main)).flatten().unwrap_or(broken))
         };
         let stands = Puppet::stop(tid).map_err(broken)?;
+        let since = Instant::now();
         let registers = match ptrace::registers(tid).map_err(|error| broken(error.into()))? {
             Some(registers) if registers.is_native() => {
                 registers.stopped(blocked, |address| is_there(tid, address, arch::ENTER))
@@ -161,7 +165,7 @@ impl Attempt<'_> {
         };
         if in_call {
             let puppet = Puppet::take(tid, registers, false, filters);
-            return Ok(Found { puppet, at: None, call: None });
+            return Ok(Found { puppet, at: None, stood: Duration::ZERO, call: None });
         }
         // Not in its own code: the kernel would not abort what must not be interrupted there (rseq).
         // At the entry of a call some architectures do not show all registers.
@@ -172,6 +176,7 @@ impl Attempt<'_> {
         if let Err(outcome) = self.ask_filters(&asked) {
             return let_go(outcome);
         }
+        let stood = since.elapsed();
         if !Puppet::run_to_call(tid).map_err(broken)? {
             return let_go(user_code(tid));
         }
@@ -182,7 +187,7 @@ impl Attempt<'_> {
         };
         let number = registers.call().and_then(|number| i64::try_from(number).ok());
         let call = number.map(|number| (number, registers.arguments()));
-        Ok(Found { puppet: Puppet::take(tid, registers, true, filters), at, call })
+        Ok(Found { puppet: Puppet::take(tid, registers, true, filters), at, stood, call })
     }
 
     /// With the thread standing: what must hold is verified, the frame laid, the calls made, the thread let go.
