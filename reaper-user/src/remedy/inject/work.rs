@@ -35,7 +35,7 @@ pub const ARGUMENT: &str = "--inject-one-order";
 const ORDER_BYTES: u64 = 1 << 20;
 
 /// What a zombie takes in a stop, about, before that was measured; and zombies of one stop at most.
-const EACH: Duration = Duration::from_micros(10);
+const EACH: Duration = Duration::from_nanos(6_500);
 const MOST: usize = 512;
 
 /// Bytes that are read of a holder, or written, in one stop: less than what the allocator gives back at once.
