@@ -1,5 +1,5 @@
 //! How long a holder stands still while it is made to wait for its zombies, in batches of every size, beside one order for each
-//! zombie and beside a debugger's call.
+//! zombie and beside a debugger's call; and what a holder that runs meanwhile sees of it by its own clock.
 
 use std::io::{BufRead as _, BufReader};
 
