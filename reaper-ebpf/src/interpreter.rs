@@ -309,6 +309,15 @@ pub mod stage {
     pub const COUNT: u32 = 2;
 }
 
+const _: () = assert!(size_of::<Executable>() == 24);
+const _: () = assert!(size_of::<Layout>() == 32);
+const _: () = assert!(size_of::<Verdict>() == 48);
+const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
+const _: () = assert!(size_of::<Frame>() == 32);
+const _: () = assert!(size_of::<Stack>() == 64);
+const _: () = assert!(size_of::<Exec>() == 64);
+const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256 + 1024 + 128);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_is_behind_a_table_does_not_count_and_each_byte_of_it_does() {
-        let bytes: [u8; 80] = core::array::from_fn(|index| (index * 37 + 1) as u8);
+        let bytes: [u8; 80] = core::array::from_fn(|index| (index * 37 + 1).to_le_bytes()[0]);
         for length in 0..bytes.len() {
             let table = &bytes[..length];
             assert_eq!(tag(table, 0), tag(table, 0xa5), "{length}");
@@ -336,12 +345,3 @@ mod tests {
         }
     }
 }
-
-const _: () = assert!(size_of::<Executable>() == 24);
-const _: () = assert!(size_of::<Layout>() == 32);
-const _: () = assert!(size_of::<Verdict>() == 48);
-const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
-const _: () = assert!(size_of::<Frame>() == 32);
-const _: () = assert!(size_of::<Stack>() == 64);
-const _: () = assert!(size_of::<Exec>() == 64);
-const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256 + 1024 + 128);
