@@ -1,0 +1,19 @@
+//! How many more processes a workload can have, how much of its limits is zombies, when they will be full, and, when a fork is refused,
+//! by which limit.
+//!
+//! Files are read for workloads that have zombies or whose forks were refused, at a pace that is set by how near a limit is; of all
+//! others nothing is read. [`Reader`] reads, on a thread of its own; [`Accounts`] knows what was read and says what it means.
+
+mod accounts;
+mod files;
+mod forecast;
+mod reader;
+mod refusals;
+
+pub use self::{
+    accounts::{Accounts, Disagreement, Headroom, Limit, Use},
+    files::{CgroupPath, Files, Level, Node, Nproc, upwards},
+    forecast::{Forecast, Rate, Series},
+    reader::{Ask, Reader, Report, Seen},
+    refusals::{Refusal, Source, Sources},
+};

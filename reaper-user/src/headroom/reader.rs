@@ -1,0 +1,253 @@
+//! The thread that reads limits and waits for refused forks.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{
+    files::{CgroupPath, Files, Level, Node, Nproc, upwards},
+    refusals::{Refusal, Refusals},
+};
+
+/// Orders that may wait.
+const WAITING: usize = 64;
+
+/// After a refusal nothing is looked at for so long: a storm of them is one look, and costs little.
+const CALM: Duration = Duration::from_millis(50);
+
+/// What to read, all together.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// Comes back with the answer.
+    pub number: u64,
+    /// Cgroups that are read with all above them, and whether their threads are counted.
+    pub cgroups: Vec<(CgroupPath, bool)>,
+    /// Processes whose RLIMIT_NPROC is read.
+    pub holders: Vec<u32>,
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The number that was asked with.
+    pub number: u64,
+    /// What the cgroups say that are there and count pids, each once.
+    pub levels: Vec<Level>,
+    /// What the node says; `None` where it could not be read.
+    pub node: Option<Node>,
+    /// RLIMIT_NPROC by process.
+    pub nprocs: Vec<(u32, Nproc)>,
+}
+
+/// What comes from the thread.
+#[derive(Debug)]
+pub enum Report {
+    /// An answer.
+    Seen(Seen),
+    /// A fork was refused.
+    Refused(Refusal),
+    /// What could not be watched, all together: cgroups, and notifications or messages that were overwritten.
+    Lost(u64),
+}
+
+#[derive(Debug)]
+enum Order {
+    Read(Ask),
+    /// Cgroups, and whether they are new.
+    Watch(Vec<CgroupPath>, bool),
+}
+
+/// The thread. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Reader {
+    orders: SyncSender<Order>,
+    wake: Arc<OwnedFd>,
+    files: Files,
+}
+
+impl Reader {
+    /// Starts it.
+    pub fn start(files: Files, reports: UnboundedSender<Report>) -> io::Result<Self> {
+        let (orders, received) = sync_channel(WAITING);
+        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (own, theirs) = (files.clone(), Arc::clone(&wake));
+        thread::Builder::new()
+            .name("headroom".to_owned())
+            .spawn(move || work(&own, &received, &theirs, &reports))?;
+        Ok(Self { orders, wake, files })
+    }
+
+    /// Has limits read. False where it is behind: then ask again later.
+    #[must_use]
+    pub fn ask(&self, ask: Ask) -> bool {
+        self.order(Order::Read(ask))
+    }
+
+    /// Watches cgroups for refused forks. False where it is behind: these are not watched.
+    #[must_use]
+    pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> bool {
+        self.order(Order::Watch(cgroups, new))
+    }
+
+    /// What it reads.
+    #[must_use]
+    pub const fn files(&self) -> &Files {
+        &self.files
+    }
+
+    fn order(&self, order: Order) -> bool {
+        let taken = self.orders.try_send(order).is_ok();
+        self.wake_up();
+        taken
+    }
+
+    fn wake_up(&self) {
+        // It cannot be full but where it is awake.
+        let _awake = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // The channel ends with the sender, which the thread sees when it wakes.
+        let (orders, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.orders, orders));
+        self.wake_up();
+    }
+}
+
+fn work(files: &Files, orders: &Receiver<Order>, wake: &OwnedFd, reports: &UnboundedSender<Report>) {
+    let mut refusals = Refusals::new(files.clone());
+    let (mut calm_until, mut lost) = (Instant::now(), 0);
+    loop {
+        wait(wake, &refusals, calm_until);
+        let mut count = [0; 8];
+        // There may be nothing: then something else has happened.
+        let _woken = rustix::io::read(wake, &mut count);
+        loop {
+            match orders.try_recv() {
+                Ok(Order::Read(ask)) => {
+                    if reports.send(Report::Seen(read(files, &ask))).is_err() {
+                        return;
+                    }
+                }
+                Ok(Order::Watch(cgroups, new)) => {
+                    let now = Instant::now();
+                    for cgroup in cgroups {
+                        refusals.watch(cgroup, new, now);
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+        let now = Instant::now();
+        if now < calm_until {
+            continue;
+        }
+        let refused = refusals.look(now);
+        if !refused.is_empty() {
+            calm_until = now + CALM;
+        }
+        let total = refusals.lost().unwatched + refusals.lost().overflowed;
+        let more = (total > lost).then_some(Report::Lost(total));
+        lost = total;
+        for report in refused.into_iter().map(Report::Refused).chain(more) {
+            if reports.send(report).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until there is something to do.
+fn wait(wake: &OwnedFd, refusals: &Refusals, calm_until: Instant) {
+    let now = Instant::now();
+    let calm = calm_until > now;
+    let due = if calm { Some(calm_until) } else { refusals.due() };
+    let timeout = due.map(|due| due.saturating_duration_since(now) + Duration::from_millis(1));
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    let others = refusals.descriptors().filter(|_| !calm);
+    let mut descriptors: Vec<_> = std::iter::once(wake.as_fd())
+        .chain(others)
+        .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+        .collect();
+    // Interrupted or not: what there is to do is looked for.
+    let _ready = poll(&mut descriptors, timeout.as_ref());
+}
+
+/// Reads all that is asked for, in this thread.
+#[must_use]
+pub(super) fn read(files: &Files, ask: &Ask) -> Seen {
+    let mut levels: HashMap<CgroupPath, Level> = HashMap::new();
+    for (path, list) in &ask.cgroups {
+        for (number, level) in upwards(path).enumerate() {
+            let list = *list && number == 0;
+            if levels.get(level).is_some_and(|known| !list || known.threads.is_some()) {
+                continue;
+            }
+            if let Some(level) = files.level(&Arc::from(level), list) {
+                levels.insert(Arc::clone(&level.path), level);
+            }
+        }
+    }
+    let node =
+        files.node().inspect_err(|error| tracing::debug!(%error, "the node's limits cannot be read")).ok();
+    let nprocs = ask.holders.iter().filter_map(|pid| Some((*pid, files.nproc(*pid)?))).collect();
+    Seen { number: ask.number, levels: levels.into_values().collect(), node, nprocs }
+}
+
+impl Seen {
+    /// Reads it now, in this thread.
+    #[must_use]
+    pub fn now(files: &Files, ask: &Ask) -> Self {
+        read(files, ask)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::workload::Hierarchy;
+
+    #[test]
+    fn it_answers_tells_of_refusals_and_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = root.path().join("pod/box");
+        fs::create_dir_all(&cgroup).unwrap();
+        for directory in [&cgroup, &root.path().join("pod")] {
+            fs::write(directory.join("pids.current"), "3\n").unwrap();
+            fs::write(directory.join("pids.max"), "10\n").unwrap();
+            fs::write(directory.join("pids.events"), "max 0\n").unwrap();
+        }
+        let (send, mut reports) = unbounded_channel();
+        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), send).unwrap();
+        let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
+        assert!(reader.watch(vec![Arc::clone(&path)], true));
+        assert!(reader.ask(Ask { number: 4, cgroups: vec![(path, false)], holders: Vec::new() }));
+        let Some(Report::Seen(Seen { number: 4, levels, node: None, .. })) = reports.blocking_recv() else {
+            panic!("no answer");
+        };
+        assert_eq!(levels.len(), 2);
+        fs::write(cgroup.join("pids.events"), "max 10000\n").unwrap();
+        let Some(Report::Refused(refusal)) = reports.blocking_recv() else { panic!("not told") };
+        assert_eq!((refusal.count, refusal.levels.len()), (10_000, 2));
+        drop(reader);
+        assert!(reports.blocking_recv().is_none());
+    }
+}

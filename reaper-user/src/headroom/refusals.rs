@@ -1,0 +1,476 @@
+//! Refused forks, as they happen and without reading: the kernel says when the count in a cgroup's `pids.events` changes.
+//!
+//! One inotify descriptor has a watch for each cgroup (some hundred bytes of kernel memory each, at most [`WATCHES`]); nothing is opened
+//! for it. Version 1 is silent from Linux 6.11 on: the kernel notifies a file that version 1 does not have. There the kernel's own
+//! log says which cgroup a fork was refused in, the first time for each; from then on its file is read.
+//! <https://elixir.bootlin.com/linux/v6.12/source/kernel/cgroup/pids.c> (`pids_event`)
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::inotify::{self, ReadFlags, WatchFlags},
+    io::Errno,
+};
+
+use super::files::{CgroupPath, Files, Level, Refused, upwards};
+use crate::workload::Hierarchy;
+
+/// Cgroups that are watched, at most.
+pub(super) const WATCHES: usize = 8_192;
+
+/// Cgroups whose file is read on after a refusal, at most, where the kernel does not notify.
+const READ_ON: usize = 256;
+
+/// Those that are gone are looked for when there are so many, and then when there are twice as many as were left.
+const CLEANED_FROM: usize = 256;
+
+/// A cgroup may get the pids controller after it was made.
+const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_secs(1), Duration::from_secs(10)];
+
+/// Cgroups that may wait for that.
+const UNBORN: usize = 1_024;
+
+/// What the kernel writes to its log.
+const LOGGED: &[u8] = b"cgroup: fork rejected by pids controller in ";
+
+/// A forker's cgroup that the log has named belongs to a refusal that is seen within this.
+const BELONGS: Duration = Duration::from_millis(500);
+
+/// Where it is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `pids.events` has changed, which the kernel notified.
+    PidsEvents,
+    /// The kernel's log.
+    KernelLog,
+    /// `pids.events` has changed, which was seen when it was read.
+    Reading,
+}
+
+impl Source {
+    /// The word for it, as in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PidsEvents => "pids-events",
+            Self::KernelLog => "kernel-log",
+            Self::Reading => "reading",
+        }
+    }
+}
+
+/// Forks that were refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// The cgroup that counts them.
+    pub path: CgroupPath,
+    /// Whether that is the one whose limit was hit; else it is the forker's.
+    pub at_limit: bool,
+    /// The forker's, where it is known.
+    pub forker: Option<CgroupPath>,
+    /// How many since it was last said of it.
+    pub count: u64,
+    /// Where that is from.
+    pub source: Source,
+    /// The cgroup and all above it, as they were right after.
+    pub levels: Vec<Level>,
+}
+
+impl Refusal {
+    /// The level whose limit refused it: the cgroup itself where it is counted there; else the innermost that is full, or, if that has
+    /// passed already, the one that has the least left.
+    #[must_use]
+    pub fn level(&self) -> Option<&Level> {
+        if self.at_limit {
+            return self.levels.first();
+        }
+        let left = |level: &&Level| level.max.map_or(u64::MAX, |max| max.saturating_sub(level.current));
+        self.levels.iter().filter(|level| level.max.is_some()).min_by_key(left)
+    }
+}
+
+/// What refusals are known from here.
+#[derive(Debug)]
+pub struct Sources {
+    /// Notifications; or why there are none.
+    pub events: Result<(), io::Error>,
+    /// The kernel's log; or why it cannot be read.
+    pub log: Result<(), io::Error>,
+}
+
+impl Sources {
+    /// Tries them.
+    #[must_use]
+    pub fn probe() -> Self {
+        Self { events: open_inotify().map(drop), log: open_log().map(drop) }
+    }
+}
+
+/// What was lost of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Cgroups that could not be watched.
+    pub(super) unwatched: u64,
+    /// Notifications that the kernel had no room for, or messages that were overwritten.
+    pub(super) overflowed: u64,
+}
+
+/// All that is watched.
+#[derive(Debug)]
+pub(super) struct Refusals {
+    files: Files,
+    inotify: Option<OwnedFd>,
+    log: Option<File>,
+    watched: HashMap<i32, CgroupPath>,
+    clean_at: usize,
+    /// The counts that are known; 0 where there is none.
+    counts: HashMap<CgroupPath, u64>,
+    /// Those that the kernel does not notify of and that have refused forks: when they are read next, and since when nothing new was.
+    read_on: HashMap<CgroupPath, (Instant, Instant)>,
+    unborn: Vec<(Instant, CgroupPath, usize)>,
+    /// Whom the log has named last.
+    named: Option<(Instant, CgroupPath)>,
+    lost: Lost,
+}
+
+fn open_inotify() -> io::Result<OwnedFd> {
+    Ok(inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?)
+}
+
+fn open_log() -> io::Result<File> {
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let mut log = File::options().read(true).custom_flags(flags).open(Path::new("/dev/kmsg"))?;
+    log.seek(SeekFrom::End(0))?;
+    Ok(log)
+}
+
+impl Refusals {
+    pub(super) fn new(files: Files) -> Self {
+        let (inotify, log) = (open_inotify(), open_log());
+        if let Err(error) = &inotify {
+            tracing::warn!(%error, "refused forks are only known from the kernel's log: there are no inotify instances left");
+        }
+        if let Err(error) = &log {
+            tracing::debug!(%error, "the kernel's log cannot be read");
+        }
+        Self {
+            files,
+            inotify: inotify.ok(),
+            log: log.ok(),
+            watched: HashMap::new(),
+            clean_at: CLEANED_FROM,
+            counts: HashMap::new(),
+            read_on: HashMap::new(),
+            unborn: Vec::new(),
+            named: None,
+            lost: Lost::default(),
+        }
+    }
+
+    pub(super) const fn lost(&self) -> Lost {
+        self.lost
+    }
+
+    /// What to wait for.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.inotify.iter().map(OwnedFd::as_fd).chain(self.log.iter().map(File::as_fd))
+    }
+
+    /// When there is something to do even if nothing happens.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let unborn = self.unborn.iter().map(|(when, ..)| *when);
+        self.read_on.values().map(|(when, _)| *when).chain(unborn).min()
+    }
+
+    /// Watches a cgroup. What an old one has refused before is no news: its count is read once.
+    pub(super) fn watch(&mut self, path: CgroupPath, new: bool, now: Instant) {
+        if path.len() <= 1 {
+            return;
+        }
+        self.counts.remove(&path);
+        self.read_on.remove(&path);
+        if !new && let Some(Refused { count: count @ 1.., .. }) = self.files.refused(&path) {
+            self.counts.insert(Arc::clone(&path), count);
+            self.read_on(&path, now, now);
+        }
+        self.try_watch(path, 0, now);
+    }
+
+    fn try_watch(&mut self, path: CgroupPath, attempt: usize, now: Instant) {
+        if self.watched.len() >= self.clean_at.min(WATCHES) {
+            self.clean();
+        }
+        let Some(inotify) = &self.inotify else { return };
+        if self.watched.len() >= WATCHES {
+            self.lost.unwatched += 1;
+            return;
+        }
+        let add = |file| inotify::add_watch(inotify, self.files.of(&path, file), WatchFlags::MODIFY);
+        // The local one tells of this cgroup's limit alone.
+        let local = self.files.hierarchy() == Hierarchy::V2;
+        let added = if local { add("pids.events.local") } else { Err(Errno::NOENT) };
+        match added.or_else(|_| add("pids.events")) {
+            Ok(watch) => {
+                self.watched.insert(watch, path);
+            }
+            Err(Errno::NOENT) => match AGAIN.get(attempt) {
+                Some(after) if self.unborn.len() < UNBORN => {
+                    self.unborn.push((now + *after, path, attempt + 1));
+                }
+                // It counts no pids, or is gone.
+                Some(_) | None => {}
+            },
+            Err(_) => self.lost.unwatched += 1,
+        }
+    }
+
+    /// Lets go of those that are gone: the kernel does not say so.
+    fn clean(&mut self) {
+        let Self { files, inotify, watched, counts, .. } = self;
+        let Some(inotify) = inotify else { return };
+        watched.retain(|watch, path| {
+            let is_there = files.of(path, "").exists();
+            if !is_there {
+                counts.remove(path);
+                // It may be gone with its cgroup.
+                let _gone = inotify::remove_watch(&*inotify, *watch);
+            }
+            is_there
+        });
+        self.clean_at = (self.watched.len() * 2).max(CLEANED_FROM);
+    }
+
+    /// What was refused since the last call.
+    pub(super) fn look(&mut self, now: Instant) -> Vec<Refusal> {
+        let mut poked: HashMap<CgroupPath, Source> = HashMap::new();
+        for (when, path, attempt) in std::mem::take(&mut self.unborn) {
+            if when <= now {
+                self.try_watch(path, attempt, now);
+            } else {
+                self.unborn.push((when, path, attempt));
+            }
+        }
+        let due = self.read_on.iter().filter(|(_, (when, _))| *when <= now);
+        poked.extend(due.map(|(path, _)| (Arc::clone(path), Source::Reading)));
+        self.read_log(now, &mut poked);
+        self.read_events(&mut poked);
+        poked.into_iter().filter_map(|(path, source)| self.check(path, source, now)).collect()
+    }
+
+    fn check(&mut self, path: CgroupPath, source: Source, now: Instant) -> Option<Refusal> {
+        let Some(Refused { count, at_limit }) = self.files.refused(&path) else {
+            self.read_on.remove(&path);
+            return None;
+        };
+        let before = self.counts.get(&path).copied().unwrap_or(0);
+        let since = self.read_on.get(&path).map_or(now, |(_, since)| *since);
+        if count <= before {
+            if self.read_on.contains_key(&path) {
+                self.read_on(&path, now, since);
+            }
+            return None;
+        }
+        self.counts.insert(Arc::clone(&path), count);
+        self.read_on(&path, now, now);
+        let levels = upwards(&path).filter_map(|level| self.files.level(&Arc::from(level), false)).collect();
+        let named = self.named.as_ref().filter(|(when, forker)| {
+            now.duration_since(*when) <= BELONGS
+                && (**forker == *path || forker.starts_with(&[&path[..], b"/"].concat()))
+        });
+        let forker =
+            if at_limit { named.map(|(_, forker)| Arc::clone(forker)) } else { Some(Arc::clone(&path)) };
+        Some(Refusal { path, at_limit, forker, count: count - before, source, levels })
+    }
+
+    /// Reads it again, where nobody says when it changes: often while it goes on, seldom when it was long ago.
+    fn read_on(&mut self, path: &CgroupPath, now: Instant, since: Instant) {
+        if self.files.hierarchy() == Hierarchy::V2 {
+            return;
+        }
+        let apart = match now.duration_since(since).as_secs() {
+            0..60 => Duration::from_millis(500),
+            60..600 => Duration::from_secs(5),
+            _ => Duration::from_secs(60),
+        };
+        if self.read_on.len() < READ_ON || self.read_on.contains_key(path) {
+            self.read_on.insert(Arc::clone(path), (now + apart, since));
+        } else {
+            self.lost.unwatched += 1;
+        }
+    }
+
+    fn read_log(&mut self, now: Instant, poked: &mut HashMap<CgroupPath, Source>) {
+        let Some(log) = &mut self.log else { return };
+        let mut record = [0; 8_192];
+        loop {
+            match log.read(&mut record) {
+                Ok(0) => return,
+                Ok(length) => {
+                    if let Some(path) = record.get(..length).and_then(logged_path) {
+                        self.named = Some((now, Arc::clone(&path)));
+                        poked.insert(path, Source::KernelLog);
+                    }
+                }
+                // Messages were overwritten before they were read; what comes after them follows.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.lost.overflowed += 1,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn read_events(&mut self, poked: &mut HashMap<CgroupPath, Source>) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut buffer = [MaybeUninit::uninit(); 4_096];
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
+        let (mut overflowed, mut ended) = (false, Vec::new());
+        while let Ok(event) = reader.next() {
+            overflowed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            if event.events().contains(ReadFlags::IGNORED) {
+                ended.push(event.wd());
+            } else if let Some(path) = self.watched.get(&event.wd()) {
+                poked.insert(Arc::clone(path), Source::PidsEvents);
+            }
+        }
+        for watch in ended {
+            if let Some(path) = self.watched.remove(&watch) {
+                self.counts.remove(&path);
+            }
+        }
+        if overflowed {
+            self.lost.overflowed += 1;
+            // Any of them may have changed.
+            poked.extend(self.watched.values().map(|path| (Arc::clone(path), Source::PidsEvents)));
+        }
+    }
+}
+
+/// The cgroup that a message of the kernel's log says a fork was refused in: `6,518,14333742033,-;cgroup: fork rejected by pids
+/// controller in /pod/box`, with everything that is not printable as `\xNN`.
+/// <https://docs.kernel.org/admin-guide/abi-testing.html> (`/dev/kmsg`)
+fn logged_path(record: &[u8]) -> Option<CgroupPath> {
+    let line = record.split(|byte| *byte == b'\n').next()?;
+    let at = line.iter().position(|byte| *byte == b';')? + 1;
+    let mut rest = line.get(at..)?.strip_prefix(LOGGED)?;
+    let mut path = Vec::with_capacity(rest.len());
+    while let Some((byte, tail)) = rest.split_first() {
+        let escaped = rest.strip_prefix(br"\x").and_then(|digits| std::str::from_utf8(digits.get(..2)?).ok());
+        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                rest = &rest[4..];
+            }
+            None => {
+                path.push(*byte);
+                rest = tail;
+            }
+        }
+    }
+    (path.len() > 1 && path.starts_with(b"/")).then(|| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_log_names_the_forkers_cgroup_and_nothing_else_is_taken_for_it() {
+        let of = |text: &[u8]| logged_path(text).map(|path| path.to_vec());
+        let whole = b"6,518,14333742033,-;cgroup: fork rejected by pids controller in /pod/my\\x20box\n SUBSYSTEM=x\n";
+        assert_eq!(of(whole), Some(b"/pod/my box".to_vec()));
+        for other in [
+            &b"6,1,2,-;cgroup: fork rejected by pids controller in \n"[..],
+            b"6,1,2,-;somebody: cgroup: fork rejected by pids controller in /x\n",
+            b"12,1,2,-;cgroup: other\n",
+            b"nothing",
+        ] {
+            assert_eq!(of(other), None);
+        }
+    }
+
+    fn level(path: &str, max: Option<u64>, current: u64) -> Level {
+        Level { path: Arc::from(path.as_bytes()), max, current, threads: None, processes: None }
+    }
+
+    #[test]
+    fn the_limit_is_found_from_where_the_kernel_counts() {
+        let levels =
+            vec![level("/pod/box", Some(100), 40), level("/pod", Some(256), 255), level("/x", None, 900)];
+        let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
+        let refusal =
+            Refusal { path, at_limit: false, forker: None, count: 1, source: Source::KernelLog, levels };
+        assert_eq!(refusal.level().unwrap().path[..], b"/pod"[..]);
+        assert_eq!(Refusal { at_limit: true, ..refusal }.level().unwrap().path[..], b"/pod/box"[..]);
+    }
+
+    /// Files that are written are notified of as well.
+    #[test]
+    fn a_change_is_told_once_with_how_many_and_what_was_before_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let events = |path: &str, count: u64| {
+            let directory = root.path().join(path);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("pids.current"), "9\n").unwrap();
+            fs::write(directory.join("pids.max"), "10\n").unwrap();
+            fs::write(directory.join("pids.events"), format!("max {count}\n")).unwrap();
+        };
+        events("old", 5);
+        events("new", 0);
+        let files = Files::at(Hierarchy::V2, root.path(), root.path());
+        let (mut refusals, now) = (Refusals::new(files), Instant::now());
+        refusals.watch(Arc::from(&b"/old"[..]), false, now);
+        refusals.watch(Arc::from(&b"/new"[..]), true, now);
+        assert_eq!(refusals.look(now), []);
+        events("old", 7);
+        let told = refusals.look(now);
+        let [Refusal { path, count: 2, at_limit: false, source: Source::PidsEvents, levels, .. }] = &told[..]
+        else {
+            panic!("{told:?}");
+        };
+        assert_eq!((&path[..], levels.len()), (&b"/old"[..], 1));
+        assert_eq!(refusals.look(now), []);
+        events("new", 1);
+        assert_eq!(refusals.look(now).len(), 1);
+        assert_eq!(refusals.lost(), Lost::default());
+    }
+
+    #[test]
+    fn what_is_gone_is_let_go_and_watched_anew_when_it_comes_again() {
+        let root = tempfile::tempdir().unwrap();
+        let files = Files::at(Hierarchy::V2, root.path(), root.path());
+        let (mut refusals, now) = (Refusals::new(files), Instant::now());
+        for number in 0..CLEANED_FROM + 1 {
+            let name = format!("/c{number}");
+            let directory = root.path().join(&name[1..]);
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("pids.events"), "max 0\n").unwrap();
+            refusals.watch(Arc::from(name.as_bytes()), true, now);
+            if number < CLEANED_FROM {
+                fs::remove_dir_all(&directory).unwrap();
+            }
+        }
+        assert_eq!(refusals.watched.len(), 1);
+        // It was made, and has no controller yet.
+        refusals.watch(Arc::from(&b"/late"[..]), true, now);
+        assert!(refusals.due().is_some());
+        fs::create_dir(root.path().join("late")).unwrap();
+        fs::write(root.path().join("late/pids.events"), "max 0\n").unwrap();
+        assert_eq!(refusals.look(now + AGAIN[0]), []);
+        assert_eq!((refusals.watched.len(), refusals.due()), (2, None));
+    }
+}
