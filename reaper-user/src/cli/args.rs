@@ -29,6 +29,7 @@ Examples:
   reaper trace                        watch: a line for each zombie that is 5 s old
   reaper ls                           the zombies that stand now
   reaper leaks                        the lines of code that leak, from the daemon
+  reaper headroom                     how near workloads are to their limits on processes
   reaper check                        what this machine has and lacks for it
   reaper config default > reaper.toml
   reaper run --config reaper.toml     the daemon
@@ -50,6 +51,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show which code leaks: zombies by the stack that forked them
     Leaks(LeaksArgs),
+    /// Show how much of their limits on processes workloads use, how much of that is zombies, and when they are full
+    Headroom(HeadroomArgs),
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
@@ -127,6 +130,27 @@ pub struct LsArgs {
     /// Which zombies to list.
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// `reaper headroom`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A fork fails with \"Resource temporarily unavailable\" (EAGAIN) when a limit on processes is full: pids.max of any cgroup around it,
+RLIMIT_NPROC of its user, kernel.pid_max or kernel.threads-max of the machine. Zombies count against all of them. The answer is the
+running daemon's, with rates and forecasts; without one, what can be known at once.
+
+Exit code 69 where there is no such workload.
+
+Examples:
+  reaper headroom
+  reaper headroom crawlers/fetcher-7c9d
+  reaper headroom /system.slice/nginx.service
+  reaper headroom --output json | jq 'select(.nearest != null) | .limits[.nearest]'")]
+pub struct HeadroomArgs {
+    /// A workload in full, with zombies or without: a container's id or its beginning, a pod's UID or namespace/name, a unit, a cgroup's
+    /// path [default: a row for each that has zombies]
+    #[arg(value_name = "WORKLOAD")]
+    pub workload: Option<String>,
 }
 
 /// `reaper explain`.

@@ -1,6 +1,6 @@
 //! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use reaper_ebpf::Record;
@@ -17,7 +17,7 @@ use crate::{
     proc::Proc,
     report::{Event, Filter, Reporter, Source, ZombieEvent},
     watch::Describer,
-    workload::{Cgroups, Limits, RuntimeStates, Workloads},
+    workload::{CgroupId, Cgroups, Hierarchy, Limits, RuntimeStates, Workloads},
     zombie::Zombie,
 };
 
@@ -56,15 +56,29 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
 
 /// Every zombie there is, as far as a census knows.
 pub(super) fn census() -> Result<Vec<ZombieEvent>, Failure> {
+    Ok(census_with_cgroups()?.into_iter().map(|(_, zombie)| zombie).collect())
+}
+
+/// The paths of the cgroups that a zombie died in, in v2 and in v1's pids hierarchy.
+pub(super) type Paths = [Option<Arc<[u8]>>; 2];
+
+/// The same, each with the paths of its cgroups.
+pub(super) fn census_with_cgroups() -> Result<Vec<(Paths, ZombieEvent)>, Failure> {
     let (mut describer, records) = look(Config::default().names.settings())?;
-    let mut found = Vec::new();
+    let (mut found, mut paths) = (Vec::new(), Vec::new());
     for record in records {
         if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
             found.push(describer.describe(&record, &scene, boot_now()));
+            let ids = [(Hierarchy::V2, record.cgroup_v2), (Hierarchy::V1Pids, record.cgroup_v1)];
+            paths.push(ids.map(|(hierarchy, id)| {
+                let known = (id != 0).then(|| describer.workloads.cgroups().path(CgroupId { hierarchy, id }));
+                known.flatten()
+            }));
         }
     }
     name(&describer, found.iter_mut());
-    Ok(found.iter().map(|zombie| ZombieEvent::new(zombie, boot_now(), Timestamp::now())).collect())
+    let shown = |zombie| ZombieEvent::new(zombie, boot_now(), Timestamp::now());
+    Ok(paths.into_iter().zip(found.iter().map(shown)).collect())
 }
 
 /// Waits a moment for the names that were asked for when the zombies were described: nothing comes after this.

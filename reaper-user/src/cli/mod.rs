@@ -4,6 +4,7 @@ pub mod args;
 mod check;
 pub mod config;
 mod explain;
+mod headroom;
 mod leaks;
 mod log;
 mod ls;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => ls::run(&args, output.unwrap_or_default()),
         Command::Explain(args) => explain::run(&args, output.unwrap_or_default()),
         Command::Leaks(args) => leaks::run(&args, output),
+        Command::Headroom(args) => headroom::run(&args, output.unwrap_or_default()),
         Command::Reap(args) => reap::run(&args, output.unwrap_or_default()),
         Command::Check => check::run(output.unwrap_or_default()),
         Command::Config(args) => {

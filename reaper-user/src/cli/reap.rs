@@ -89,7 +89,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             .get(&(zombie.identity.pid, zombie.identity.start))
             .filter(|event| is_of(event, zombie))
             .and_then(reap_times);
-        let case = Case { zombie, holder, waited, reap_times };
+        let case = Case { zombie, holder, waited, reap_times, free: None };
         let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         match allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now())) {
             Ok(()) => allowed.entry(of).or_default().push(zombie),
@@ -178,7 +178,7 @@ fn rule(args: &ReapArgs) -> Rule {
     Rule {
         name: Untrusted::default(),
         when: Match { causes: args.cause.clone(), ..Match::default() },
-        steps: vec![Step { remedy: Remedy::Reap, after: Duration::ZERO }],
+        steps: vec![Step { remedy: Remedy::Reap, after: Duration::ZERO, headroom_below: None }],
         parent_may_miss_status: args.parent_may_miss_status,
         allow_interrupted_wait: args.allow_interrupted_wait,
         may_end_container: false,

@@ -26,6 +26,25 @@ fn adopted_may_be_reaped_by_a_rule_of_one_line() {
 }
 
 #[test]
+fn a_step_may_come_sooner_where_little_is_left() {
+    let rules = |value: &str| {
+        format!(
+            "[[rule]]\nmatch.cause = 'adopted'\nsteps = [{{ remedy = 'reap', after = '90s', headroom_below = {value} }}]\n"
+        )
+    };
+    let config = parse(&rules("'20%'")).unwrap();
+    let below = config.rules[0].steps[0].headroom_below.unwrap();
+    assert!((below.part() - 0.2).abs() < 1e-9);
+    for wrong in ["'0%'", "'100%'", "'20'", "20", "'-5%'", "'a%'", "'20.5%'", "''"] {
+        let told = refusal(&rules(wrong));
+        assert!(told.contains("/etc/reaper.toml:3") && told.contains("\"20%\""), "{told}");
+        assert!(told.contains("headroom_below"), "{told}");
+    }
+    let told = refusal("[[rule]]\nsteps = [{ remedy = 'report', after = '90s', headroom_below = '20%' }]");
+    assert!(told.contains("reaper.toml:2") && told.contains("headroom_below"), "{told}");
+}
+
+#[test]
 fn a_rule_is_read_with_all_that_it_can_say() {
     let config = parse(
         r#"

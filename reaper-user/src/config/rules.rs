@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::{
     span::Span,
-    written::{Ago, Any, Word},
+    written::{Ago, Any, Share, Word},
 };
 use crate::{
     policy::{Match, Pattern, Rule, Step},
@@ -52,6 +52,7 @@ struct WrittenMatch {
 struct WrittenStep {
     remedy: Spanned<Word<Remedy>>,
     after: Spanned<Ago>,
+    headroom_below: Option<Spanned<Share>>,
 }
 
 /// What is wrong with a rule, and where in the file.
@@ -214,8 +215,15 @@ impl WrittenRule {
 
 fn check_steps(steps: &Spanned<Vec<WrittenStep>>) -> Result<Vec<Step>, Fault> {
     let mut checked: Vec<Step> = Vec::new();
-    for WrittenStep { remedy, after } in steps.get_ref() {
-        let step = Step { remedy: remedy.get_ref().0, after: after.get_ref().0 };
+    for WrittenStep { remedy, after, headroom_below } in steps.get_ref() {
+        if let Some(below) = headroom_below.as_ref().filter(|_| remedy.get_ref().0 == Remedy::Report) {
+            return fault(below.span(), "is for a remedy: that zombies are reported is not brought forward");
+        }
+        let step = Step {
+            remedy: remedy.get_ref().0,
+            after: after.get_ref().0,
+            headroom_below: headroom_below.as_ref().map(|below| below.get_ref().0),
+        };
         if let Some(last) = checked.last() {
             if step.remedy <= last.remedy {
                 return fault(

@@ -68,6 +68,11 @@ pub enum ValueError {
     /// It is no file of credentials.
     #[error("\"{0}\" is not a kubeconfig: write \"in-cluster\", or its path from the root")]
     Kubeconfig(Untrusted),
+    /// It is no part of something.
+    #[error(
+        "\"{0}\" is not a part of a limit: write whole hundredths between \"1%\" and \"99%\", such as \"20%\""
+    )]
+    Percent(Untrusted),
     /// It is none of the words.
     #[error("\"{value}\" is not known here: write one of {words}")]
     Word {

@@ -8,7 +8,7 @@ use super::{
     span::Span,
     value::{FromText, ValueError},
 };
-use crate::{remedy::Remedy, workload::Kind, zombie::Cause};
+use crate::{policy::Percent, remedy::Remedy, workload::Kind, zombie::Cause};
 
 /// One value, or a list of at least one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,25 @@ impl<'de> Deserialize<'de> for Ago {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Text(Span(span)) = Text::deserialize(deserializer)?;
         Ok(Self(span))
+    }
+}
+
+/// A part of a limit, written as `20%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share(pub(super) Percent);
+
+impl FromStr for Share {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let hundredths = text.strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+        hundredths.and_then(Percent::new).map(Self).ok_or_else(|| ValueError::Percent(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Text::deserialize(deserializer).map(|Text(share)| share)
     }
 }
 

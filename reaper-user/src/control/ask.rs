@@ -8,9 +8,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlError, EXPLAIN, LEAKS, LOSSES, Question, SETUP, Setup, Verdict, WATCH, ZOMBIES};
+use super::{
+    ControlError, EXPLAIN, HEADROOM, LEAKS, LOSSES, Question, SETUP, Setup, Verdict, WATCH, ZOMBIES,
+};
 use crate::{
-    report::{Event, Explained, LeaksEvent, LostEvent, SiteEvent, parse},
+    report::{Event, Explained, HeadroomEvent, LeaksEvent, LostEvent, SiteEvent, parse},
     watch::Listing,
 };
 
@@ -49,6 +51,7 @@ pub fn explain(path: &Path, pid: u32) -> Result<Explained, ControlError> {
             Event::LeakSite(site) => explained.sites.push(*site),
             Event::Outlook(outlook) => explained.outlook = Some(*outlook),
             Event::Breaker(breaker) => explained.breakers.push(*breaker),
+            Event::Headroom(headroom) => explained.headroom = Some(*headroom),
             _ => {}
         }
     }
@@ -72,6 +75,13 @@ pub fn watch(path: &Path, pid: u32, span: Duration) -> Result<(), ControlError> 
 
 fn milliseconds(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Asks the daemon at `path` how workloads stand to their limits on processes: the one that is called so, or all that have zombies.
+pub fn headroom(path: &Path, workload: Option<&str>) -> Result<Vec<HeadroomEvent>, ControlError> {
+    let question = Question { workload: workload.map(str::to_owned), ..Question::of(HEADROOM) };
+    let only = |event| if let Event::Headroom(headroom) = event { Some(*headroom) } else { None };
+    Ok(ask(path, &question, ANSWER)?.into_iter().filter_map(only).collect())
 }
 
 /// Leak sites, and what was counted of all.

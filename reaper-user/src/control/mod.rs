@@ -1,4 +1,4 @@
-//! The control socket: how `reaper ls`, `leaks`, `explain` and `check` ask the running daemon. Root's; nothing is done to a process by it; one question a
+//! The control socket: how `reaper ls`, `leaks`, `headroom`, `explain` and `check` ask the running daemon. Root's; nothing is done to a process by it; one question a
 //! connection.
 //!
 //! A client writes one line, `{"version":1,"request":"zombies"}`; the daemon answers with one JSON line that says whether it
@@ -11,6 +11,7 @@
 //! | `leaks` | `span_ms`, not required | one `leaks`, leak sites that leaked within that span |
 //! | `setup` | | none; how it was set up is in the first line, as `setup` |
 //! | `watch` | `pid` of a holder, `span_ms` | none: how long it takes to wait for children is in `zombies` from then on, for that span and as long as it takes |
+//! | `headroom` | `workload`, not required | one `headroom` for that workload, or for each that has zombies |
 //! | `explain` | `pid` | the zombie that it is or the zombies that it holds, their leak sites, circuit breakers of their holder; of a zombie, what the rules say |
 
 mod ask;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    ask::{Leaks, explain, leaks, losses, setup, watch, zombies},
+    ask::{Leaks, explain, headroom, leaks, losses, setup, watch, zombies},
     serve::Control,
 };
 use crate::{lock, names, report::ParseError};
@@ -38,6 +39,9 @@ const LOSSES: &str = "losses";
 
 /// What can be asked for: leak sites.
 const LEAKS: &str = "leaks";
+
+/// What can be asked for: limits on processes.
+const HEADROOM: &str = "headroom";
 
 /// What can be asked for: all that is known of a pid.
 const EXPLAIN: &str = "explain";
@@ -153,6 +157,9 @@ struct Question {
     /// About whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+    /// About which workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
 }
 
 impl Question {

@@ -16,11 +16,13 @@ use tokio::{
 };
 
 use super::{
-    ControlError, EXPLAIN, Head, LEAKS, LOSSES, Question, SETUP, Setup, VERSION, Verdict, WATCH, ZOMBIES,
+    ControlError, EXPLAIN, HEADROOM, Head, LEAKS, LOSSES, Question, SETUP, Setup, VERSION, Verdict, WATCH,
+    ZOMBIES,
 };
 use crate::{
     lock,
     report::{Event, to_line},
+    text::Untrusted,
     watch::{Listing, Query},
 };
 
@@ -142,7 +144,7 @@ fn understood(question: &str) -> Result<Question, String> {
 
 /// What is asked for, or why it is not said.
 async fn events(question: Question, queries: &mpsc::Sender<Query>) -> Result<Vec<Event>, String> {
-    let Question { version: _, request, span_ms, pid } = question;
+    let Question { version: _, request, span_ms, pid, workload } = question;
     match request.as_str() {
         ZOMBIES => {
             let Listing { zombies, breakers } = answer(queries, Query::Zombies).await?;
@@ -151,6 +153,10 @@ async fn events(question: Question, queries: &mpsc::Sender<Query>) -> Result<Vec
         }
         LOSSES => answer(queries, Query::Losses).await,
         LEAKS => answer(queries, |reply| Query::Leaks(span_ms.map(Duration::from_millis), reply)).await,
+        HEADROOM => {
+            let name = workload.map(|name| Untrusted::new(name.as_bytes()));
+            answer(queries, |reply| Query::Headroom(name, reply)).await
+        }
         EXPLAIN => {
             let pid = pid.ok_or("the question lacks a pid")?;
             answer(queries, |reply| Query::Explain(pid, reply)).await

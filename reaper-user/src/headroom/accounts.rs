@@ -224,6 +224,12 @@ impl Accounts {
         self.accounts.keys()
     }
 
+    /// Who holds most of its zombies, where that is known.
+    #[must_use]
+    pub fn holder(&self, path: &[u8]) -> Option<u32> {
+        self.accounts.get(path).and_then(|account| account.holder)
+    }
+
     /// When there is something to look at next.
     #[must_use]
     pub fn next(&self) -> Option<BootTime> {

@@ -19,7 +19,7 @@ use crate::{
     kubernetes,
     remedy::Remedy,
     report::{Loss, Outcome},
-    watch::{Measured, OTHER, WorkloadLabels, ZombieCounts},
+    watch::{LimitCounts, Measured, OTHER, WorkloadLabels, ZombieCounts},
 };
 
 /// How it is written.
@@ -130,6 +130,7 @@ impl Collector for Scrape {
         self.zombies(&mut page)?;
         self.times(&mut page)?;
         self.remedies(&mut page)?;
+        self.limits(&mut page)?;
         self.losses(&mut page)?;
         self.told(&mut page)?;
         self.costs(&mut page)
@@ -180,8 +181,16 @@ impl Scrape {
     }
 
     fn times(&self, page: &mut Page<'_>) -> fmt::Result {
-        let Measured { times, times_by_workload, other_times, zombies_overflowed, times_overflowed, .. } =
-            &*self.measured;
+        let Measured {
+            times,
+            times_by_workload,
+            other_times,
+            zombies_overflowed,
+            times_overflowed,
+            limits_overflowed,
+            fork_failures_overflowed,
+            ..
+        } = &*self.measured;
         page.times(
             (
                 "time_to_reap",
@@ -204,7 +213,12 @@ impl Scrape {
                 None,
                 "What is counted as other, because its metric has as many label sets as [metrics] label_sets allows",
             ),
-            [("zombies", zombies_overflowed), ("workload_time_to_reap", times_overflowed)]
+            [
+                ("zombies", zombies_overflowed),
+                ("workload_time_to_reap", times_overflowed),
+                ("pids", limits_overflowed),
+                ("fork_failures", fork_failures_overflowed),
+            ]
                 .map(|(metric, number)| ([("metric", metric)], *number)),
         )
     }
@@ -220,6 +234,38 @@ impl Scrape {
         page.gauge(
             ("breakers_open", None, "Circuit breakers of remedies that are open"),
             [(NO_LABELS, *breakers)],
+        )
+    }
+
+    fn limits(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Measured { limits, fork_failures, other_fork_failures, .. } = &*self.measured;
+        let each = |of: fn(&LimitCounts) -> Option<u64>| {
+            limits.iter().filter_map(move |(labels, counts)| Some((labels.pairs(), of(counts)?)))
+        };
+        page.gauge(
+            ("pids_limit", None, "The limit on processes that is full first, of workloads that have zombies"),
+            each(|counts| counts.limit),
+        )?;
+        page.gauge(
+            ("pids_used", None, "Tasks that count against that limit, zombies included"),
+            each(|counts| Some(counts.used)),
+        )?;
+        page.gauge(
+            ("pids_zombies", None, "Zombies that count against that limit"),
+            each(|counts| Some(counts.zombies)),
+        )?;
+        page.gauge(
+            (
+                "exhaustion",
+                Some(Unit::Seconds),
+                "Time until that limit is full at the rate at which zombies become more; absent where that cannot be said",
+            ),
+            limits.iter().filter_map(|(labels, counts)| Some((labels.pairs(), counts.exhaustion?.as_secs_f64()))),
+        )?;
+        let others = other_fork_failures.iter().map(|count| (WorkloadLabels::others(), *count));
+        page.counter(
+            ("fork_failures", None, "Forks that were refused by pids.max, as far as they were seen"),
+            fork_failures.iter().map(|(labels, count)| (labels.pairs(), *count)).chain(others),
         )
     }
 

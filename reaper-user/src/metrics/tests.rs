@@ -12,7 +12,7 @@ use crate::{
     kernel::{ProgramCost, ReapTimes},
     report::fixture,
     text::Untrusted,
-    watch::{LedgerCounts, ZombieCounts, ZombieLabels},
+    watch::{LedgerCounts, LimitCounts, WorkloadLabels, ZombieCounts, ZombieLabels},
     workload::Kind,
 };
 
@@ -35,6 +35,19 @@ fn measured() -> Measured {
         times_overflowed: 0,
         remedies: [[0; 5]; 5],
         breakers: 0,
+        limits: vec![(
+            WorkloadLabels::from(&fixture::never_waited().workload),
+            LimitCounts {
+                limit: Some(256),
+                used: 200,
+                zombies: 190,
+                exhaustion: Some(Duration::from_secs(28)),
+            },
+        )],
+        limits_overflowed: 0,
+        fork_failures: vec![(WorkloadLabels::from(&fixture::never_waited().workload), 17)],
+        other_fork_failures: Some(2),
+        fork_failures_overflowed: 1,
         losses: [4; crate::report::Loss::ALL.len()],
         programs: vec![ProgramCost { program: "free".to_owned(), runs: 8, time: Duration::from_micros(1) }],
         sweeps: 3,

@@ -144,6 +144,17 @@ impl Policy {
         self.terms.rules.iter().any(Rule::acts)
     }
 
+    /// The parts that are left of limits, below which a step comes sooner.
+    #[must_use]
+    pub fn headroom_thresholds(&self) -> Vec<f64> {
+        self.terms
+            .rules
+            .iter()
+            .flat_map(|rule| &rule.steps)
+            .filter_map(|step| Some(step.headroom_below?.part()))
+            .collect()
+    }
+
     /// True where a rule reaps.
     #[must_use]
     pub fn reaps(&self) -> bool {
@@ -202,8 +213,11 @@ impl Policy {
                 let of_it = allows(Remedy::Reap, rule, case, age);
                 decision.watch = of_it.is_ok() || of_it.is_err_and(|refusal| refusal.is_about_waits());
             }
-            if age < wanted.after {
+            if age < wanted.after && !wanted.is_hurried(case.free) {
                 at(reaches(wanted.after));
+                if rule.is_hurried(step + 1, case.free) {
+                    continue;
+                }
                 break;
             }
             let refusal = match self.check(act, rule, case, age) {

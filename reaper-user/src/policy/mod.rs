@@ -14,7 +14,7 @@ pub use self::{
     decide::{Act, Choice, Decision, Policy, Progress, Terms},
     pattern::{Pattern, PatternError},
     refusal::{Limit, Refusal, Scope},
-    rule::{Fit, Match, Rule, Step, Subject},
+    rule::{Fit, Match, Percent, Rule, Step, Subject},
     safety::{Case, LONG_PAST, ReapTimes, Waited, allows},
 };
 

@@ -37,6 +37,26 @@ pub struct Step {
     pub remedy: Remedy,
     /// The age from which on.
     pub after: Duration,
+    /// Also before that age, where less than this part of a limit on processes is left to the zombie's workload.
+    pub headroom_below: Option<Percent>,
+}
+
+/// A part of a limit: 1 to 99 hundredths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// So many hundredths; `None` where that is nothing, or all.
+    #[must_use]
+    pub const fn new(hundredths: u8) -> Option<Self> {
+        if matches!(hundredths, 1..=99) { Some(Self(hundredths)) } else { None }
+    }
+
+    /// The part, 0 to 1.
+    #[must_use]
+    pub fn part(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
 }
 
 /// Whom a rule means. Of several values of one key any must fit, of several keys each; what is empty fits all. Who lacks
@@ -157,6 +177,12 @@ impl Rule {
         self.steps.iter().find(|step| step.remedy == remedy)
     }
 
+    /// Whether a step of it, from this one on, is due whatever the age, because so little is left.
+    #[must_use]
+    pub fn is_hurried(&self, from: usize, free: Option<f64>) -> bool {
+        self.steps.iter().skip(from).any(|step| step.is_hurried(free))
+    }
+
     /// The age from which on its zombies are reported, where the rule says one: later than all others'.
     #[must_use]
     pub fn reports_after(&self) -> Option<Duration> {
@@ -187,6 +213,14 @@ impl Rule {
     #[must_use]
     pub fn acts(&self) -> bool {
         self.steps.iter().any(|step| step.remedy != Remedy::Report)
+    }
+}
+
+impl Step {
+    /// Whether it is due whatever the age, because this part at most is left of a limit on processes.
+    #[must_use]
+    pub fn is_hurried(&self, free: Option<f64>) -> bool {
+        self.headroom_below.zip(free).is_some_and(|(below, free)| free < below.part())
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Case<'a> {
     pub waited: Waited,
     /// How long the holder takes; `None` where that is not known.
     pub reap_times: Option<ReapTimes>,
+    /// The part that is left of the nearest limit on processes of its workload; `None` where that is not known.
+    pub free: Option<f64>,
 }
 
 /// Whether `remedy` may be applied by `rule` to a zombie of this age. Limits are asked elsewhere.
@@ -108,7 +110,7 @@ const fn helps(remedy: Remedy, cause: Cause) -> bool {
 /// The safe class is that of adopted ones whose holder was seen making no wait that could return them. The rest is taken from a
 /// parent that may still ask for its status, which only a rule can accept that names the cause.
 fn reap(rule: &Rule, case: Case<'_>, age: Duration) -> Result<(), Refusal> {
-    let Case { zombie, holder: _, waited, reap_times } = case;
+    let Case { zombie, holder: _, waited, reap_times, free: _ } = case;
     if zombie.ns_pid.is_none() {
         return Err(Refusal::PidUnknown);
     }

@@ -40,7 +40,11 @@ fn rule(causes: &[Cause], steps: &[(Remedy, u64)]) -> Rule {
         when: Match { causes: causes.to_vec(), ..Match::default() },
         steps: steps
             .iter()
-            .map(|(remedy, after)| Step { remedy: *remedy, after: SECOND * u32::try_from(*after).unwrap() })
+            .map(|(remedy, after)| Step {
+                remedy: *remedy,
+                after: SECOND * u32::try_from(*after).unwrap(),
+                headroom_below: None,
+            })
             .collect(),
         parent_may_miss_status: false,
         allow_interrupted_wait: false,
@@ -67,6 +71,7 @@ fn case<'a>(zombie: &'a Zombie, holder: &'a Holder) -> Case<'a> {
         holder,
         waited: Waited::ForOthers,
         reap_times: Some(ReapTimes { watched: 1_000 * SECOND, longest: SECOND }),
+        free: None,
     }
 }
 
@@ -407,4 +412,27 @@ fn a_rule_can_put_a_report_off() {
         (report_at(Some(1000)), report_at(Some(0)), report_at(None)),
         (Some(600 * SECOND), None, None)
     );
+}
+
+#[test]
+fn a_step_comes_sooner_where_less_is_left_than_it_says_and_the_zombie_may_be_reaped_at_all() {
+    let holder = holder();
+    let mut rule = rule(&[Cause::Adopted], &[(Remedy::Nudge, 60), (Remedy::Reap, 90)]);
+    rule.steps[1].headroom_below = Percent::new(20);
+    let policy = policy(vec![rule]);
+    let adopted = zombie(Cause::Adopted);
+    let of = |free, waited| {
+        let case = Case { free, waited, ..case(&adopted, &holder) };
+        policy.decide(case, Progress::default(), at(30))
+    };
+    let act = |free| of(free, Waited::ForOthers).act.map(|act| (act.step, act.remedy));
+    assert_eq!(act(Some(0.19)), Some((1, Remedy::Reap)), "the weaker one is not waited for");
+    for enough in [Some(0.2), Some(1.0), None] {
+        assert_eq!(act(enough), None);
+    }
+    assert_eq!(of(None, Waited::ForOthers).again, Some(at(60)));
+    // It is not done where it were not done later.
+    let decision = of(Some(0.0), Waited::ForAny);
+    assert_eq!((decision.act, decision.refusals.len()), (None, 1));
+    assert_eq!(policy.headroom_thresholds(), [0.2]);
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{
     evidence::ShownEvidence,
     explanation::{ExplanationEvent, OutlookEvent},
+    headroom::{ForkFailedEvent, HeadroomEvent},
     json,
     listing::Source,
     loss::Loss,
@@ -46,6 +47,10 @@ pub enum Event {
     Explanation(Box<ExplanationEvent>),
     /// What the rules say about a zombie.
     Outlook(Box<OutlookEvent>),
+    /// How a workload stands to its limits on processes.
+    Headroom(Box<HeadroomEvent>),
+    /// Forks were refused.
+    ForkFailed(Box<ForkFailedEvent>),
 }
 
 /// A zombie.

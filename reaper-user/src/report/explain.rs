@@ -8,7 +8,7 @@ use super::{
     event::{Process, Seconds, ZombieEvent},
     evidence,
     explanation::{Explained, ExplanationEvent, OutlookEvent, What},
-    human,
+    headroom, human,
     reporter::Page,
     site::SiteEvent,
     span::shown,
@@ -71,6 +71,7 @@ fn zombie_page(lines: &mut Lines, zombie: &ZombieEvent, explained: &Explained) {
         Some(outlook) => rules(lines, outlook),
         None => lines.say("Rules", "not known: no daemon was asked"),
     }
+    headroom_of(lines, explained);
     for breaker in &explained.breakers {
         lines.say("Breaker", breaker.message.as_str());
     }
@@ -98,6 +99,7 @@ fn holder_page(lines: &mut Lines, zombies: &[ZombieEvent], explained: &Explained
     if let Some(more) = explained.sites.len().checked_sub(KINDS).filter(|more| *more > 0) {
         lines.say("", &format!("and {more} more: reaper leaks"));
     }
+    headroom_of(lines, explained);
     for breaker in &explained.breakers {
         lines.say("Breaker", breaker.message.as_str());
     }
@@ -108,6 +110,14 @@ fn holder_page(lines: &mut Lines, zombies: &[ZombieEvent], explained: &Explained
             first.pid, first.holder.pid
         ),
     );
+}
+
+fn headroom_of(lines: &mut Lines, explained: &Explained) {
+    let sentences = explained.headroom.iter().flat_map(headroom::sentences);
+    // The first is about its zombies, which the rest of the page tells better.
+    for (number, line) in sentences.skip(1).enumerate() {
+        lines.say(if number == 0 { "Headroom" } else { "" }, &line);
+    }
 }
 
 /// How many there are of each kind, the most frequent first.

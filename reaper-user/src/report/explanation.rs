@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Seconds, ZombieEvent},
+    headroom::HeadroomEvent,
     json,
     listing::Source,
     remedied::BreakerEvent,
@@ -128,4 +129,6 @@ pub struct Explained {
     pub outlook: Option<OutlookEvent>,
     /// Circuit breakers that are open for its holder, or for it.
     pub breakers: Vec<BreakerEvent>,
+    /// How its workload stands to its limits on processes.
+    pub headroom: Option<HeadroomEvent>,
 }

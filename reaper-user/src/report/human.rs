@@ -7,7 +7,7 @@ use super::{
     columns::{Column, Columns, wrap},
     crowd::{Kind as Crowd, Rest},
     event::{Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ZombieEvent},
-    evidence, explain, leaks,
+    evidence, explain, headroom, leaks,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
     reporter::Page,
     span::shown,
@@ -56,6 +56,8 @@ impl Human {
             Event::LeakSite(site) => leaks::whole(site, &self.page()).lines().map(str::to_owned).collect(),
             Event::Explanation(head) => vec![head.message.to_string()],
             Event::Outlook(outlook) => vec![explain::outlook(outlook)],
+            Event::Headroom(of) => headroom::whole(of, &self.page()).lines().map(str::to_owned).collect(),
+            Event::ForkFailed(failed) => self.paragraph(failed.time, &failed.sentence(), LOST),
             Event::Listing(ListingEvent { time: _, source, count }) => vec![source.sentence(*count)],
         }
     }

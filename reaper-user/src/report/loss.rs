@@ -61,6 +61,12 @@ pub enum Loss {
     NameForgotten,
     /// A label of a workload could not be kept.
     LabelLost,
+    /// A cgroup could not be watched for refused forks, or a refusal was not told.
+    RefusalUnwatched,
+    /// The limits of a workload could not be read.
+    HeadroomUnread,
+    /// The ledger and the kernel count other numbers of zombies.
+    ZombiesDiffer,
     /// An event was dropped because nobody reads the output.
     EventDropped,
 }
@@ -78,7 +84,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -106,6 +112,9 @@ impl Loss {
         Self::ForkerForgotten,
         Self::NameForgotten,
         Self::LabelLost,
+        Self::RefusalUnwatched,
+        Self::HeadroomUnread,
+        Self::ZombiesDiffer,
         Self::EventDropped,
     ];
 
@@ -140,6 +149,9 @@ impl Loss {
             | Self::ForkerForgotten
             | Self::NameForgotten
             | Self::LabelLost
+            | Self::RefusalUnwatched
+            | Self::HeadroomUnread
+            | Self::ZombiesDiffer
             | Self::EventDropped => Counted::Here,
         }
     }
@@ -210,6 +222,7 @@ impl Loss {
             | Self::WorkloadUncopied
             | Self::ForkerForgotten => "origin",
             Self::NameForgotten | Self::LabelLost => "names",
+            Self::RefusalUnwatched | Self::HeadroomUnread | Self::ZombiesDiffer => "headroom",
             Self::EventDropped => "report",
         }
     }
@@ -245,6 +258,9 @@ impl Loss {
             Self::ForkerForgotten => "forker-forgotten",
             Self::NameForgotten => "name-forgotten",
             Self::LabelLost => "label-lost",
+            Self::RefusalUnwatched => "refusal-unwatched",
+            Self::HeadroomUnread => "headroom-unread",
+            Self::ZombiesDiffer => "zombies-differ",
             Self::EventDropped => "event-dropped",
         }
     }
@@ -362,6 +378,18 @@ impl Loss {
             }
             Self::LabelLost => {
                 "workloads have more labels than are kept (64), or longer ones: rules do not see those; make rules match on others"
+            }
+            Self::RefusalUnwatched => {
+                "there were too many cgroups to watch all for refused forks (8192, or fs.inotify.max_user_watches), or too many \
+                 refusals at once: some are not told of; see `reaper headroom`"
+            }
+            Self::HeadroomUnread => {
+                "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once: their headroom is not \
+                 known, or old; give the daemon more CPU, see to the workloads that leak"
+            }
+            Self::ZombiesDiffer => {
+                "in a cgroup the kernel keeps counting another number of dead tasks than the ledger has zombies: one of the two counts \
+                 is wrong; the log names the cgroup; please report it with the kernel's version"
             }
             Self::EventDropped => {
                 "releases or losses were not written because nobody read the output in time: read it faster, or \

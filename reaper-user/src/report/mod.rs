@@ -13,6 +13,7 @@ mod explain;
 mod explanation;
 pub mod export;
 mod filter;
+mod headroom;
 mod human;
 mod json;
 mod leaks;
@@ -35,6 +36,10 @@ pub use self::{
     evidence::{ShownEvidence, ShownWaits},
     explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
+    headroom::{
+        Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, LimitKind, ShownLimit, ShownRate, ZombiesOf,
+        forecast, percent,
+    },
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, shares_rows, table},
     loss::{Counted, Loss},

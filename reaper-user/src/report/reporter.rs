@@ -13,6 +13,7 @@ use super::{
     event::{Event, ZombieEvent},
     explain,
     explanation::{Explained, ExplanationEvent},
+    headroom::{self, HeadroomEvent},
     human::Human,
     json, leaks,
     listing::{Source, shares_rows, table},
@@ -208,6 +209,23 @@ impl<W: Write> Reporter<W> {
         }
     }
 
+    /// Writes how workloads stand to their limits: for people a table, or with `whole` each of them in full; in JSON an event each.
+    pub fn headrooms(&mut self, source: Source, rows: &[HeadroomEvent], whole: bool) -> io::Result<()> {
+        match &self.form {
+            Form::Human { .. } => {
+                let text = if whole {
+                    rows.iter().map(|row| headroom::whole(row, &self.page)).collect::<Vec<_>>().join("\n")
+                } else {
+                    headroom::table(source, rows, &self.page)
+                };
+                self.write(&text)
+            }
+            Form::Json => {
+                rows.iter().try_for_each(|row| self.report(&Event::Headroom(Box::new(row.clone()))))
+            }
+        }
+    }
+
     /// Writes what is known of a pid: for people a page; in JSON an event each, after one that says what it is.
     pub fn explanation(&mut self, head: &ExplanationEvent, explained: &Explained) -> io::Result<()> {
         match &self.form {
@@ -216,13 +234,15 @@ impl<W: Write> Reporter<W> {
                 self.write(&text)
             }
             Form::Json => {
-                let Explained { zombies, sites, outlook, breakers } = explained.clone();
+                let Explained { zombies, sites, outlook, breakers, headroom } = explained.clone();
                 let zombies = zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie)));
                 let sites = sites.into_iter().map(|site| Event::LeakSite(Box::new(site)));
                 let outlook = outlook.into_iter().map(|outlook| Event::Outlook(Box::new(outlook)));
                 let breakers = breakers.into_iter().map(|breaker| Event::Breaker(Box::new(breaker)));
+                let headroom = headroom.into_iter().map(|headroom| Event::Headroom(Box::new(headroom)));
                 self.report(&Event::Explanation(Box::new(head.clone())))?;
-                zombies.chain(sites).chain(outlook).chain(breakers).try_for_each(|event| self.report(&event))
+                let all = zombies.chain(sites).chain(outlook).chain(breakers).chain(headroom);
+                all.into_iter().try_for_each(|event| self.report(&event))
             }
         }
     }

@@ -3,7 +3,7 @@
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
-use super::{Event, Loss, Source, fixture, json::to_line, parse};
+use super::{Event, Loss, Source, fixture, headroom, json::to_line, parse};
 use crate::{
     origin,
     workload::{Kind, Runtime},
@@ -80,6 +80,7 @@ fn events() -> Vec<Event> {
     events.extend(fixture::remedies());
     events.extend(fixture::breakers());
     events.extend(fixture::leaks());
+    events.extend(headroom::fixture::all());
     events.extend(fixture::explanations());
     events.extend([Source::Daemon, Source::Census].map(|source| Event::listing(source, 0, fixture::time())));
     events
@@ -112,6 +113,8 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::leaks().remove(7),
         fixture::explanations().remove(0),
         fixture::explanations().remove(4),
+        headroom::fixture::all().remove(0),
+        headroom::fixture::all().remove(2),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {

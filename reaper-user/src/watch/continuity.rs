@@ -159,11 +159,14 @@ impl Watch {
 
     /// Takes over what others count.
     pub(super) fn take_over_losses(&mut self) {
-        let Self { describer: Describer { kernel, stacks, names, .. }, losses, .. } = self;
+        let Self { describer: Describer { kernel, stacks, names, .. }, losses, headrooms, .. } = self;
         losses.set(Loss::ProgramSkipped, kernel.skipped());
         let names = names.counts();
         losses.set(Loss::NameForgotten, names.forgotten);
         losses.set(Loss::LabelLost, names.labels);
+        for (loss, total) in headrooms.losses() {
+            losses.set(loss, total);
+        }
         if let Some(stacks) = stacks {
             losses.set(Loss::StackDropped, stacks.lost());
             losses.set(Loss::Unrecognized, stacks.unrecognized());

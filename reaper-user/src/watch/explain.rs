@@ -34,7 +34,7 @@ impl Watch {
         }
     }
 
-    fn explain(&self, pid: u32, mut zombies: Vec<(u64, ZombieEvent)>, now: BootTime) -> Vec<Event> {
+    fn explain(&mut self, pid: u32, mut zombies: Vec<(u64, ZombieEvent)>, now: BootTime) -> Vec<Event> {
         let itself = zombies.iter().any(|(_, zombie)| zombie.pid == pid);
         zombies.retain(|(_, zombie)| if itself { zombie.pid == pid } else { zombie.holder.pid == pid });
         let mut events = Vec::new();
@@ -53,6 +53,12 @@ impl Watch {
         let breakers = self.remedies.open_breakers(now).into_iter();
         let of_it = breakers.filter(|breaker| holders.contains(&breaker.holder.pid));
         events.extend(of_it.map(|breaker| Event::Breaker(Box::new(breaker))));
+        let first = zombies.first().and_then(|(id, _)| self.describer.kernel.record(*id));
+        if let Some(record) = first
+            && let Some(headroom) = self.headroom_of(self.describer.cgroups(&record), now)
+        {
+            events.push(Event::Headroom(Box::new(headroom)));
+        }
         events.extend(zombies.into_iter().map(|(_, zombie)| Event::Zombie(Box::new(zombie))));
         events
     }

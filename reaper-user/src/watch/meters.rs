@@ -10,6 +10,7 @@ use reaper_ebpf::{counter, reap_time::Times, state};
 
 use super::{
     Watch, WatchError,
+    headroom::LimitCounts,
     label_sets::LabelSets,
     labels::{WorkloadLabels, ZombieLabels},
 };
@@ -73,6 +74,16 @@ pub struct Measured {
     pub remedies: RemedyCounts,
     /// Circuit breakers that are open.
     pub breakers: usize,
+    /// How workloads that have zombies stand to their nearest limits on processes.
+    pub limits: Vec<(WorkloadLabels, LimitCounts)>,
+    /// Those that found no place among them.
+    pub limits_overflowed: u64,
+    /// Refused forks by whose they were,
+    pub fork_failures: Vec<(WorkloadLabels, u64)>,
+    /// of all others,
+    pub other_fork_failures: Option<u64>,
+    /// and how often one found no place.
+    pub fork_failures_overflowed: u64,
     /// Losses, in the order of [`Loss::ALL`].
     pub losses: [u64; Loss::ALL.len()],
     /// What BPF programs have cost, where the kernel counts it.
@@ -97,6 +108,7 @@ pub(super) struct Meters {
     sweeps: u64,
     swept: Duration,
     born: u64,
+    label_sets: usize,
 }
 
 /// The kernel side's times by cgroup, as times by workload: cgroups come and go.
@@ -131,6 +143,7 @@ impl Meters {
             sweeps: 0,
             swept: Duration::ZERO,
             born: 0,
+            label_sets,
         }
     }
 
@@ -245,13 +258,19 @@ impl Watch {
         let times = self.take_reap_times()?;
         self.take_over_losses();
         self.losses.set(Loss::EventDropped, self.outbox.dropped());
+        let mut limits = self.headrooms.measured(now);
+        // Those that are nearest to their limits are shown.
+        limits.sort_by(|(_, one), (_, other)| one.left().total_cmp(&other.left()));
+        let limits_overflowed = limits.len().saturating_sub(self.meters.label_sets) as u64;
+        limits.truncate(self.meters.label_sets);
+        let (fork_failures, other_fork_failures, fork_failures_overflowed) = self.headrooms.failures();
         let kernel = &self.describer.kernel;
         let ledger = census(kernel)?;
         let freed = times.prompt + times.slow.buckets.iter().sum::<u64>();
         let meters = &mut self.meters;
         // One that is freed between the two readings is in neither, until the next time.
         meters.born = meters.born.max(freed + ledger.dead + ledger.standing);
-        let Meters { zombies, times: slow, sweeps, swept, born } = &self.meters;
+        let Meters { zombies, times: slow, sweeps, swept, born, label_sets: _ } = &self.meters;
         Ok(Measured {
             zombies: zombies.iter().map(|(labels, counts)| (labels.clone(), *counts)).collect(),
             other_zombies: zombies.others().copied(),
@@ -264,6 +283,11 @@ impl Watch {
             times_overflowed: slow.by_workload.overflowed() + times.unplaced,
             remedies: *self.remedies.counts(),
             breakers: self.remedies.open_breakers(now).len(),
+            limits,
+            limits_overflowed,
+            fork_failures,
+            other_fork_failures,
+            fork_failures_overflowed,
             losses: self.losses.totals(kernel)?,
             programs: kernel.program_costs(),
             sweeps: *sweeps,

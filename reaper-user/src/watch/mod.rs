@@ -9,6 +9,7 @@ mod copies;
 mod describe;
 mod explain;
 mod following;
+mod headroom;
 mod holders;
 mod label_sets;
 mod labels;
@@ -38,6 +39,7 @@ use self::{
     continuity::{Early, Restoring, self_check},
     explain::Reply,
     following::{crowded, start_following},
+    headroom::Headrooms,
     leaks::moment,
     lists::Lists,
     losses::Losses,
@@ -51,6 +53,7 @@ pub(crate) use self::{
     remedies::waited,
 };
 pub use self::{
+    headroom::LimitCounts,
     labels::{OTHER, WorkloadLabels, ZombieLabels},
     lists::Listing,
     meters::{LedgerCounts, Measured, RemedyCounts, ZombieCounts},
@@ -135,6 +138,8 @@ pub enum Query {
     Leaks(Option<Duration>, oneshot::Sender<Vec<Event>>),
     /// How much was lost, every kind of loss.
     Losses(oneshot::Sender<Vec<Event>>),
+    /// How a workload stands to its limits on processes, by its name, or all that have zombies: an event each.
+    Headroom(Option<Untrusted>, oneshot::Sender<Vec<Event>>),
     /// How everything stands, in numbers.
     Metrics(oneshot::Sender<Measured>),
     /// Whether what was there at the start is taken over and compared.
@@ -170,6 +175,7 @@ pub struct Watch {
     restoring: Restoring,
     remedies: Remedies,
     asked: AskedFor,
+    headrooms: Headrooms,
     /// When the ledger is swept next.
     next_sweep: BootTime,
     pruned: Option<Instant>,
@@ -221,6 +227,7 @@ impl Watch {
         if walked.cut {
             tracing::warn!(known = walked.known, "not every cgroup could be kept; raise cgroup_cache");
         }
+        let headrooms = Headrooms::start(workloads.cgroups(), &proc, label_sets)?;
         let (send, answers) = mpsc::unbounded_channel();
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
@@ -265,6 +272,7 @@ impl Watch {
             restoring: Restoring::default(),
             remedies,
             asked: AskedFor::default(),
+            headrooms,
             next_sweep: BootTime(0),
             pruned: None,
             notices,
@@ -310,6 +318,7 @@ impl Watch {
                 alarm.set(set_to).map_err(asleep)?;
             }
             let retry = self.unborn.iter().map(|(when, ..)| *when).min();
+            let headroom = self.headrooms.due();
             tokio::select! {
                 () = &mut stop => break,
                 due = alarm.goes_off() => {
@@ -321,6 +330,14 @@ impl Watch {
                     self.bear(swept)?;
                 }
                 () = until(retry) => self.retry_cgroups(),
+                () = until(headroom) => {
+                    let tended = self.tend_headroom();
+                    self.bear(tended)?;
+                }
+                Some(report) = self.headrooms.report() => {
+                    let taken = self.take_headroom(report);
+                    self.bear(taken)?;
+                }
                 notices = self.notices.next() => self.heed(&notices?),
                 Some(answers) = self.answers.recv() => {
                     let taken = self.take(answers);
@@ -392,8 +409,10 @@ impl Watch {
     }
 
     fn meet(&mut self, id: CgroupId, attempt: usize) {
-        if let Made::Again(after) = self.describer.workloads.cgroups().made(id, attempt) {
-            self.unborn.push((Instant::now() + after, id, attempt + 1));
+        match self.describer.workloads.cgroups().made(id, attempt) {
+            Made::Again(after) => self.unborn.push((Instant::now() + after, id, attempt + 1)),
+            Made::Known => self.watch_for_refusals(id),
+            Made::Unknown => {}
         }
     }
 
@@ -428,6 +447,7 @@ impl Watch {
                 // Nobody waits for the answer any more: nothing to do.
                 let _left = reply.send(self.losses.all(&self.describer.kernel)?);
             }
+            Query::Headroom(name, reply) => self.headrooms.ask(name, reply),
             Query::Metrics(reply) => {
                 let _left = reply.send(self.measure()?);
             }

@@ -71,6 +71,11 @@ impl Standings {
         self.by_id.iter().map(|(id, standing)| (*id, standing.zombie.holder.identity()))
     }
 
+    /// Each with the ids of its cgroups in v2 and in v1's pids hierarchy.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, [u64; 2], &Zombie)> {
+        self.by_id.iter().map(|(id, standing)| (*id, standing.cgroups, &*standing.zombie))
+    }
+
     /// The cgroups they died in.
     pub(super) fn cgroups(&self) -> HashSet<CgroupId> {
         let each = |standing: &Standing| {

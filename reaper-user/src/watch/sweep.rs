@@ -74,6 +74,7 @@ impl Watch {
             self.next_sweep = self.next_sweep.max(now.plus(pause));
         }
         if !requests.is_empty() {
+            self.headrooms.stir();
             // Somebody has to notice when no answer comes.
             self.sweep_by(now.plus(ANSWERED));
         }

@@ -251,6 +251,19 @@ impl Cgroups {
         self.v1_pids_number
     }
 
+    /// The hierarchy that the `pids` controller is on, and where it is mounted; `None` where no mount shows it whole.
+    #[must_use]
+    pub fn pids(&self) -> Option<(Hierarchy, &Path)> {
+        let hierarchy = if self.v1_pids_number.is_some() { Hierarchy::V1Pids } else { Hierarchy::V2 };
+        self.tree(hierarchy).map(|tree| (hierarchy, &*tree.point))
+    }
+
+    /// The paths of all cgroups of a hierarchy that are kept; some may be gone.
+    pub fn paths(&self, hierarchy: Hierarchy) -> impl Iterator<Item = (CgroupId, &Arc<[u8]>)> {
+        let own = self.known.iter().filter(move |(id, _)| id.hierarchy == hierarchy);
+        own.map(|(id, entry)| (*id, &entry.path))
+    }
+
     /// What was lost or let go.
     #[must_use]
     pub const fn counts(&self) -> Counts {

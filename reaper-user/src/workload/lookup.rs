@@ -54,6 +54,14 @@ impl Workloads {
         self.work_out(v2, v1_pids.filter(|_| alive))
     }
 
+    /// Whose a process is that is in this cgroup.
+    pub fn at(&mut self, hierarchy: Hierarchy, path: &[u8]) -> Workload {
+        match hierarchy {
+            Hierarchy::V2 => self.work_out(Some(path), None),
+            Hierarchy::V1Pids => self.work_out(None, Some(path)),
+        }
+    }
+
     /// Lets go what is gone: see [`Cgroups::prune`].
     pub fn prune(&mut self, now: Instant, in_use: impl Fn(CgroupId) -> bool) {
         let Self { cgroups, states: _, limit: _, known } = self;

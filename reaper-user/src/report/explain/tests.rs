@@ -20,6 +20,7 @@ fn explained(zombies: &[Zombie]) -> Explained {
         sites: sites.into_iter().filter(|site| site.total == 500).collect(),
         outlook: Some(fixture::outlook()),
         breakers: Vec::new(),
+        headroom: Some(headroom::fixture::one()),
     }
 }
 

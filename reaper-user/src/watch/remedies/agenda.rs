@@ -166,6 +166,14 @@ impl Agenda {
         self.due.insert((moment, Item::Zombie(id)));
     }
 
+    /// Looks at it at `moment` if it has only a later one and stands in no queue.
+    pub(super) fn bring_forward(&mut self, id: u64, moment: BootTime) {
+        let waits = |plan: &Plan| plan.line.is_none() && plan.next.is_some_and(|next| next > moment);
+        if self.plans.get(&id).is_some_and(waits) && !self.asked.contains(&id) {
+            self.schedule(id, moment);
+        }
+    }
+
     /// Puts it into a queue. One that did not exist has its first moment now.
     pub(super) fn queue(&mut self, id: u64, line: Line, died: BootTime, forked: BootTime, now: BootTime) {
         self.leave_line(id);

@@ -105,11 +105,13 @@ impl Watch {
                 waited = Waited::Unwatched(std::time::Duration::MAX);
             }
         }
+        let free = self.free_of(self.describer.cgroups(&record));
         let case = Case {
             zombie: &zombie,
             holder: &holder,
             waited,
             reap_times: watched.map(|watched| watched.reap_times(now)),
+            free,
         };
         self.remedies.judge(id, case, now);
     }

@@ -170,6 +170,13 @@ impl Remedies {
         }
     }
 
+    /// Of these so little is left that a step may come sooner: they are looked at now.
+    pub(super) fn bring_forward(&mut self, ids: &[u64], now: BootTime) {
+        for id in ids {
+            self.agenda.bring_forward(*id, now);
+        }
+    }
+
     /// A zombie is gone. True where something was being done about it.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         if let Some(holder) = self.agenda.remove(id) {

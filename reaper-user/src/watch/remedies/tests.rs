@@ -35,7 +35,10 @@ fn terms(steps: &[(Remedy, u32)]) -> Terms {
     let rule = Rule {
         name: "orphans".into(),
         when: Match::default(),
-        steps: steps.iter().map(|(remedy, after)| Step { remedy: *remedy, after: SECOND * *after }).collect(),
+        steps: steps
+            .iter()
+            .map(|(remedy, after)| Step { remedy: *remedy, after: SECOND * *after, headroom_below: None })
+            .collect(),
         parent_may_miss_status: false,
         allow_interrupted_wait: false,
         may_end_container: false,
@@ -97,7 +100,8 @@ impl Machine {
                 container_init: false,
                 protected: self.traced.then_some(Protected::Traced),
             };
-            let case = Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None };
+            let case =
+                Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None, free: None };
             self.remedies.judge(*id, case, self.now);
         }
         self.remedies.act(self.now, &mut self.outbox);

@@ -28,7 +28,7 @@ impl Workload {
     }
 
     /// What is said where no cgroup could be resolved.
-    pub(super) const fn unresolved() -> Self {
+    pub(crate) const fn unresolved() -> Self {
         Self { kind: Kind::Host, id: None, runtime: None, pod_uid: None, unit: None, cgroup: None }
     }
 }

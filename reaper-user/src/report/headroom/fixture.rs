@@ -1,0 +1,103 @@
+//! Headrooms and refused forks to report in tests.
+
+use std::time::Duration;
+
+use super::{ForkFailedEvent, HeadroomEvent, Holding, ZombiesOf};
+use crate::{
+    headroom::{self, Forecast, Headroom, Limit, Nproc, Rate, Use},
+    identity::BootTime,
+    report::{Event, Process, ShownWorkload, Source, fixture},
+    workload::Hierarchy,
+};
+
+/// How a workload stands to its limits.
+pub(in crate::report) fn one() -> HeadroomEvent {
+    let now = BootTime(9_000_000_000_000);
+    let rate = Rate { per_second: 1.9, plus_minus: 0.2, window: Duration::from_secs(300) };
+    let of = |path: &str, max, used| Use {
+        limit: Limit::PidsMax(path.as_bytes().into()),
+        max,
+        used,
+        zombies: 3_000,
+        threads: Some(40),
+        processes: Some(12),
+        rate: Some(rate),
+        forecast: max.map(|max: u64| Forecast {
+            at: now.plus(Duration::from_secs((max - used) * 10 / 19)),
+            plus_minus: Duration::from_secs(60),
+            rate,
+        }),
+    };
+    let pid_max = Use {
+        limit: Limit::PidMax,
+        threads: None,
+        processes: None,
+        forecast: None,
+        ..of("", Some(32_768), 4_000)
+    };
+    let known = Headroom {
+        zombies: 3_000,
+        uses: vec![
+            of("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope", None, 3_040),
+            of("/kubepods.slice/kubepods-pod5f1c.slice", Some(4_096), 3_042),
+            pid_max.clone(),
+            Use { limit: Limit::ThreadsMax, max: Some(190_000), ..pid_max },
+        ],
+        nproc: Some(Nproc { uid: 1_000, limit: Some(96_365) }),
+    };
+    let zombie = fixture::never_waited();
+    let holding = Holding {
+        reported: 2_990,
+        holder: Some((Process::from(&zombie.holder), 2_980)),
+        cause: Some(zombie.cause),
+        site: fixture::counted().0.iter().next().map(|site| site.id),
+    };
+    let workload = ShownWorkload::new(&zombie.workload, &zombie.named);
+    HeadroomEvent::new(workload, &known, Hierarchy::V2, holding, Source::Daemon, 17, (now, fixture::time()))
+}
+
+/// Headrooms and refused forks, with all that is optional and without.
+pub(in crate::report) fn all() -> Vec<Event> {
+    let whole = one();
+    let bare = HeadroomEvent {
+        source: Source::Census,
+        holder: None,
+        cause: None,
+        site: None,
+        rate: None,
+        nearest: None,
+        limits: Vec::new(),
+        ..whole.clone()
+    };
+    let failed = ForkFailedEvent {
+        time: fixture::time(),
+        count: 10_000,
+        total: 10_001,
+        limit: whole.limits.get(1).cloned(),
+        forker_cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
+        workload: whole.workload.clone(),
+        zombie_share: 0.9862,
+        zombies_of: vec![ZombiesOf {
+            workload: whole.workload.clone(),
+            zombies: 3_000,
+            holder: whole.holder.clone(),
+        }],
+        source: headroom::Source::PidsEvents,
+    };
+    let unknown = ForkFailedEvent {
+        count: 1,
+        limit: None,
+        forker_cgroup: None,
+        zombie_share: 0.0,
+        zombies_of: vec![ZombiesOf { workload: whole.workload.clone(), zombies: 3, holder: None }],
+        source: headroom::Source::KernelLog,
+        ..failed.clone()
+    };
+    let read =
+        ForkFailedEvent { source: headroom::Source::Reading, zombies_of: Vec::new(), ..failed.clone() };
+    let headrooms = [whole, bare].map(|room| Event::Headroom(Box::new(room)));
+    headrooms
+        .into_iter()
+        .chain([failed, unknown, read].map(|failed| Event::ForkFailed(Box::new(failed))))
+        .collect()
+}

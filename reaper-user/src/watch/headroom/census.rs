@@ -1,0 +1,105 @@
+//! Which zombies count where: all that are dead, of any age, by their cgroup and by all above it.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use reaper_ebpf::state;
+
+use crate::{
+    headroom::{CgroupPath, upwards},
+    identity::BootTime,
+    watch::{Watch, WatchError},
+    workload::{CgroupId, Hierarchy, Workload},
+};
+
+/// A pass over the kernel's tasks, which version 1 makes necessary, takes one part in so many of a CPU, at most.
+const PASS_SHARE: u32 = 2_000;
+
+/// How many zombies there are, and where.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    /// In each cgroup itself, and whose they are.
+    pub(super) own: HashMap<CgroupPath, (u64, Workload)>,
+    /// In each cgroup and below it.
+    below: HashMap<CgroupPath, u64>,
+    /// On the machine.
+    pub(super) all: u64,
+    /// The cgroups of those that are no newcomers.
+    pub(super) aged: Vec<CgroupPath>,
+}
+
+impl Census {
+    /// In a cgroup and below it; the root has its own only, for it has no limit.
+    pub(super) fn below(&self, path: &[u8]) -> u64 {
+        self.below.get(path).copied().or_else(|| Some(self.own.get(path)?.0)).unwrap_or(0)
+    }
+}
+
+/// Zombies of two ids: how many, and whether one of them is no newcomer.
+type Counts = HashMap<[u64; 2], (u64, bool)>;
+
+impl Watch {
+    /// Counts them. In version 1 of cgroups the newest are missing unless it is to be `exact`.
+    pub(super) fn zombie_census(&mut self, exact: bool) -> Result<Census, WatchError> {
+        let hierarchy = self.headrooms.hierarchy;
+        let now = self.describer.clock.refresh();
+        let (mut counts, mut unknown) = self.count_dead(now)?;
+        if hierarchy == Hierarchy::V1Pids
+            && unknown > 0
+            && (exact || Instant::now() >= self.headrooms.next_pass)
+        {
+            let began = Instant::now();
+            self.describer.look_up_v1()?;
+            self.headrooms.next_pass =
+                Instant::now() + (began.elapsed() * PASS_SHARE).min(Duration::from_secs(30));
+            (counts, unknown) = self.count_dead(now)?;
+            tracing::trace!(unknown, "zombies whose cgroup is not known");
+        }
+        let mut census = Census::default();
+        for ([v2, v1], (count, aged)) in counts {
+            census.all += count;
+            let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
+            if id == 0 {
+                continue;
+            }
+            let Some(path) = self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }) else {
+                continue;
+            };
+            for level in upwards(&path) {
+                *census.below.entry(Arc::from(level)).or_default() += count;
+            }
+            if aged {
+                census.aged.push(Arc::clone(&path));
+            }
+            match census.own.entry(path) {
+                std::collections::hash_map::Entry::Occupied(mut own) => own.get_mut().0 += count,
+                std::collections::hash_map::Entry::Vacant(own) => {
+                    own.insert((count, self.describer.workloads.of(v2, v1)));
+                }
+            }
+        }
+        Ok(census)
+    }
+
+    /// All that are dead by their cgroups, and how many of them have none in version 1.
+    fn count_dead(&self, now: BootTime) -> Result<(Counts, u64), WatchError> {
+        let (mut counts, mut unknown) = (Counts::new(), 0);
+        let half = self.aging.half();
+        self.describer.kernel.each(
+            |found| found == state::DEAD || found == state::STANDING,
+            |record| {
+                let ids = self.describer.cgroups(&record);
+                unknown += u64::from(ids[1] == 0);
+                let aged = record.state() == state::STANDING
+                    || now.since(self.describer.clock.moment(record.exit_stamp).at) >= half;
+                let (count, has_aged) = counts.entry(ids).or_default();
+                *count += 1;
+                *has_aged |= aged;
+            },
+        )?;
+        Ok((counts, unknown))
+    }
+}
