@@ -1,6 +1,10 @@
 //! What is known of the limits of each workload that has zombies: uses, rates, forecasts, and when to look again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     files::{CgroupPath, Level, Node, Nproc, upwards},
@@ -151,6 +155,8 @@ struct Counted {
     zombies: u64,
     series: Series,
     rate: Option<Rate>,
+    /// How long it lasts, if it goes on as from the look before to the latest.
+    lasts: Option<Duration>,
     seen: BootTime,
 }
 
@@ -271,6 +277,7 @@ impl Accounts {
             self.all = all;
             self.all_series.push(now, all);
         }
+        let mut fell = HashSet::new();
         for level in seen.levels {
             let count = zombies(&level.path);
             let counted = self.levels.entry(Arc::clone(&level.path)).or_insert_with(|| Counted {
@@ -278,11 +285,16 @@ impl Accounts {
                 zombies: 0,
                 series: Series::default(),
                 rate: None,
+                lasts: None,
                 seen: now,
             });
             let threads = level.threads.or(counted.level.threads);
             let processes = level.processes.or(counted.level.processes);
             let fresh = level.threads.is_some();
+            counted.lasts = lasts(counted, &level, now);
+            if count + SLACK < counted.zombies {
+                fell.insert(Arc::clone(&level.path));
+            }
             counted.level = level;
             counted.zombies = count;
             counted.seen = now;
@@ -300,8 +312,11 @@ impl Accounts {
             let headroom = self.of(path);
             let Some(account) = self.accounts.get_mut(path) else { continue };
             account.nproc = account.holder.and_then(|holder| nprocs.get(&holder).copied()).or(account.nproc);
-            account.looks = account.looks.saturating_add(1);
-            account.due = now.plus(pace(&headroom, account.looks, now));
+            // Zombies that went make room for a new beginning.
+            account.looks = if fell.contains(path) { 1 } else { account.looks.saturating_add(1) };
+            let levels = upwards(path).filter_map(|level| self.levels.get(level));
+            let lasts = levels.filter_map(|counted| counted.lasts).min();
+            account.due = now.plus(pace(&headroom, lasts, account.looks, now));
             let listed_now = account.listed == Some(now);
             if let Some(counted) = self.levels.get(path).filter(|_| listed_now) {
                 disagreements.extend(differ(path, account, counted));
@@ -344,7 +359,7 @@ impl Accounts {
 
 impl Counted {
     fn shown(&self) -> Use {
-        let Self { level, zombies, series: _, rate, seen } = self;
+        let Self { level, zombies, series: _, rate, lasts: _, seen } = self;
         let left = level.max.map(|max| max.saturating_sub(level.current));
         Use {
             limit: Limit::PidsMax(Arc::clone(&level.path)),
@@ -359,14 +374,22 @@ impl Counted {
     }
 }
 
+/// How long a limit lasts if what counts goes on growing as it did since the last look.
+fn lasts(before: &Counted, level: &Level, now: BootTime) -> Option<Duration> {
+    let grown = level.current.checked_sub(before.level.current).filter(|grown| *grown > 0)?;
+    let left = level.max?.saturating_sub(level.current);
+    now.since(before.seen).checked_mul(u32::try_from(left / grown).ok()?)
+}
+
 /// How long until it is looked at again: sooner the less is left, the sooner it will be full, and the shorter it is known.
-fn pace(headroom: &Headroom, looks: u32, now: BootTime) -> Duration {
+fn pace(headroom: &Headroom, lasts: Option<Duration>, looks: u32, now: BootTime) -> Duration {
     let free = headroom.free().unwrap_or(1.0);
     let by_free = PACES.iter().find(|(below, _)| free < *below).map_or(SLOW, |(_, pace)| *pace);
     let first = headroom.uses.iter().filter_map(|of| of.forecast).map(|forecast| forecast.at).min();
     let by_forecast = first.map_or(SLOW, |at| at.since(now) / LOOKS);
+    let by_growth = lasts.map_or(SLOW, |lasts| lasts / LOOKS);
     let by_looks = FAST.saturating_mul(1 << looks.saturating_sub(3).min(5));
-    by_free.min(by_forecast).min(by_looks).clamp(FAST, SLOW)
+    by_free.min(by_forecast).min(by_growth).min(by_looks).clamp(FAST, SLOW)
 }
 
 /// Tasks that count and are not listed are dead: they must be as many as the ledger says.

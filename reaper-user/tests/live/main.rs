@@ -15,6 +15,8 @@ mod faults;
 #[path = "../vm/fentry.rs"]
 mod fentry;
 #[cfg(test)]
+mod headroom;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod idle;

@@ -125,3 +125,22 @@ fn there_are_never_more_than_fit_and_who_found_no_place_is_counted() {
     }
     assert_eq!((accounts.paths().count(), accounts.turned_away()), (KEPT, 3));
 }
+
+#[test]
+fn after_zombies_went_it_is_looked_at_as_often_as_at_the_beginning() {
+    let mut accounts = Accounts::default();
+    leak(&mut accounts, 100);
+    // All but a few are reaped, and ten a second come again: full in 25 seconds.
+    let mut now = accounts.next().unwrap();
+    let (start, mut looks) = (now, 0);
+    while now <= start.plus(Duration::from_secs(20)) {
+        let zombies = now.since(start).as_secs() * 10;
+        accounts.due(now);
+        let levels = vec![level(BOX, None, zombies + 6, None), level(b"/pod", Some(256), zombies + 6, None)];
+        accounts.take(&[path(BOX)], seen(levels), |_| zombies, zombies, now);
+        looks += 1;
+        now = accounts.next().unwrap();
+    }
+    assert!(looks >= 12, "{looks} looks");
+    assert!(accounts.of(BOX).free().unwrap() < 0.3);
+}

@@ -35,6 +35,17 @@ pub(crate) struct Container {
 impl Container {
     /// Starts one that runs `arguments`. `shared` is filled before and seen inside as /seed.
     pub(crate) fn start(name: &str, rootfs: Rootfs, fill: impl FnOnce(&Path), arguments: &[&str]) -> Self {
+        Self::start_limited(name, rootfs, fill, arguments, &json!({}))
+    }
+
+    /// The same, with more in the section `linux` of its configuration.
+    pub(crate) fn start_limited(
+        name: &str,
+        rootfs: Rootfs,
+        fill: impl FnOnce(&Path),
+        arguments: &[&str],
+        linux: &Value,
+    ) -> Self {
         let runc = program("runc");
         let bundle = tempfile::tempdir().unwrap();
         let (root, shared) = (bundle.path().join("rootfs"), bundle.path().join("shared"));
@@ -51,7 +62,9 @@ impl Container {
         if rootfs == Rootfs::HostPrograms {
             mounts.extend(host_programs(&root));
         }
-        fs::write(bundle.path().join("config.json"), config(arguments, &mounts).to_string()).unwrap();
+        let mut config = config(arguments, &mounts);
+        merge(&mut config["linux"], linux);
+        fs::write(bundle.path().join("config.json"), config.to_string()).unwrap();
         let container = Self { id: format!("reaper-{name}-{}", std::process::id()), runc, shared, bundle };
         let errors = container.shared.join("errors");
         let status = Command::new(&container.runc)
@@ -104,6 +117,17 @@ impl Drop for Container {
                 return;
             }
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Adds what is missing, at every depth.
+fn merge(to: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        if value.is_object() && to[key].is_object() {
+            merge(&mut to[key], value);
+        } else {
+            to[key] = value.clone();
         }
     }
 }
