@@ -14,12 +14,13 @@ use crate::{
     config::{Config, Listen, Output},
     control::{self, ControlError, Setup},
     exit_code,
+    headroom::Sources,
     kernel::{
         Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, requirements,
     },
     metrics::Metrics,
     report::{Event, LostEvent, SCHEMA, to_line},
-    workload::{Cgroups, Limits},
+    workload::{Cgroups, Hierarchy, Limits},
 };
 
 /// One line of JSON.
@@ -44,6 +45,7 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
     }
     let cgroups = Cgroups::open(Path::new("/proc"), Limits::default());
     all.extend(hierarchies(&cgroups));
+    all.push(refusals(&cgroups, &Sources::probe()));
     if code == exit_code::OK {
         let (loaded, refused) = load(&cgroups);
         all.extend(loaded);
@@ -139,6 +141,42 @@ fn metrics(daemon: Result<Setup, ControlError>) -> Requirement {
     Requirement { name: "metrics", purpose: "Prometheus", standing, privilege: false }
 }
 
+/// Where refused forks are known from. There is no hook: what is not refused by `pids.max` is not seen, and not who tried.
+fn refusals(cgroups: &Cgroups, sources: &Sources) -> Requirement {
+    let only = "only refusals by pids.max are seen, not those by RLIMIT_NPROC, kernel.pid_max and kernel.threads-max; the \
+                cgroup is known, not the process";
+    let hierarchy = cgroups.pids().map(|(hierarchy, _)| hierarchy);
+    let found = match (hierarchy, &sources.events, &sources.log) {
+        (None, ..) => {
+            "no mount shows the whole hierarchy with the pids controller: no refusal is seen".to_owned()
+        }
+        (Some(Hierarchy::V2), Ok(()), _) => format!("pids.events, by notification: {only}"),
+        (Some(Hierarchy::V2), Err(error), _) => {
+            format!(
+                "no notification of pids.events ({error}; raise fs.inotify.max_user_instances): no refusal is seen"
+            )
+        }
+        (Some(Hierarchy::V1Pids), events, Ok(())) => {
+            let events =
+                if events.is_ok() { "pids.events, by notification where the kernel sends it, " } else { "" };
+            format!("{events}the kernel's log (the first in each cgroup), then reading: {only}")
+        }
+        (Some(Hierarchy::V1Pids), Ok(()), Err(error)) => format!(
+            "pids.events, by notification, which version 1 does not send from Linux 6.11 on, and no log of the kernel \
+             ({error}; grant CAP_SYSLOG): {only}"
+        ),
+        (Some(Hierarchy::V1Pids), Err(error), Err(_)) => {
+            format!("neither inotify ({error}) nor the kernel's log: no refusal is seen")
+        }
+    };
+    Requirement {
+        name: "refused forks",
+        purpose: "that a limit on processes was hit",
+        standing: Standing::Reduced(found),
+        privilege: false,
+    }
+}
+
 /// Loads the object as the daemon does: the kernel's own verdict on every program. Nothing is attached but, for a
 /// moment, the one hook whose possibility shows in no other way.
 fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
@@ -228,6 +266,18 @@ mod tests {
         fs::write(proc.path().join("self/mountinfo"), mountinfo).unwrap();
         let cgroups = Cgroups::open(proc.path(), Limits::default());
         hierarchies(&cgroups).into_iter().map(|requirement| requirement.standing).collect()
+    }
+
+    #[test]
+    fn where_refused_forks_are_known_from_is_in_the_table() {
+        let proc = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::open(proc.path(), Limits::default());
+        let sources = Sources { events: Ok(()), log: Err(io::ErrorKind::PermissionDenied.into()) };
+        let none = refusals(&cgroups, &sources).standing;
+        assert!(matches!(&none, Standing::Reduced(what) if what.contains("no refusal is seen")), "{none:?}");
+        let v2 = Cgroups::at(Some(proc.path()), None, Limits::default()).unwrap();
+        let found = refusals(&v2, &sources).standing;
+        assert!(matches!(&found, Standing::Reduced(what) if what.contains("RLIMIT_NPROC")), "{found:?}");
     }
 
     #[test]

@@ -190,7 +190,11 @@ mod tests {
     const START: f64 = 1_000.0;
 
     fn at(second: f64) -> BootTime {
-        BootTime(((START + second) * 1e9) as u64)
+        BootTime(0).plus(Duration::from_secs_f64(START + second))
+    }
+
+    fn whole(number: f64) -> u64 {
+        Duration::from_secs_f64(number).as_secs()
     }
 
     fn series(samples: impl IntoIterator<Item = (f64, u64)>) -> Series {
@@ -204,7 +208,7 @@ mod tests {
     /// What a leak at this rate shows when it is looked at every `apart` seconds until `end`.
     fn leak(rate: f64, apart: f64, end: f64) -> Series {
         let looks = (0..).map(|look| f64::from(look) * apart).take_while(|second| *second <= end);
-        series(looks.map(|second| (second, (second * rate) as u64)))
+        series(looks.map(|second| (second, whole(second * rate))))
     }
 
     fn left(series: &Series, limit: u64) -> Option<f64> {
@@ -222,7 +226,7 @@ mod tests {
             used in 0..40_u64,
         ) {
             let looks = (0..).map(|look| f64::from(look) * apart).take_while(|second| *second <= end);
-            let counts = looks.map(|second| (second, (second * 2.0) as u64 + (second as u64 * 7919) % (jitter + 1)));
+            let counts = looks.map(|second| (second, whole(second * 2.0) + (whole(second) * 7919) % (jitter + 1)));
             let counts: Vec<_> = counts.collect();
             let (second, zombies) = *counts.last().unwrap();
             let room = 256 - used - zombies.min(255 - used);

@@ -6,13 +6,17 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    time::{ClockId, clock_gettime},
+};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
@@ -74,6 +78,8 @@ pub struct Reader {
     orders: SyncSender<Order>,
     wake: Arc<OwnedFd>,
     files: Files,
+    /// What the thread has used of a CPU, ns.
+    used: Arc<AtomicU64>,
 }
 
 impl Reader {
@@ -81,11 +87,12 @@ impl Reader {
     pub fn start(files: Files, reports: UnboundedSender<Report>) -> io::Result<Self> {
         let (orders, received) = sync_channel(WAITING);
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        let (own, theirs) = (files.clone(), Arc::clone(&wake));
+        let used = Arc::default();
+        let (own, theirs, counted) = (files.clone(), Arc::clone(&wake), Arc::clone(&used));
         thread::Builder::new()
             .name("headroom".to_owned())
-            .spawn(move || work(&own, &received, &theirs, &reports))?;
-        Ok(Self { orders, wake, files })
+            .spawn(move || work(&own, &received, &theirs, &reports, &counted))?;
+        Ok(Self { orders, wake, files, used })
     }
 
     /// Has limits read. False where it is behind: then ask again later.
@@ -98,6 +105,12 @@ impl Reader {
     #[must_use]
     pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> bool {
         self.order(Order::Watch(cgroups, new))
+    }
+
+    /// What the thread has used of a CPU.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 
     /// What it reads.
@@ -127,10 +140,18 @@ impl Drop for Reader {
     }
 }
 
-fn work(files: &Files, orders: &Receiver<Order>, wake: &OwnedFd, reports: &UnboundedSender<Report>) {
+fn work(
+    files: &Files,
+    orders: &Receiver<Order>,
+    wake: &OwnedFd,
+    reports: &UnboundedSender<Report>,
+    used: &AtomicU64,
+) {
     let mut refusals = Refusals::new(files.clone());
     let (mut calm_until, mut lost) = (Instant::now(), 0);
     loop {
+        let used_by_now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+        used.store(u64::try_from(used_by_now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         wait(wake, &refusals, calm_until);
         let mut count = [0; 8];
         // There may be nothing: then something else has happened.

@@ -299,7 +299,8 @@ impl Scrape {
     }
 
     fn costs(&self, page: &mut Page<'_>) -> fmt::Result {
-        let Measured { programs, sweeps, swept, ledger, slots, kernel_memory, .. } = &*self.measured;
+        let Measured { headroom_cost, programs, sweeps, swept, ledger, slots, kernel_memory, .. } =
+            &*self.measured;
         let Own { resident, descriptors, threads, cpu, started, dropped } = self.own;
         let program = |of: &ProgramCost| [("program", Cow::Owned(of.program.clone()))];
         page.counter(
@@ -315,6 +316,12 @@ impl Scrape {
             ("sweep", Some(Unit::Seconds), "Time that they took"),
             [(NO_LABELS, swept.as_secs_f64())],
         )?;
+        let (used, files) = headroom_cost;
+        page.counter(
+            ("headroom_cpu", Some(Unit::Seconds), "CPU time of looking at limits on processes"),
+            [(NO_LABELS, used.as_secs_f64())],
+        )?;
+        page.counter(("headroom_files", None, "Files that were read for that"), [(NO_LABELS, *files)])?;
         page.gauge(
             ("ledger_processes", None, "Processes in the ledger"),
             [("alive", ledger.alive), ("dead", ledger.dead), ("standing", ledger.standing)]

@@ -48,6 +48,7 @@ fn measured() -> Measured {
         fork_failures: vec![(WorkloadLabels::from(&fixture::never_waited().workload), 17)],
         other_fork_failures: Some(2),
         fork_failures_overflowed: 1,
+        headroom_cost: (Duration::from_millis(3), 70),
         losses: [4; crate::report::Loss::ALL.len()],
         programs: vec![ProgramCost { program: "free".to_owned(), runs: 8, time: Duration::from_micros(1) }],
         sweeps: 3,

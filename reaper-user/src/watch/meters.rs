@@ -84,6 +84,8 @@ pub struct Measured {
     pub other_fork_failures: Option<u64>,
     /// and how often one found no place.
     pub fork_failures_overflowed: u64,
+    /// What looking at limits has cost, of a CPU, and how many files were read for it.
+    pub headroom_cost: (Duration, u64),
     /// Losses, in the order of [`Loss::ALL`].
     pub losses: [u64; Loss::ALL.len()],
     /// What BPF programs have cost, where the kernel counts it.
@@ -288,6 +290,7 @@ impl Watch {
             fork_failures,
             other_fork_failures,
             fork_failures_overflowed,
+            headroom_cost: self.headrooms.cost(),
             losses: self.losses.totals(kernel)?,
             programs: kernel.program_costs(),
             sweeps: *sweeps,

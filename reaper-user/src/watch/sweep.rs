@@ -283,7 +283,7 @@ impl Watch {
 }
 
 /// What this thread has used of a CPU.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 

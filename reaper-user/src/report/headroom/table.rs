@@ -103,9 +103,9 @@ pub(in crate::report) fn table(source: Source, rows: &[HeadroomEvent], page: &Pa
     let mut body = build(name, place);
     while widest(&body) > width && (name > NARROW_NAME || place > 1) {
         if place > NARROW_NAME || name <= NARROW_NAME {
-            place -= 1
+            place -= 1;
         } else {
-            name -= 1
+            name -= 1;
         }
         body = build(name, place);
     }

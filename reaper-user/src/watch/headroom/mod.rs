@@ -18,7 +18,7 @@ use self::{
     census::Census,
     failures::{Due, Failures},
 };
-use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets};
+use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
     headroom::{Accounts, Ask, CgroupPath, Files, Limit, Reader, Report, Seen, Use, upwards},
     identity::BootTime,
@@ -82,6 +82,8 @@ pub(super) struct Headrooms {
     /// and what the reader has lost.
     lost: u64,
     unread: u64,
+    /// What it takes of a CPU outside of the thread that reads.
+    used: Duration,
 }
 
 /// How a workload stands to its nearest limit, for metrics.
@@ -131,6 +133,7 @@ impl Headrooms {
             unwatched: 0,
             lost: 0,
             unread: 0,
+            used: Duration::ZERO,
         };
         this.watch(cgroups.paths(hierarchy).map(|(_, path)| Arc::clone(path)).collect(), false);
         Ok(this)
@@ -206,6 +209,11 @@ impl Headrooms {
         (own, self.counts.others().copied(), self.counts.overflowed())
     }
 
+    /// What it has used of a CPU, and how many files were read.
+    pub(super) fn cost(&self) -> (Duration, u64) {
+        (self.used + self.reader.cpu_time(), self.reader.files().opened())
+    }
+
     /// What was lost of it: refusals that were not watched for, and limits that were not read.
     pub(super) const fn losses(&self) -> [(Loss, u64); 2] {
         let unread = self.unread + self.accounts.turned_away();
@@ -225,6 +233,13 @@ impl Watch {
 
     /// Looks at those that are due, and tells what is to be told.
     pub(super) fn tend_headroom(&mut self) -> Result<(), WatchError> {
+        let began = cpu_time();
+        let tended = self.tend();
+        self.headrooms.used += cpu_time().saturating_sub(began);
+        tended
+    }
+
+    fn tend(&mut self) -> Result<(), WatchError> {
         let now = boot_now();
         for due in self.headrooms.failures.due(now) {
             self.tell_refusal(due, now)?;
@@ -344,6 +359,13 @@ impl Watch {
 
     /// Takes in what comes from the thread.
     pub(super) fn take_headroom(&mut self, report: Report) -> Result<(), WatchError> {
+        let began = cpu_time();
+        let taken = self.take_report(report);
+        self.headrooms.used += cpu_time().saturating_sub(began);
+        taken
+    }
+
+    fn take_report(&mut self, report: Report) -> Result<(), WatchError> {
         match report {
             Report::Lost(total) => self.headrooms.lost = total,
             Report::Refused(refusal) => {
