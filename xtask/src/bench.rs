@@ -5,6 +5,7 @@
 
 mod daemon;
 mod delay;
+mod headroom;
 mod idle;
 mod instrument;
 mod lives;
@@ -67,6 +68,8 @@ enum Part {
     Standing,
     /// How long metrics take with zombies in 500 workloads
     Scrape,
+    /// What looking at limits on processes costs with 1,000 workloads
+    Headroom,
     /// How long a holder stands still that is made to wait for its zombies
     Reap,
     /// Memory, descriptors and list after half an hour of lives and leaks
@@ -140,6 +143,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     if wanted(Part::Scrape) {
         scrape::run(&bench)?;
+    }
+    if wanted(Part::Headroom) {
+        headroom::run(&bench)?;
     }
     if wanted(Part::Reap) {
         reap::run(&bench)?;

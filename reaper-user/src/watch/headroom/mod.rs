@@ -3,34 +3,28 @@
 
 mod census;
 mod failures;
+mod rounds;
+mod tell;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use self::{
-    census::Census,
-    failures::{Due, Failures},
-};
+use self::{census::Census, failures::Failures};
 use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
-    headroom::{Accounts, Ask, CgroupPath, Files, Limit, Reader, Report, Seen, Use, upwards},
+    headroom::{Accounts, CgroupPath, Files, Reader, Report, Use},
     identity::BootTime,
     kernel::boot_now,
     proc::Proc,
-    report::{
-        Event, ForkFailedEvent, HeadroomEvent, Holding, Loss, Process, ShownLimit, ShownWorkload, Source,
-        ZombiesOf,
-    },
+    report::{Event, Loss},
     text::Untrusted,
     workload::{CgroupId, Cgroups, Hierarchy, Workload},
-    zombie::{Cause, Zombie},
 };
 
 /// Between two rounds of looking, at least.
@@ -258,105 +252,6 @@ impl Watch {
         Ok(())
     }
 
-    fn begin_round(&mut self, now: BootTime) -> Result<(), WatchError> {
-        self.headrooms.not_before = Instant::now() + ROUNDS_APART;
-        self.headrooms.stirred = false;
-        let questions = std::mem::take(&mut self.headrooms.questions);
-        let census = self.zombie_census(!questions.is_empty())?;
-        let before: HashSet<CgroupPath> = self.headrooms.accounts.paths().cloned().collect();
-        let Headrooms { accounts, known, free, .. } = &mut self.headrooms;
-        for path in &census.aged {
-            accounts.meet(path, census.below(path), None, now);
-            if let Some((_, workload)) = census.own.get(path) {
-                known.insert(Arc::clone(path), workload.clone());
-            }
-        }
-        accounts.expire(now, |path| census.below(path));
-        let kept: HashSet<&CgroupPath> = accounts.paths().collect();
-        known.retain(|path, _| kept.contains(path));
-        free.retain(|path, _| kept.contains(path));
-        let new = kept.iter().any(|path| !before.contains(*path));
-        if questions.iter().any(|(name, _)| name.is_none()) {
-            accounts.hurry(now);
-        }
-        let due = accounts.due(now);
-        if new || due.iter().any(|(_, list, _)| *list) {
-            self.see_holders(&due, &census, now);
-        }
-        let mut cgroups: Vec<_> = due.iter().map(|(path, list, _)| (Arc::clone(path), *list)).collect();
-        for name in questions.iter().filter_map(|(name, _)| name.as_ref()) {
-            cgroups.extend(self.cgroups_called(name).into_iter().map(|path| (path, true)));
-        }
-        if cgroups.is_empty() && questions.is_empty() {
-            return Ok(());
-        }
-        let holders: HashSet<u32> =
-            due.iter().filter_map(|(path, ..)| self.headrooms.accounts.holder(path)).collect();
-        self.headrooms.rounds += 1;
-        let number = self.headrooms.rounds;
-        let paths = cgroups.iter().map(|(path, _)| Arc::clone(path)).collect();
-        let ask = Ask { number, cgroups, holders: holders.into_iter().collect() };
-        if self.headrooms.reader.ask(ask) {
-            self.headrooms.round = Some(Round { number, at: Instant::now(), paths, census, questions });
-        } else {
-            self.headrooms.unread += 1;
-        }
-        Ok(())
-    }
-
-    /// Finds out who holds the zombies of those that are looked at.
-    fn see_holders(&mut self, due: &[(CgroupPath, bool, Option<u32>)], census: &Census, now: BootTime) {
-        let wanted: HashSet<&CgroupPath> = due.iter().map(|(path, ..)| path).collect();
-        let mut held: HashMap<CgroupPath, HashMap<u32, u64>> = HashMap::new();
-        for (_, path, zombie) in self.standing_by_path() {
-            if wanted.contains(&path) {
-                *held.entry(path).or_default().entry(zombie.holder.pid).or_default() += 1;
-            }
-        }
-        for (path, holders) in held {
-            let most = holders.into_iter().max_by_key(|(_, count)| *count).map(|(holder, _)| holder);
-            self.headrooms.accounts.meet(&path, census.below(&path), most, now);
-        }
-    }
-
-    /// Reported zombies with the cgroup that they died in.
-    fn standing_by_path(&mut self) -> Vec<(u64, CgroupPath, &Zombie)> {
-        let hierarchy = self.headrooms.hierarchy;
-        let cgroups = self.describer.workloads.cgroups();
-        let mut paths: HashMap<u64, Option<CgroupPath>> = HashMap::new();
-        let path_of = |(id, [v2, v1], zombie): (u64, [u64; 2], _)| {
-            let own = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-            let path = paths.entry(own).or_insert_with(|| {
-                let id = CgroupId { hierarchy, id: own };
-                if own == 0 { None } else { cgroups.path(id) }
-            });
-            Some((id, path.clone()?, zombie))
-        };
-        self.standing.iter().filter_map(path_of).collect()
-    }
-
-    /// The outermost cgroups that are meant by a name: a path, or what a workload is called.
-    fn cgroups_called(&mut self, name: &Untrusted) -> Vec<CgroupPath> {
-        let hierarchy = self.headrooms.hierarchy;
-        let all: Vec<CgroupPath> =
-            self.describer.workloads.cgroups().paths(hierarchy).map(|(_, path)| Arc::clone(path)).collect();
-        let mut meant: Vec<CgroupPath> = Vec::new();
-        for path in all {
-            let workload = self.describer.workloads.at(hierarchy, &path);
-            let shown = ShownWorkload::new(&workload, &self.describer.names.of(&workload));
-            if Untrusted::new(&path) == *name || shown.is_named(name) || shown.shown() == name.as_str() {
-                self.headrooms.known.entry(Arc::clone(&path)).or_insert(workload);
-                meant.push(path);
-            }
-        }
-        let is_below = |path: &CgroupPath| {
-            upwards(path).skip(1).any(|level| meant.iter().any(|other| other[..] == *level))
-        };
-        let outermost = meant.iter().filter(|path| !is_below(path)).cloned().collect();
-        // Zombies of it may be further in.
-        outermost
-    }
-
     /// Takes in what comes from the thread.
     pub(super) fn take_headroom(&mut self, report: Report) -> Result<(), WatchError> {
         let began = cpu_time();
@@ -382,195 +277,6 @@ impl Watch {
             }
             Report::Seen(seen) => self.take_round(seen)?,
         }
-        Ok(())
-    }
-
-    fn take_round(&mut self, seen: Seen) -> Result<(), WatchError> {
-        let now = boot_now();
-        let Some(round) = self.headrooms.round.take_if(|round| round.number == seen.number) else {
-            return Ok(());
-        };
-        let Round { paths, census, questions, .. } = round;
-        let below = |path: &[u8]| census.below(path);
-        let differing = self.headrooms.accounts.take(&paths, seen, below, census.all, now);
-        for of in differing {
-            tracing::warn!(
-                cgroup = %Untrusted::new(&of.path),
-                zombies = of.ledger,
-                unlisted = of.unlisted,
-                "the kernel keeps counting another number of dead tasks than there are zombies in the ledger"
-            );
-            self.losses.count(Loss::ZombiesDiffer);
-        }
-        self.see_what_is_left(&paths, now);
-        for (name, reply) in questions {
-            let paths = match name {
-                None => self.headrooms.accounts.paths().cloned().collect(),
-                Some(name) => self.cgroups_called(&name),
-            };
-            let holdings = self.holdings();
-            let events = paths.iter().map(|path| {
-                let zombies = census.below(path);
-                Event::Headroom(Box::new(self.headroom_event(path, zombies, holdings.get(path), now)))
-            });
-            // Nobody waits for the answer any more: nothing to do.
-            let _left = reply.send(events.collect());
-        }
-        Ok(())
-    }
-
-    /// Where less is left than a rule says, remedies come sooner.
-    fn see_what_is_left(&mut self, paths: &[CgroupPath], now: BootTime) {
-        let thresholds = self.remedies.policy().headroom_thresholds();
-        let mut low: HashSet<CgroupPath> = HashSet::new();
-        for path in paths {
-            let Some(free) = self.headrooms.accounts.of(path).free() else { continue };
-            let before = self.headrooms.free.insert(Arc::clone(path), free).unwrap_or(f64::INFINITY);
-            if thresholds.iter().any(|below| before >= *below && free < *below) {
-                low.insert(Arc::clone(path));
-            }
-        }
-        if low.is_empty() {
-            return;
-        }
-        let ids: Vec<u64> = self
-            .standing_by_path()
-            .into_iter()
-            .filter(|(_, path, _)| low.contains(path))
-            .map(|(id, ..)| id)
-            .collect();
-        self.remedies.bring_forward(&ids, now);
-        if let Some(next) = self.remedies.next() {
-            self.sweep_by(next);
-        }
-    }
-
-    /// What is left of the nearest limit of whoever died in these cgroups.
-    pub(super) fn free_of(&mut self, [v2, v1]: [u64; 2]) -> Option<f64> {
-        let hierarchy = self.headrooms.hierarchy;
-        let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-        let path =
-            (id != 0).then(|| self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }))??;
-        self.headrooms.free(&path)
-    }
-
-    /// Who holds what of each cgroup.
-    fn holdings(&mut self) -> HashMap<CgroupPath, Holding> {
-        let mut sorted: HashMap<CgroupPath, Vec<u64>> = HashMap::new();
-        for (id, path, _) in self.standing_by_path() {
-            sorted.entry(path).or_default().push(id);
-        }
-        let zombies: HashMap<u64, &Zombie> =
-            self.standing.iter().map(|(id, _, zombie)| (id, zombie)).collect();
-        let of = |ids: Vec<u64>| {
-            let mut holders: HashMap<u32, (u64, &Zombie)> = HashMap::new();
-            let mut causes: HashMap<Cause, u64> = HashMap::new();
-            let mut sites = HashMap::new();
-            for id in &ids {
-                let Some(zombie) = zombies.get(id) else { continue };
-                holders.entry(zombie.holder.pid).or_insert((0, zombie)).0 += 1;
-                *causes.entry(zombie.cause).or_default() += 1;
-                if let Some(site) = self.sites.of_zombie(*id) {
-                    *sites.entry(site.id).or_insert(0_u64) += 1;
-                }
-            }
-            let holder = holders.into_values().max_by_key(|(count, _)| *count);
-            Holding {
-                reported: ids.len() as u64,
-                holder: holder.map(|(count, zombie)| (Process::from(&zombie.holder), count)),
-                cause: causes.into_iter().max_by_key(|(_, count)| *count).map(|(cause, _)| cause),
-                site: sites.into_iter().max_by_key(|(_, count)| *count).map(|(site, _)| site),
-            }
-        };
-        sorted.into_iter().map(|(path, ids)| (path, of(ids))).collect()
-    }
-
-    fn headroom_event(
-        &self,
-        path: &CgroupPath,
-        zombies: u64,
-        holding: Option<&Holding>,
-        now: BootTime,
-    ) -> HeadroomEvent {
-        let workload = self.headrooms.known.get(path).cloned().unwrap_or_else(Workload::unresolved);
-        let shown = ShownWorkload::new(&workload, &self.describer.names.of(&workload));
-        let mut headroom = self.headrooms.accounts.of(path);
-        headroom.zombies = zombies;
-        let holding = holding.cloned().unwrap_or_default();
-        let failures = self.headrooms.failures.total(path);
-        let moment = (now, Timestamp::now());
-        HeadroomEvent::new(
-            shown,
-            &headroom,
-            self.headrooms.hierarchy,
-            holding,
-            Source::Daemon,
-            failures,
-            moment,
-        )
-    }
-
-    /// The headroom of whoever died in these cgroups, as it was last seen.
-    pub(super) fn headroom_of(&mut self, [v2, v1]: [u64; 2], now: BootTime) -> Option<HeadroomEvent> {
-        let hierarchy = self.headrooms.hierarchy;
-        let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-        let path =
-            (id != 0).then(|| self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }))??;
-        let headroom = self.headrooms.accounts.of(&path);
-        if !self.headrooms.known.contains_key(&path) || headroom.uses.is_empty() {
-            return None;
-        }
-        let holdings = self.holdings();
-        Some(self.headroom_event(&path, headroom.zombies, holdings.get(&path), now))
-    }
-
-    fn tell_refusal(&mut self, due: Due, now: BootTime) -> Result<(), WatchError> {
-        let Due { refusal, count, total } = due;
-        let hierarchy = self.headrooms.hierarchy;
-        let census = self.zombie_census(true)?;
-        let limit = refusal.level().map(|level| Use {
-            limit: Limit::PidsMax(Arc::clone(&level.path)),
-            max: level.max,
-            used: level.current,
-            zombies: census.below(&level.path),
-            threads: None,
-            processes: None,
-            rate: None,
-            forecast: None,
-        });
-        let holdings = self.holdings();
-        let below: Vec<_> = match &limit {
-            Some(Use { limit: Limit::PidsMax(at), .. }) => {
-                let is_below = |path: &[u8]| upwards(path).any(|level| *level == **at);
-                census.own.iter().filter(|(path, _)| is_below(path)).collect()
-            }
-            _ => Vec::new(),
-        };
-        let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
-        let of = |(path, (zombies, workload)): (&CgroupPath, &(u64, Workload))| ZombiesOf {
-            workload: shown(workload),
-            zombies: *zombies,
-            holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
-        };
-        let mut zombies_of: Vec<ZombiesOf> = below.into_iter().map(of).collect();
-        zombies_of.sort_by_key(|of| std::cmp::Reverse(of.zombies));
-        zombies_of.truncate(NAMED);
-        let share = limit.as_ref().map_or(0.0, Use::share);
-        let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
-        let workload = self.describer.workloads.at(hierarchy, path);
-        let named = self.describer.names.of(&workload);
-        let event = ForkFailedEvent {
-            time: Timestamp::now(),
-            count,
-            total,
-            limit: limit.map(|limit| ShownLimit::new(&limit, hierarchy, now)),
-            forker_cgroup: refusal.forker.as_ref().map(|path| Untrusted::new(path)),
-            workload: ShownWorkload::new(&workload, &named),
-            zombie_share: (share * 1e4).round() / 1e4,
-            zombies_of,
-            source: refusal.source,
-        };
-        self.outbox.send(Event::ForkFailed(Box::new(event)));
         Ok(())
     }
 }

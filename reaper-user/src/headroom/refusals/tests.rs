@@ -1,0 +1,90 @@
+use std::fs;
+
+use super::*;
+
+#[test]
+fn the_log_names_the_forkers_cgroup_and_nothing_else_is_taken_for_it() {
+    let of = |text: &[u8]| logged_path(text).map(|path| path.to_vec());
+    let whole =
+        b"6,518,14333742033,-;cgroup: fork rejected by pids controller in /pod/my\\x20box\n SUBSYSTEM=x\n";
+    assert_eq!(of(whole), Some(b"/pod/my box".to_vec()));
+    for other in [
+        &b"6,1,2,-;cgroup: fork rejected by pids controller in \n"[..],
+        b"6,1,2,-;somebody: cgroup: fork rejected by pids controller in /x\n",
+        b"12,1,2,-;cgroup: other\n",
+        b"nothing",
+    ] {
+        assert_eq!(of(other), None);
+    }
+}
+
+fn level(path: &str, max: Option<u64>, current: u64) -> Level {
+    Level { path: Arc::from(path.as_bytes()), max, current, threads: None, processes: None }
+}
+
+#[test]
+fn the_limit_is_found_from_where_the_kernel_counts() {
+    let levels =
+        vec![level("/pod/box", Some(100), 40), level("/pod", Some(256), 255), level("/x", None, 900)];
+    let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
+    let refusal =
+        Refusal { path, at_limit: false, forker: None, count: 1, source: Source::KernelLog, levels };
+    assert_eq!(refusal.level().unwrap().path[..], b"/pod"[..]);
+    assert_eq!(Refusal { at_limit: true, ..refusal }.level().unwrap().path[..], b"/pod/box"[..]);
+}
+
+/// Files that are written are notified of as well.
+#[test]
+fn a_change_is_told_once_with_how_many_and_what_was_before_is_not() {
+    let root = tempfile::tempdir().unwrap();
+    let events = |path: &str, count: u64| {
+        let directory = root.path().join(path);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("pids.current"), "9\n").unwrap();
+        fs::write(directory.join("pids.max"), "10\n").unwrap();
+        fs::write(directory.join("pids.events"), format!("max {count}\n")).unwrap();
+    };
+    events("old", 5);
+    events("new", 0);
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    refusals.watch(Arc::from(&b"/old"[..]), false, now);
+    refusals.watch(Arc::from(&b"/new"[..]), true, now);
+    assert_eq!(refusals.look(now), []);
+    events("old", 7);
+    let told = refusals.look(now);
+    let [Refusal { path, count: 2, at_limit: false, source: Source::PidsEvents, levels, .. }] = &told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!((&path[..], levels.len()), (&b"/old"[..], 1));
+    assert_eq!(refusals.look(now), []);
+    events("new", 1);
+    assert_eq!(refusals.look(now).len(), 1);
+    assert_eq!(refusals.lost(), Lost::default());
+}
+
+#[test]
+fn what_is_gone_is_let_go_and_watched_anew_when_it_comes_again() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    for number in 0..CLEANED_FROM + 1 {
+        let name = format!("/c{number}");
+        let directory = root.path().join(&name[1..]);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("pids.events"), "max 0\n").unwrap();
+        refusals.watch(Arc::from(name.as_bytes()), true, now);
+        if number < CLEANED_FROM {
+            fs::remove_dir_all(&directory).unwrap();
+        }
+    }
+    assert_eq!(refusals.watched.len(), 1);
+    // It was made, and has no controller yet.
+    refusals.watch(Arc::from(&b"/late"[..]), true, now);
+    assert!(refusals.due().is_some());
+    fs::create_dir(root.path().join("late")).unwrap();
+    fs::write(root.path().join("late/pids.events"), "max 0\n").unwrap();
+    assert_eq!(refusals.look(now + AGAIN[0]), []);
+    assert_eq!((refusals.watched.len(), refusals.due()), (2, None));
+}
