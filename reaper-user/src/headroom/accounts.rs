@@ -143,7 +143,8 @@ struct Account {
     /// Since when it has none.
     empty: Option<BootTime>,
     holder: Option<u32>,
-    nproc: Option<Nproc>,
+    /// Whose limit this is, once it was read.
+    nproc: Option<(u32, Option<Nproc>)>,
     /// How often in a row the counts have differed, and whether the ledger's was greater.
     differed: (u32, bool),
 }
@@ -230,10 +231,11 @@ impl Accounts {
         self.accounts.keys()
     }
 
-    /// Who holds most of its zombies, where that is known.
+    /// Who holds most of its zombies, where that is known and its own limit is not.
     #[must_use]
-    pub fn holder(&self, path: &[u8]) -> Option<u32> {
-        self.accounts.get(path).and_then(|account| account.holder)
+    pub fn unread_holder(&self, path: &[u8]) -> Option<u32> {
+        let account = self.accounts.get(path)?;
+        account.holder.filter(|holder| account.nproc.is_none_or(|(of, _)| of != *holder))
     }
 
     /// When there is something to look at next.
@@ -306,12 +308,15 @@ impl Accounts {
                 account.listed = Some(now);
             }
         }
+        let asked_holders = seen.holders;
         let nprocs: HashMap<u32, Nproc> = seen.nprocs.into_iter().collect();
         let mut disagreements = Vec::new();
         for path in asked {
             let headroom = self.of(path);
             let Some(account) = self.accounts.get_mut(path) else { continue };
-            account.nproc = account.holder.and_then(|holder| nprocs.get(&holder).copied()).or(account.nproc);
+            if let Some(holder) = account.holder.filter(|holder| asked_holders.contains(holder)) {
+                account.nproc = Some((holder, nprocs.get(&holder).copied()));
+            }
             // Zombies that went make room for a new beginning.
             account.looks = if fell.contains(path) { 1 } else { account.looks.saturating_add(1) };
             let levels = upwards(path).filter_map(|level| self.levels.get(level));
@@ -336,7 +341,7 @@ impl Accounts {
         Headroom {
             zombies: account.map_or(0, |account| account.zombies),
             uses: uses.chain(self.of_node()).collect(),
-            nproc: account.and_then(|account| account.nproc),
+            nproc: account.and_then(|account| account.nproc?.1),
         }
     }
 

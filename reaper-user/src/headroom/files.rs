@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -176,6 +176,10 @@ impl Files {
             // One that vanishes meanwhile has none.
             threads += lines(threads_file).ok()??;
             processes += lines("cgroup.procs").ok()??;
+            // Two links: its own, and that of the directory above it. A cgroup that has none below it is not listed.
+            if std::fs::metadata(&directory).is_ok_and(|metadata| metadata.nlink() == 2) {
+                continue;
+            }
             for entry in std::fs::read_dir(&directory).into_iter().flatten().map_while(Result::ok) {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     left.push(entry.path());

@@ -50,7 +50,9 @@ pub struct Seen {
     pub levels: Vec<Level>,
     /// What the node says; `None` where it could not be read.
     pub node: Option<Node>,
-    /// RLIMIT_NPROC by process.
+    /// Processes that were looked at,
+    pub holders: Vec<u32>,
+    /// and RLIMIT_NPROC of those that could be.
     pub nprocs: Vec<(u32, Nproc)>,
 }
 
@@ -226,7 +228,8 @@ pub(super) fn read(files: &Files, ask: &Ask) -> Seen {
     let node =
         files.node().inspect_err(|error| tracing::debug!(%error, "the node's limits cannot be read")).ok();
     let nprocs = ask.holders.iter().filter_map(|pid| Some((*pid, files.nproc(*pid)?))).collect();
-    Seen { number: ask.number, levels: levels.into_values().collect(), node, nprocs }
+    let levels = levels.into_values().collect();
+    Seen { number: ask.number, levels, node, holders: ask.holders.clone(), nprocs }
 }
 
 impl Seen {

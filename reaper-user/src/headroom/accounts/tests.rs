@@ -16,7 +16,7 @@ fn level(of: &[u8], max: Option<u64>, current: u64, threads: Option<u64>) -> Lev
 
 fn seen(levels: Vec<Level>) -> Seen {
     let node = Node { pid_max: 32_768, threads_max: 190_000, tasks: 700 };
-    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new() }
+    Seen { number: 1, levels, node: Some(node), holders: Vec::new(), nprocs: Vec::new() }
 }
 
 /// Two a second into 256 of the pod, of which 6 live; looked at when it is due.
@@ -143,4 +143,24 @@ fn after_zombies_went_it_is_looked_at_as_often_as_at_the_beginning() {
     }
     assert!(looks >= 12, "{looks} looks");
     assert!(accounts.of(BOX).free().unwrap() < 0.3);
+}
+
+#[test]
+fn the_limit_of_a_holder_is_read_once_and_that_of_another_one_then() {
+    let mut accounts = Accounts::default();
+    accounts.meet(&path(BOX), 3, Some(7), at(100));
+    assert_eq!(accounts.unread_holder(BOX), Some(7));
+    let nproc = Nproc { uid: 1_000, limit: Some(64) };
+    let read = |holder, found: Option<Nproc>| Seen {
+        holders: vec![holder],
+        nprocs: found.map(|nproc| (holder, nproc)).into_iter().collect(),
+        ..seen(vec![level(BOX, None, 9, None)])
+    };
+    accounts.take(&[path(BOX)], read(7, Some(nproc)), |_| 3, 3, at(100));
+    assert_eq!((accounts.unread_holder(BOX), accounts.of(BOX).nproc), (None, Some(nproc)));
+    accounts.meet(&path(BOX), 3, Some(8), at(101));
+    assert_eq!(accounts.unread_holder(BOX), Some(8));
+    // It is gone before it is looked at: that is not tried again and again.
+    accounts.take(&[path(BOX)], read(8, None), |_| 3, 3, at(101));
+    assert_eq!((accounts.unread_holder(BOX), accounts.of(BOX).nproc), (None, None));
 }

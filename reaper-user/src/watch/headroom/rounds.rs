@@ -52,7 +52,7 @@ impl Watch {
             return Ok(());
         }
         let holders: HashSet<u32> =
-            due.iter().filter_map(|(path, ..)| self.headrooms.accounts.holder(path)).collect();
+            due.iter().filter_map(|(path, ..)| self.headrooms.accounts.unread_holder(path)).collect();
         self.headrooms.rounds += 1;
         let number = self.headrooms.rounds;
         let paths = cgroups.iter().map(|(path, _)| Arc::clone(path)).collect();
