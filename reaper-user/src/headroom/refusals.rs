@@ -1,7 +1,7 @@
 //! Refused forks, as they happen and without reading: the kernel says when the count in a cgroup's `pids.events` changes.
 //!
-//! One inotify descriptor has a watch for each cgroup (some hundred bytes of kernel memory each, at most [`WATCHES`]); nothing is opened
-//! for it. Version 1 is silent from Linux 6.11 on: the kernel notifies a file that version 1 does not have. There the kernel's own
+//! One inotify descriptor has a watch for each cgroup (about a kilobyte of kernel memory each, for the file's inode stays in memory; at
+//! most [`WATCHES`]); nothing is opened for it. Version 1 is silent from Linux 6.11 on: the kernel notifies a file that version 1 does not have. There the kernel's own
 //! log says which cgroup a fork was refused in, the first time for each; from then on its file is read.
 //! <https://elixir.bootlin.com/linux/v6.12/source/kernel/cgroup/pids.c> (`pids_event`)
 

@@ -71,6 +71,16 @@ fn row(container: &Container) -> Option<Value> {
     headroom(&[]).into_iter().find(|row| row["workload"]["id"] == container.id.as_str())
 }
 
+/// The same for people: what is full, and by whom.
+fn shown_to_people(words: &[&str], container: &Container) {
+    let output = run_briefly(Command::new(reaper()).arg("headroom").args(words));
+    let text = String::from_utf8(output.stdout).unwrap();
+    println!("$ reaper headroom {}\n{text}", words.join(" "));
+    assert!(output.status.success() && text.contains(&LIMIT.to_string()), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    assert!(words.len() == 1 || text.contains(&container.id), "{text}");
+}
+
 fn number(file: &Path) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     text.trim().parse().unwrap()
@@ -116,6 +126,9 @@ fn leaks_until_refused(
         // A forecast each half second is enough.
         daemon.during(Duration::from_millis(500));
     };
+    for words in [vec![], vec![container.id.as_str()], vec![path.as_str()]] {
+        shown_to_people(&words, &container);
+    }
     assert!(forecasts.len() > 5, "{} forecasts show nothing", forecasts.len());
     for (when, said, nearest) in &forecasts {
         assert_eq!(
