@@ -3,7 +3,11 @@
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 use super::event::ZombieEvent;
-use crate::{text::Untrusted, workload::Kind, zombie::Zombie};
+use crate::{
+    text::Untrusted,
+    workload::{Kind, Workload},
+    zombie::Zombie,
+};
 
 /// Bytes of a name that the kernel keeps.
 const COMM_BYTES: usize = 15;
@@ -75,6 +79,18 @@ impl Filter {
         })
     }
 
+    /// True where what happens to a workload as a whole is meant: not where certain processes are asked for.
+    #[must_use]
+    pub fn matches_workload(&self, workload: &Workload) -> bool {
+        self.select(&Subject {
+            pids: [None; 3],
+            comms: [None; 3],
+            kind: workload.kind,
+            id: workload.id.as_ref(),
+            cgroup: workload.cgroup.as_ref(),
+        })
+    }
+
     fn select(&self, subject: &Subject<'_>) -> bool {
         let Self { pids, comms, containers, cgroups } = self;
         any_or_none(pids, |pid| subject.pids.contains(&Some(*pid)))
@@ -141,6 +157,15 @@ mod tests {
         let verdict = filter.matches(zombie);
         assert_eq!(filter.matches_event(&fixture::shown(zombie)), verdict);
         verdict
+    }
+
+    #[test]
+    fn a_workload_is_meant_by_its_container_or_cgroup_and_not_by_a_process() {
+        let workload = fixture::never_waited().workload;
+        let meant = |filter: &Filter| filter.matches_workload(&workload);
+        assert!(meant(&Filter::default()) && meant(&filter("container", &["3f2a"])));
+        assert!(!meant(&filter("container", &["f2a9"])));
+        assert!(!meant(&filter("pid", &["4712"])) && !meant(&filter("comm", &["sh"])));
     }
 
     #[test]

@@ -95,6 +95,11 @@ impl Watch {
     pub(super) fn tell_refusal(&mut self, due: Due, now: BootTime) -> Result<(), WatchError> {
         let Due { refusal, count, total } = due;
         let hierarchy = self.headrooms.hierarchy;
+        let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
+        let workload = self.describer.workloads.at(hierarchy, path);
+        if !self.filter.matches_workload(&workload) {
+            return Ok(());
+        }
         let census = self.zombie_census(true)?;
         let limit = refusal.level().map(|level| Use {
             limit: Limit::PidsMax(Arc::clone(&level.path)),
@@ -124,8 +129,6 @@ impl Watch {
         zombies_of.sort_by_key(|of| std::cmp::Reverse(of.zombies));
         zombies_of.truncate(NAMED);
         let share = limit.as_ref().map_or(0.0, Use::share);
-        let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
-        let workload = self.describer.workloads.at(hierarchy, path);
         let named = self.describer.names.of(&workload);
         let event = ForkFailedEvent {
             time: Timestamp::now(),
