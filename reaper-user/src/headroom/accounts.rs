@@ -338,15 +338,17 @@ impl Accounts {
         // The innermost shows its use even where it has no limit.
         let levels = levels.filter(|(place, counted)| *place == 0 || counted.level.max.is_some());
         let uses = levels.map(|(_, counted)| counted.shown());
+        // That others fill the machine is not told of everybody. What is in the root cannot be told from the machine.
+        let leaks = path.len() <= 1 || self.levels.get(path).is_some_and(|own| own.rate.is_some());
         Headroom {
             zombies: account.map_or(0, |account| account.zombies),
-            uses: uses.chain(self.of_node()).collect(),
+            uses: uses.chain(self.of_node(leaks)).collect(),
             nproc: account.and_then(|account| account.nproc?.1),
         }
     }
 
-    fn of_node(&self) -> impl Iterator<Item = Use> {
-        let rate = self.all_series.rate();
+    fn of_node(&self, leaks: bool) -> impl Iterator<Item = Use> {
+        let rate = self.all_series.rate().filter(|_| leaks);
         self.node.into_iter().flat_map(move |(node, seen)| {
             [(Limit::PidMax, node.pid_max), (Limit::ThreadsMax, node.threads_max)].map(|(limit, max)| Use {
                 limit,

@@ -164,3 +164,19 @@ fn the_limit_of_a_holder_is_read_once_and_that_of_another_one_then() {
     accounts.take(&[path(BOX)], read(8, None), |_| 3, 3, at(101));
     assert_eq!((accounts.unread_holder(BOX), accounts.of(BOX).nproc), (None, None));
 }
+
+#[test]
+fn that_others_fill_the_machine_is_not_told_of_who_does_not_leak() {
+    let mut accounts = Accounts::default();
+    for second in 100..160 {
+        let all = (second - 100) * 10;
+        let levels = vec![level(BOX, None, all, None), level(b"/calm", None, 9, None)];
+        for of in [BOX, b"/calm"] {
+            accounts.meet(&path(of), 3, None, at(second));
+        }
+        let zombies = |of: &[u8]| if of == BOX { all } else { 3 };
+        accounts.take(&[path(BOX), path(b"/calm")], seen(levels), zombies, all, at(second));
+    }
+    let full = |of: &[u8]| accounts.of(of).nearest().and_then(|of| of.forecast).is_some();
+    assert!(full(BOX) && full(b"/") && !full(b"/calm"));
+}

@@ -264,6 +264,9 @@ impl ShownLimit {
 #[must_use]
 pub fn forecast(exhaustion: &Exhaustion) -> String {
     let Exhaustion { seconds: Seconds(left), plus_minus_seconds: Seconds(error), rate } = exhaustion;
+    if left.is_zero() {
+        return format!("no time, at {}: it is full", pace(rate));
+    }
     format!("{} ± {} at {}", shown(without_fraction(*left)), shown(without_fraction(*error)), pace(rate))
 }
 
@@ -327,7 +330,8 @@ impl HeadroomEvent {
         (now, time): (BootTime, Timestamp),
     ) -> Self {
         let nearest = headroom.nearest();
-        let rate = nearest.and_then(|of| of.rate).or_else(|| headroom.uses.first().and_then(|of| of.rate));
+        // Its own, not that of all that are below a limit further out.
+        let rate = headroom.uses.first().and_then(|of| of.rate);
         let place = nearest.and_then(|nearest| headroom.uses.iter().position(|of| of == nearest));
         let limits = headroom.uses.iter().map(|of| ShownLimit::new(of, hierarchy, now));
         let Holding { reported, holder, cause, site } = holding;

@@ -67,7 +67,10 @@ pub(in crate::report) fn table(source: Source, rows: &[HeadroomEvent], page: &Pa
             row.rate.as_ref().map_or_else(|| "-".to_owned(), |rate| pace(rate).replace(" zombies", ""));
         let full = row.exhaustion().map_or_else(
             || "-".to_owned(),
-            |of| format!("{} ± {}", shown(of.seconds.0), shown(of.plus_minus_seconds.0)),
+            |of| match of.seconds.0 {
+                left if left.is_zero() => "now".to_owned(),
+                left => format!("{} ± {}", shown(left), shown(of.plus_minus_seconds.0)),
+            },
         );
         [
             cut(&row.workload.shown_within(name), name),
