@@ -264,9 +264,6 @@ impl ShownLimit {
 #[must_use]
 pub fn forecast(exhaustion: &Exhaustion) -> String {
     let Exhaustion { seconds: Seconds(left), plus_minus_seconds: Seconds(error), rate } = exhaustion;
-    if left.is_zero() {
-        return format!("no time, at {}: it is full", pace(rate));
-    }
     format!("{} ± {} at {}", shown(without_fraction(*left)), shown(without_fraction(*error)), pace(rate))
 }
 

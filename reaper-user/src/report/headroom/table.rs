@@ -152,6 +152,9 @@ pub(in crate::report) fn sentences(row: &HeadroomEvent) -> Vec<String> {
     }
     lines.push(head);
     match (row.exhaustion(), row.nearest(), rate) {
+        (Some(exhaustion), Some(nearest), _) if exhaustion.seconds.0.is_zero() => {
+            lines.push(format!("full now, at {}; limit: {}", pace(&exhaustion.rate), nearest.name()));
+        }
         (Some(exhaustion), Some(nearest), _) => {
             lines.push(format!("full in {}; limit: {}", forecast(exhaustion), nearest.name()));
         }
