@@ -12,7 +12,8 @@ const SHELLS: [(&str, &str, &str); 3] = [
     (
         "zsh",
         "_reaper",
-        "autoload -Uz compinit && compinit -u -d /dev/null; source \"$1\"; print reaper $_comps[reaper]",
+        // Without a dump: root's would be moved to whatever file was named for it, /dev/null included.
+        "autoload -Uz compinit && compinit -u -D; source \"$1\"; print reaper $_comps[reaper]",
     ),
     ("fish", "reaper.fish", "source $argv[1]; complete -C 'reaper '"),
 ];
