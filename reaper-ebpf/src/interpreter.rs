@@ -99,7 +99,7 @@ pub const WINDOW_BYTES: u32 = 1024;
 /// Up to here code objects are read, from the first line on: no version's is smaller.
 pub const CODE_BYTES: u32 = 144;
 /// From the size of a `PyBytesObject` to its bytes: a hash is between them.
-pub const BYTES_BEHIND: u64 = 16;
+pub const BYTES_BEHIND: u16 = 16;
 /// Words of a table of lines that are read.
 pub const TABLE_WORDS: u16 = 8;
 

@@ -293,13 +293,13 @@ fn table(scratch: *mut Scratch, layout: &Layout) -> u32 {
         let most = 8 * u64::from(TABLE_WORDS);
         #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
         let read = if size > most { most } else { size } as u32;
-        if fill(scratch, table, BYTES_BEHIND as u32 + read) != 0 {
+        if fill(scratch, table, u32::from(BYTES_BEHIND) + read) != 0 {
             return 0;
         }
     }
     match word(scratch, 0) {
         0 => 0,
-        size => tag_of_table(size, |index| word(scratch, BYTES_BEHIND as u16 + index * 8)),
+        size => tag_of_table(size, |index| word(scratch, BYTES_BEHIND + index * 8)),
     }
 }
 
@@ -344,6 +344,7 @@ fn seen_byte(scratch: *mut Scratch, within: u64, offset: u16) -> u8 {
 
 /// Masked here, where it is used: older verifiers forget what they know of a number that is kept on the stack.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a pointer has 64 bits here")]
 unsafe fn seen_at(scratch: *mut Scratch, within: u64, offset: u16) -> *mut u8 {
     let within = (within & u64::from(WINDOW_BYTES - 8)) as usize;
     // SAFETY: the caller's.

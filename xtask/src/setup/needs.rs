@@ -284,11 +284,16 @@ pub(crate) const NEEDS: &[Need] = &[
         groups: &[Aarch64],
         kind: Kind::Unpacked { program: &vm::QEMU_AARCH64, package: "qemu-system-arm", installs: true },
     },
-    on_path(aarch64::LINKER, "gcc-aarch64-linux-gnu", "links the programs of aarch64's machines", &[Aarch64]),
+    on_path(
+        aarch64::LINKER,
+        "gcc-aarch64-linux-gnu",
+        "compiles what crates have in C when the code for aarch64 is checked, and links the programs of its machines",
+        &[Lint, Aarch64],
+    ),
     Need {
         name: "C library for aarch64",
         why: "is linked into them",
-        groups: &[Aarch64],
+        groups: &[Lint, Aarch64],
         kind: Kind::File { path: "/usr/aarch64-linux-gnu/lib/libc.a", package: "libc6-dev-arm64-cross" },
     },
     Need {

@@ -193,7 +193,7 @@ impl Said {
         let table = u64::from_le_bytes(memory::array(pid, at(shape.layout.code_table))?);
         let lines = table.wrapping_add(shape.layout.bytes_size.into());
         let size = u64::from_le_bytes(memory::array(pid, lines)?);
-        let head = take(pid, lines.wrapping_add(BYTES_BEHIND), size.min(8 * u64::from(TABLE_WORDS)))?;
+        let head = take(pid, lines.wrapping_add(BYTES_BEHIND.into()), size.min(8 * u64::from(TABLE_WORDS)))?;
         let word = |index: u16| {
             let bytes = head.iter().skip(usize::from(index) * 8).take(8).rev();
             bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
@@ -228,7 +228,7 @@ fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
 fn bytes(pid: u32, shape: &Shape, address: u64) -> io::Result<Box<[u8]>> {
     let address = address.wrapping_add(shape.layout.bytes_size.into());
     let size = u64::from_le_bytes(memory::array(pid, address)?);
-    take(pid, address.wrapping_add(BYTES_BEHIND), size.min(TABLE)).map(Vec::into_boxed_slice)
+    take(pid, address.wrapping_add(BYTES_BEHIND.into()), size.min(TABLE)).map(Vec::into_boxed_slice)
 }
 
 /// A `PyUnicodeObject`, at most `most` characters of it.

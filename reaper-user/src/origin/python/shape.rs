@@ -175,7 +175,7 @@ impl Shape {
         let first = word(code + 1)?;
         let together = word(code + 2)? == first + 8
             && word(code + 3)? == first + 16
-            && word(bytes + 2)? == word(bytes + 1)? + BYTES_BEHIND;
+            && word(bytes + 2)? == word(bytes + 1)? + u64::from(BYTES_BEHIND);
         let shape = Self {
             layout,
             head: word(5)?,
