@@ -59,13 +59,13 @@ impl Tier {
     /// setting up not.
     pub(super) fn budget(self, full: bool) -> Duration {
         Duration::from_mins(match (self, full) {
-            (Self::Lint, _) => 8,
-            (Self::Unit, false) => 5,
+            (Self::Lint, _) => 12,
+            (Self::Unit, false) => 8,
             (Self::Unit, true) => 60,
-            (Self::Live, false) => 35,
+            (Self::Live, false) => 45,
             (Self::Live, true) => 90,
-            (Self::Vm, _) => 25,
-            (Self::Dist, _) => 10,
+            (Self::Vm, _) => 30,
+            (Self::Dist, _) => 20,
         })
     }
 
