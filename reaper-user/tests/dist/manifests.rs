@@ -7,12 +7,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{deploy, output, validators};
 
 const OVERLAYS: [&str; 2] = ["report-only", "reap-adopted"];
-const COMPONENTS: [&str; 2] = ["events", "podmonitor"];
+const COMPONENTS: [&str; 3] = ["events", "node-condition", "podmonitor"];
 
 /// What `kubectl kustomize` makes of an overlay.
 pub(crate) struct Manifests {
@@ -100,9 +100,24 @@ fn every_component_fits_every_overlay() {
         let manifests = Manifests::of(folder.path());
         let said = manifests.validate();
         assert!(said.status.success(), "{overlay}: {said:?}");
-        let rules = &manifests.kind("ClusterRole")["rules"];
-        assert_eq!(rules[0]["resources"], serde_json::json!(["events"]));
-        assert_eq!((&rules[0]["verbs"], &rules[1]), (&serde_json::json!(["create", "patch"]), &Value::Null));
+        let roles = manifests.documents.iter().filter(|document| document["kind"] == "ClusterRole");
+        let rules: Vec<&Value> = roles.map(|role| &role["rules"]).collect();
+        // What reaper-user/src/kubernetes asks of the API, and nothing else.
+        assert_eq!(
+            rules,
+            [
+                &json!([{ "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] }]),
+                &json!([{ "apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"] }]),
+            ]
+        );
+        let args = manifests.container()["args"].as_array().expect("arguments");
+        let help = output(
+            Command::new(crate::dist().join("x86_64-unknown-linux-gnu/reaper")).args(["run", "--help"]),
+        );
+        for flag in ["--kubernetes-events", "--kubernetes-node-zombies"] {
+            assert!(args.iter().any(|arg| arg.as_str().is_some_and(|arg| arg.starts_with(flag))), "{args:?}");
+            assert!(help.contains(flag), "{help}");
+        }
         assert_eq!(manifests.pod()["automountServiceAccountToken"], true);
         let scraped = &manifests.kind("PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"];
         assert_eq!(*scraped, manifests.container()["ports"][0]["name"]);
