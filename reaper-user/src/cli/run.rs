@@ -64,7 +64,6 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             copying: copying(config.origin.native),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
-            ear: None,
         },
         form: Form { output: config.output, stacks: false },
         duration: None,

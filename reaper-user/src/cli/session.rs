@@ -65,7 +65,7 @@ impl Session {
     }
 
     async fn watch(self) -> Result<(), Failure> {
-        let Self { mut settings, form, duration, mut service } = self;
+        let Self { settings, form, duration, mut service } = self;
         let unavailable = |error: io::Error| Failure::new(exit_code::UNAVAILABLE, error.to_string());
         let (mut interrupt, mut terminate, hangup) = (
             signal(SignalKind::interrupt()).map_err(unavailable)?,
@@ -83,17 +83,17 @@ impl Session {
         let (outbox, outgoing) = Outbox::new();
         let backlog = outgoing.backlog();
         let herald = service.as_mut().and_then(|service| service.kubernetes.take()).map(Herald::new);
-        settings.ear = herald.as_ref().map(Herald::ear);
-        let watch = Watch::start(settings, outbox)?;
+        let watch = Watch::start(settings, outbox)?.heard_by(herald.as_ref().map(Herald::ear));
         let (failed, writer_left) = oneshot::channel();
         let (hung_up, reader_left) = oneshot::channel();
         writer::watch_reader(hung_up).map_err(unavailable)?;
         let writer = writer::start(form, outgoing, is_service, failed).map_err(unavailable)?;
         let server = control.map(|control| tokio::spawn(control.serve(query.clone(), setup)));
-        let told = herald.as_ref().map(Herald::counts);
+        let counts = herald.as_ref().map(Herald::counts);
         let _metrics =
-            metrics.map(|metrics| metrics.serve(query.clone(), told)).transpose().map_err(unavailable)?;
-        let _telling = herald.map(|herald| herald.start(watch.names())).transpose().map_err(unavailable)?;
+            metrics.map(|metrics| metrics.serve(query.clone(), counts)).transpose().map_err(unavailable)?;
+        let mut telling =
+            herald.map(|herald| herald.start(watch.names())).transpose().map_err(unavailable)?;
         let (mut unread, mut told) = (None, Instant::now());
         let stop = async {
             tokio::select! {
@@ -112,6 +112,9 @@ impl Session {
             }
         };
         let result = watch.run(queries, stop).await;
+        if let Some(telling) = &mut telling {
+            telling.stop();
+        }
         if let Some(server) = server {
             server.abort();
             // Its end removes the socket's file; that it was cancelled is what was asked for.

@@ -31,7 +31,6 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             copying: copying(args.origin.unwrap_or_default()),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
-            ear: None,
         },
         form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),

@@ -77,7 +77,7 @@ impl Counts {
 #[derive(Debug)]
 struct Shared {
     tally: Mutex<Tally>,
-    /// Something is due earlier than it was.
+    /// Something has become due.
     news: Notify,
     counts: Arc<Counts>,
 }
@@ -106,11 +106,11 @@ impl Ear {
         self.heard(heard);
     }
 
-    fn heard(&self, Heard { due_earlier, overflowed }: Heard) {
+    fn heard(&self, Heard { news, overflowed }: Heard) {
         if overflowed {
             self.0.counts.overflowed.fetch_add(1, Relaxed);
         }
-        if due_earlier {
+        if news {
             self.0.news.notify_one();
         }
     }
@@ -123,11 +123,12 @@ pub struct Herald {
     shared: Arc<Shared>,
 }
 
-/// Tells until it is dropped, which takes [`FAREWELL`] at most.
+/// Tells until it is dropped. That waits for the farewell, [`FAREWELL`] after [`Self::stop`] at most.
 #[derive(Debug)]
 pub struct Telling {
     stop: Option<oneshot::Sender<()>>,
     stopped: mpsc::Receiver<()>,
+    until: Instant,
 }
 
 impl Herald {
@@ -165,15 +166,23 @@ impl Herald {
             // Nobody waits where the end took too long.
             let _late = ended.send(());
         })?;
-        Ok(Telling { stop: Some(stop), stopped })
+        Ok(Telling { stop: Some(stop), stopped, until: Instant::now() })
+    }
+}
+
+impl Telling {
+    /// Tells nothing more but farewell, which goes on while others end.
+    pub fn stop(&mut self) {
+        // Already told, or given up: there is nothing to wait for.
+        if self.stop.take().is_some_and(|stop| stop.send(()).is_ok()) {
+            self.until = Instant::now() + FAREWELL;
+        }
     }
 }
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        // Already gone, or given up: nothing to wait for.
-        if self.stop.take().is_some_and(|stop| stop.send(()).is_ok()) {
-            let _late = self.stopped.recv_timeout(FAREWELL);
-        }
+        self.stop();
+        let _late = self.stopped.recv_timeout(self.until.saturating_duration_since(Instant::now()));
     }
 }

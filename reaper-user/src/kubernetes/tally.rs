@@ -28,8 +28,8 @@ const REMEMBERED: Duration = Duration::from_secs(3_600);
 /// What came of hearing of a zombie.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Something is due, and nothing was, or only later.
-    pub(super) due_earlier: bool,
+    /// Something has become due that was not.
+    pub(super) news: bool,
     /// It is of a pod that there is no room for.
     pub(super) overflowed: bool,
 }
@@ -95,33 +95,28 @@ impl Tally {
 
     /// A zombie stands, and was `reported` now or by an earlier daemon; `time` is now on the wall.
     pub(super) fn stands(&mut self, zombie: &Zombie, reported: bool, now: Instant, time: Timestamp) -> Heard {
-        let before = self.next_due();
         self.standing += 1;
-        let overflowed = !self.add(zombie, reported, now, time);
-        self.judge_node(now);
-        Heard { due_earlier: is_earlier(before, self.next_due()), overflowed }
+        let Heard { news, overflowed } = self.add(zombie, reported, now, time);
+        Heard { news: self.judge_node(now) || news, overflowed }
     }
 
     /// One that stood is gone.
     pub(super) fn gone(&mut self, zombie: &Zombie, now: Instant) -> Heard {
-        let before = self.next_due();
         self.standing = self.standing.saturating_sub(1);
         let groups = pod_of(&zombie.workload).and_then(|uid| self.pods.get_mut(uid));
         if let Some(group) = groups.and_then(|groups| groups.get_mut(&zombie.cause)) {
             group.standing = group.standing.saturating_sub(1);
         }
-        self.judge_node(now);
-        Heard { due_earlier: is_earlier(before, self.next_due()), overflowed: false }
+        Heard { news: self.judge_node(now), overflowed: false }
     }
 
-    /// False where there is no room for it.
-    fn add(&mut self, zombie: &Zombie, reported: bool, now: Instant, time: Timestamp) -> bool {
+    fn add(&mut self, zombie: &Zombie, reported: bool, now: Instant, time: Timestamp) -> Heard {
         let Zombie { workload, holder, cause, .. } = zombie;
-        let Some(uid) = pod_of(workload) else { return true };
+        let Some(uid) = pod_of(workload) else { return Heard::default() };
         if !self.pods.contains_key(uid) && self.pods.len() >= PODS {
             self.forget(now);
             if self.pods.len() >= PODS {
-                return false;
+                return Heard { news: false, overflowed: true };
             }
         }
         let group = self.pods.entry(uid.clone()).or_default().entry(*cause).or_insert_with(|| Group {
@@ -140,11 +135,12 @@ impl Tally {
         group.workload.clone_from(workload);
         group.holder.clone_from(holder);
         // Of what an earlier daemon has reported that one has told.
-        if self.events && reported && group.due.is_none() {
+        let news = self.events && reported && group.due.is_none();
+        if news {
             let settled = now + SETTLES;
             group.due = Some(group.told.map_or(settled, |told| settled.max(told + self.apart)));
         }
-        true
+        Heard { news, overflowed: false }
     }
 
     /// Forgets pods of which nothing stands and nothing was told lately.
@@ -157,14 +153,17 @@ impl Tally {
         });
     }
 
-    fn judge_node(&mut self, now: Instant) {
-        let Some(node) = &mut self.node else { return };
+    /// Whether there is something new to be said of the node.
+    fn judge_node(&mut self, now: Instant) -> bool {
+        let Some(node) = &mut self.node else { return false };
         // Half of it is left before it is said that all is well: a condition that flaps evicts pods for nothing.
         let is_high = if node.is_high { self.standing > node.limit / 2 } else { self.standing >= node.limit };
-        if is_high != node.is_high {
+        let news = is_high != node.is_high;
+        if news {
             node.is_high = is_high;
             node.due = node.due.min(now + SETTLES);
         }
+        news
     }
 
     /// When the next is to be told.
@@ -241,14 +240,6 @@ impl Tally {
     }
 }
 
-fn is_earlier(before: Option<Instant>, after: Option<Instant>) -> bool {
-    match (before, after) {
-        (Some(before), Some(after)) => after < before,
-        (None, after) => after.is_some(),
-        (Some(_), None) => false,
-    }
-}
-
 /// The pod that it is in.
 fn pod_of(workload: &Workload) -> Option<&Untrusted> {
     workload.pod_uid.as_ref().filter(|_| matches!(workload.kind, Kind::Pod | Kind::Container))
@@ -291,7 +282,7 @@ mod tests {
         let (mut tally, start) = events();
         for number in 0..23 {
             let heard = tally.one_more("a", Cause::Adopted, start);
-            assert_eq!(heard, Heard { due_earlier: number == 0, overflowed: false });
+            assert_eq!(heard, Heard { news: number == 0, overflowed: false });
         }
         tally.one_more("a", Cause::NeverWaited, start + SETTLES / 2);
         assert_eq!(tally.due(start), []);
@@ -374,9 +365,9 @@ mod tests {
         tally.node_told(false, now);
         assert_eq!((tally.node_due(now), tally.next_due()), (None, Some(now + HEARTBEAT)));
         for _ in 0..9 {
-            assert!(!tally.one_more("a", Cause::Adopted, now).due_earlier);
+            assert!(!tally.one_more("a", Cause::Adopted, now).news);
         }
-        assert!(tally.one_more("a", Cause::Adopted, now).due_earlier, "ten are many");
+        assert!(tally.one_more("a", Cause::Adopted, now).news, "ten are many");
         let many = tally.node_due(now + SETTLES).unwrap();
         assert_eq!((many.is_high, many.standing), (true, 10));
         // One goes while that is told, and the others before the next time.

@@ -106,8 +106,6 @@ pub struct Settings {
     pub label_sets: usize,
     /// Who is asked what people call workloads.
     pub names: names::Settings,
-    /// Who else hears of zombies that were reported.
-    pub ear: Option<Ear>,
 }
 
 /// Why watching could not begin or go on.
@@ -183,6 +181,7 @@ pub struct Watch {
     log: Option<LogLines>,
     filter: Filter,
     outbox: Outbox,
+    /// Who else hears of zombies that were reported.
     ear: Option<Ear>,
 }
 
@@ -200,7 +199,6 @@ impl Watch {
             copying,
             label_sets,
             names,
-            ear,
         } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
@@ -279,8 +277,14 @@ impl Watch {
             log,
             filter,
             outbox,
-            ear,
+            ear: None,
         })
+    }
+
+    /// The same with somebody else who hears of zombies that were reported.
+    #[must_use]
+    pub fn heard_by(self, ear: Option<Ear>) -> Self {
+        Self { ear, ..self }
     }
 
     /// What people call workloads.
