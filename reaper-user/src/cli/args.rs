@@ -51,7 +51,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Show which code leaks: zombies by the stack that forked them
     Leaks(LeaksArgs),
-    /// Show how much of their limits on processes workloads use, how much of that is zombies, and when they are full
+    /// Show how near workloads are to their limits on processes, and when those are full
     Headroom(HeadroomArgs),
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),

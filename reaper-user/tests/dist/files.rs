@@ -45,8 +45,9 @@ fn every_command_has_a_man_page_that_man_can_read() {
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands: Vec<&str> = commands
         .take_while(|line| !line.is_empty())
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| *name != "help")
+        // What goes on in a second line stands further in.
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
         .collect();
     assert!(commands.len() > 5, "{help}");
     let pages = commands.iter().map(|name| format!("reaper-{name}.1")).chain(["reaper.1".to_owned()]);
