@@ -1,7 +1,6 @@
 //! The unit, by systemctl and journalctl.
 
 use std::{
-    cell::Cell,
     fs,
     os::unix::net::UnixListener,
     path::Path,
@@ -27,7 +26,6 @@ const REMEDIES: &str = "/vm/remedies.conf";
 pub(crate) struct Unit {
     /// Where the journal stood.
     cursor: String,
-    stopped: Cell<bool>,
 }
 
 impl Unit {
@@ -51,7 +49,7 @@ impl Unit {
         let last = text(&must("journalctl", &["--lines=0", "--show-cursor", "--quiet"]));
         let cursor =
             last.lines().find_map(|line| line.strip_prefix("-- cursor: ")).expect("a cursor").to_owned();
-        let unit = Self { cursor, stopped: Cell::new(false) };
+        let unit = Self { cursor };
         unit.configure(configuration);
         unit
     }
@@ -95,28 +93,29 @@ impl Unit {
 
     /// Waits for its report of the leak's zombie.
     pub(crate) fn zombie_of(&self, leak: &Leak) -> Value {
-        let found = Cell::new(None);
-        self.until(&format!("a zombie of {}", leak.pid()), || {
+        self.found(&format!("a zombie of {}", leak.pid()), || {
             let journal = self.journal();
             let mut events = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            // The unit's process has forked the one that holds it.
-            let ours = |event: &Value| {
+            events.find(|event| {
+                // The unit's process has forked the one that holds it.
                 let mut chain = event["origin"]["chain"].as_array().into_iter().flatten();
                 event["event"] == "zombie" && chain.any(|forker| forker["pid"] == leak.pid())
-            };
-            found.set(events.find(ours));
-            let event = found.take();
-            let is_there = event.is_some();
-            found.set(event);
-            is_there
-        });
-        found.take().expect("it was waited for")
+            })
+        })
     }
 
     /// Waits until this holds.
     pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
+        self.found(what, || holds().then_some(()));
+    }
+
+    /// Waits until there is one.
+    fn found<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        while !holds() {
+        loop {
+            if let Some(found) = find() {
+                return found;
+            }
             assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}\n{}", self.journal());
             thread::sleep(Duration::from_millis(50));
         }
@@ -125,9 +124,7 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if !self.stopped.replace(true) {
-            run("systemctl", &["stop", "reaper"]);
-        }
+        run("systemctl", &["stop", "reaper"]);
     }
 }
 
