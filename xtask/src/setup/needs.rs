@@ -176,7 +176,11 @@ pub(crate) const NEEDS: &[Need] = &[
         name: "libpython",
         why: "a program that is linked to it is followed in the tests",
         groups: &[Live],
-        kind: Kind::File { path: "/usr/lib/x86_64-linux-gnu/libpython3.11.so", package: "libpython3-dev" },
+        // Of whatever release.
+        kind: Kind::File {
+            path: "/usr/lib/x86_64-linux-gnu/pkgconfig/python3-embed.pc",
+            package: "libpython3-dev",
+        },
     },
     Need {
         name: "C library headers",

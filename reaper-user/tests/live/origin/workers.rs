@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::line;
-use crate::support::{Daemon, fixture, machine, rounds, signal};
+use crate::support::{Daemon, fixture, machine, rounds, run, signal};
 
 /// What is linked to libpython and has an interpreter's `main`.
 const LINKED: &str =
@@ -133,8 +133,11 @@ fn copied(folder: &Path) -> PathBuf {
 fn linked(folder: &Path) -> PathBuf {
     let (source, path) = (folder.join("linked.c"), folder.join("linked"));
     fs::write(&source, LINKED).unwrap();
+    let version = "import sysconfig; print(sysconfig.get_config_var('LDVERSION'))";
+    let version = run(Command::new("/usr/bin/python3").args(["-I", "-c", version]));
     let mut compiler = Command::new("gcc");
-    let output = compiler.arg("-o").arg(&path).arg(&source).arg("-lpython3.11").output();
+    let library = format!("-lpython{}", version.trim());
+    let output = compiler.arg("-o").arg(&path).arg(&source).arg(library).output();
     let output = output.expect("gcc: `cargo xtask setup` installs it");
     assert!(output.status.success(), "libpython3-dev: `cargo xtask setup` installs it: {output:?}");
     path
