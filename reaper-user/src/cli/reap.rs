@@ -333,8 +333,11 @@ fn act(
     let order = Order { number: 0, remedy: Remedy::Reap, holder, zombies: targets, options, warrant };
     let deed = take_lock(&directory())
         .map_or_else(Deed::refused, |lock| apply(&describer.proc, &order, injector, lock));
-    if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
-        return refused_event(false, refusal, zombies).unwrap_or(event);
+    let survived = deed.state.is_some() || !deed.touched();
+    if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.acted() && survived) {
+        let mut event = refused_event(false, refusal, zombies).unwrap_or(event);
+        event.stood(&deed);
+        return event;
     }
     let deadline = Instant::now() + FREED;
     let stands = |zombie: &Zombie| observe::scene(&describer.proc, zombie.identity).is_some();

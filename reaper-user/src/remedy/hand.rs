@@ -66,6 +66,8 @@ pub struct Deed {
     pub late: u32,
     /// Chains of calls that the holder left by itself: no harm, and rare.
     pub fell_through: u32,
+    /// A thread of the holder was made to do something, or may have been.
+    pub laid: bool,
     /// The zombies that the holder has waited for, and why not for others.
     pub taken: Vec<(Identity, Result<(), Refusal>)>,
     /// The holder's state afterwards; `None` where it has ended.
@@ -79,12 +81,20 @@ impl Deed {
         Self { refusal: Some(refusal), ..Self::default() }
     }
 
-    /// Whether the holder was stopped or signalled, or may have been: then what came of it is to be seen, also where it ended in a
-    /// refusal.
+    /// Whether the holder was stopped or signalled, or may have been: then whether it survives that is to be seen, also where it ended
+    /// in a refusal.
     #[must_use]
     pub fn touched(&self) -> bool {
-        let Self { refusal, signals, pauses, interrupted, taken, .. } = self;
-        !(signals.is_empty() && pauses.is_empty() && *interrupted == 0)
+        self.acted() || !self.pauses.is_empty() || self.interrupted > 0
+    }
+
+    /// Whether something was done that should have an effect, or may have been. A holder that only stood still while it was seen
+    /// why not is none that it was in vain for.
+    #[must_use]
+    pub fn acted(&self) -> bool {
+        let Self { refusal, signals, laid, taken, .. } = self;
+        *laid
+            || !signals.is_empty()
             || taken.iter().any(|(_, taken)| taken.is_ok())
             || refusal.as_ref().is_some_and(|refusal| refusal.as_str() == DIED)
     }

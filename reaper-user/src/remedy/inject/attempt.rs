@@ -99,7 +99,13 @@ impl Attempt<'_> {
         let began = Instant::now();
         let mut found = match self.find(tid, blocked) {
             Ok(found) => found,
-            Err(outcome) => return outcome,
+            Err(outcome) => {
+                // It has stood, for as long as it took to see that.
+                if matches!(outcome, Outcome::Refused(..)) {
+                    answer.pauses.push(began.elapsed());
+                }
+                return outcome;
+            }
         };
         let began = found.at.unwrap_or(began);
         let outcome = self.work(step, &mut found.puppet, &mut maps, answer);
@@ -265,6 +271,7 @@ impl Attempt<'_> {
             puppet.leave(0);
             return kernel("writing into its stack", error);
         }
+        answer.laid = true;
         // From here on the tracer may die at any moment.
         let done = match step {
             Step::Reap { numbers, held, .. } if chained => {

@@ -176,6 +176,7 @@ fn deed(answer: &Answer) -> Deed {
         interrupted: answer.interrupted,
         late: answer.late,
         fell_through: answer.fell_through,
+        laid: answer.laid,
         ..Deed::default()
     }
 }

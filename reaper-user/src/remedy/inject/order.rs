@@ -82,6 +82,8 @@ pub struct Answer {
     pub late: u32,
     /// Chains that the holder left by itself, because this process was too slow.
     pub fell_through: u32,
+    /// Something was laid into its memory, and a thread of it may have gone through that. Without it nobody did more than stand still.
+    pub laid: bool,
 }
 
 /// What became of a zombie.

@@ -36,8 +36,10 @@ pub(super) struct Underway {
     others: u64,
     /// Its rule has been replaced meanwhile: what comes of it says nothing of the one that has its place.
     outlived: bool,
-    /// It ended in a refusal: what is left of it is not done.
-    refused: bool,
+    /// It ended in this: what is left of it is not done.
+    refusal: Option<Refusal>,
+    /// Something was done that should have an effect.
+    acted: bool,
     /// What the hand goes by.
     pub(super) warrant: Warrant,
     /// The holder's end is waited for.
@@ -74,7 +76,8 @@ impl Underway {
             phase: Phase::Begun,
             others: 0,
             outlived: false,
-            refused: false,
+            refusal: None,
+            acted: true,
             warrant,
             end: None,
             died: false,
@@ -125,10 +128,12 @@ impl Underway {
         match (self.act.remedy, lives) {
             (Remedy::TerminateHolder, false) => Outcome::Applied,
             (_, false) => Outcome::HolderDied,
+            // It only stood still.
+            (_, true) if !self.acted => Outcome::Refused,
             // Asked to end, it may have waited for them: then it need not.
             (Remedy::TerminateHolder, true) if gone < self.zombies.len() as u64 => Outcome::NoEffect,
             // It is for children to come.
-            (Remedy::Autoreap, true) if !self.refused => Outcome::Applied,
+            (Remedy::Autoreap, true) if self.refusal.is_none() => Outcome::Applied,
             (Remedy::Autoreap, true) => Outcome::NoEffect,
             // Whoever waits once for each SIGCHLD waits for its eldest child, whichever ones this is about.
             (Remedy::Nudge, true) if self.others > 0 => Outcome::Applied,
@@ -175,17 +180,29 @@ impl Remedies {
         now: BootTime,
         outbox: &mut Outbox,
     ) {
-        let Underway { act, holder, ids, outlived, refused, .. } = underway;
-        if *outlived || *refused || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) {
+        let Underway { act, holder, ids, outlived, refusal, .. } = underway;
+        match refusal {
+            Some(refusal) if outcome == Outcome::Refused && !outlived => {
+                self.come_again(underway, refusal, now);
+            }
             // Whoever waits once for each SIGCHLD is nudged again, as long as it helps; and what came to a refusal is not done.
-            self.put_back(underway, now);
-        } else {
-            for id in ids {
-                self.pass(*id, *act, now);
+            _ if *outlived
+                || refusal.is_some()
+                || (act.remedy == Remedy::Nudge && outcome == Outcome::Applied) =>
+            {
+                self.put_back(underway, now);
+            }
+            _ => {
+                for id in ids {
+                    self.pass(*id, *act, now);
+                }
             }
         }
         match outcome {
             _ if *outlived => {}
+            Outcome::Refused => {}
+            // Of what was taken back nobody expects an effect.
+            Outcome::NoEffect if *refusal == Some(Refusal::Withdrawn) => {}
             // When that was noticed.
             Outcome::HolderDied if underway.died => {}
             Outcome::HolderDied => self.trip(underway, Trip::HolderDied, now, outbox),
@@ -201,6 +218,17 @@ impl Remedies {
             }
         }
         self.agenda.wake(*holder, now);
+    }
+
+    /// Nothing came of it: it is tried again when what stood in the way may be gone, which is known as long as nobody has looked again.
+    fn come_again(&mut self, underway: &Underway, refusal: &Refusal, now: BootTime) {
+        let again = self.backoff.refused(underway.act, underway.holder, refusal, now);
+        self.put_back(underway, again);
+        for id in &underway.ids {
+            if let Some(plan) = self.agenda.plan_mut(*id) {
+                plan.looked.refusals.push((underway.act, refusal.clone()));
+            }
+        }
     }
 
     fn trip(&mut self, underway: &Underway, trip: Trip, now: BootTime, outbox: &mut Outbox) {
@@ -239,25 +267,19 @@ impl Remedies {
     /// The hand has done something, or has not.
     pub(super) fn take_deed(&mut self, number: u64, deed: Deed, now: BootTime, outbox: &mut Outbox) {
         let Some(mut underway) = self.underway.remove(&number) else { return };
-        underway.refused = deed.refusal.is_some();
+        underway.refusal.clone_from(&deed.refusal);
+        underway.acted = deed.refusal.is_none() || deed.acted();
         // Whom it touched before it came to a refusal may die of that all the same.
         if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
             if *refusal == Refusal::Withdrawn {
                 self.put_back(&underway, now);
                 return;
             }
-            let again = self.backoff.refused(underway.act, underway.holder, refusal, now);
-            self.put_back(&underway, again);
-            // What stands in the way is known as long as nobody has looked again.
-            for id in &underway.ids {
-                if let Some(plan) = self.agenda.plan_mut(*id) {
-                    plan.looked.refusals.push((underway.act, refusal.clone()));
-                }
-            }
+            self.come_again(&underway, refusal, now);
             let zombies: Vec<_> = underway.zombies.iter().collect();
             self.refuse(underway.act, underway.holder, refusal, &zombies, outbox);
         } else {
-            if !underway.refused {
+            if underway.refusal.is_none() {
                 self.backoff.done(underway.act, underway.holder);
             }
             underway.phase = Phase::Done { deed, at: now, due: now.plus(EFFECT) };
@@ -360,10 +382,14 @@ impl Watch {
         event.signals = deed.signals.iter().map(|signal| Untrusted::from(*signal)).collect();
         event.stood(deed);
         let why = deed.refusal.as_ref().map(|refusal| format!("; {refusal}")).unwrap_or_default();
-        event.message = format!(
-            "{gone} of {before} gone{others}{}{why}",
-            if ends && lives.is_none() { ", the holder has ended" } else { "" }
-        )
+        let ended = if ends && lives.is_none() { ", the holder has ended" } else { "" };
+        event.message = match &deed.refusal {
+            Some(refusal) if outcome == Outcome::Refused => {
+                event.reason = Some(refusal.as_str().into());
+                refusal.to_string()
+            }
+            _ => format!("{gone} of {before} gone{others}{ended}{why}"),
+        }
         .as_str()
         .into();
         tracing::debug!(remedy = %act.remedy, holder = holder.pid, outcome = outcome.as_str(), "{}", event.message);

@@ -50,6 +50,8 @@ pub(super) struct Came {
     pub(super) fell_through: u32,
     /// How long it stood still, each time.
     pub(super) pauses: Vec<Duration>,
+    /// Something was laid into its memory.
+    pub(super) laid: bool,
 }
 
 /// One who gives orders, and remembers where instructions are.
@@ -104,10 +106,10 @@ impl Hand {
 
 /// What the tracing process has answered.
 pub(super) fn came(answer: Answer) -> Came {
-    let Answer { refusal, results, pauses, interrupted: _, late, fell_through } = answer;
+    let Answer { refusal, results, pauses, interrupted: _, late, fell_through, laid } = answer;
     let reaped = results.iter().filter(|fate| **fate == Fate::Reaped).count();
     let (refusal, message) = refusal.map_or((None, String::new()), |(word, message)| (Some(word), message));
-    Came { reaped, refusal, message, late, fell_through, pauses }
+    Came { reaped, refusal, message, late, fell_through, pauses, laid }
 }
 
 fn refused(word: &str, message: &str) -> Came {

@@ -55,6 +55,8 @@ fn under_filters_that_do_not_it_is_refused_and_nothing_else_happens() {
         for state in ["nanosleep", "read"] {
             for came in under(filter, state, Expect::Exact) {
                 assert_eq!(came.refusal.as_deref(), Some("seccomp-denied"), "{filter} {state}: {came:?}");
+                // It has stood still, and that is all.
+                assert!(!came.laid && !came.pauses.is_empty(), "{filter} {state}: {came:?}");
                 assert_eq!(came.reaped, 0, "{filter} {state}: {came:?}");
             }
         }

@@ -78,11 +78,20 @@ fn a_breaker_that_opens_lets_something_stronger_come_in_its_time() {
     assert_eq!(machine.conclude(Outcome::Applied)[0].0.remedy, Remedy::TerminateHolder);
 }
 
-/// The hand refuses whatever it was given.
+/// The hand refuses whatever it was given; for most of its reasons it has stopped a thread of the holder before.
 fn refuse(machine: &mut Machine, word: &'static str) {
-    let deed = Deed::refused(Refusal::Hand { word, message: word.to_owned() });
+    let pauses = if word == "running" { Vec::new() } else { vec![SECOND / 1_000] };
+    let deed = Deed { pauses, ..Deed::refused(Refusal::Hand { word, message: word.to_owned() }) };
+    let stood = deed.touched();
     let number = only(machine);
     machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+    if stood {
+        // Whether the holder survives it is looked for all the same.
+        assert_eq!(machine.remedies.next(), Some(machine.now.plus(2 * SECOND)));
+        let underway = machine.remedies.underway.remove(&number).unwrap();
+        assert_eq!(underway.outcome(false, 1), Outcome::HolderDied);
+        machine.remedies.conclude(&underway, underway.outcome(true, 0), machine.now, &mut machine.outbox);
+    }
 }
 
 #[test]
@@ -120,6 +129,11 @@ fn a_filter_that_does_not_allow_it_is_met_ever_more_rarely_however_many_zombies_
         machine.now = until;
     }
     assert!((24..=30).contains(&stops), "{stops} a day");
+    assert_eq!(
+        machine.remedies.open_breakers(machine.now).len(),
+        0,
+        "nothing was done, so nothing was in vain"
+    );
     let (step, ..) = machine.step(1);
     assert_eq!((step.standing, step.reason), (StepStanding::Refused, Some("seccomp-denied".into())));
     // Another holder is not kept from it, and another configuration tries again.
@@ -130,6 +144,8 @@ fn a_filter_that_does_not_allow_it_is_met_ever_more_rarely_however_many_zombies_
     machine.leak(7, 0);
     machine.look();
     refuse(&mut machine, "seccomp-denied");
+    // What else waits for the holder is looked at now.
+    assert!(machine.look().is_empty());
     assert_eq!(machine.remedies.next(), Some(machine.now.plus(60 * SECOND)), "as the first time");
 }
 
@@ -157,8 +173,7 @@ fn what_touched_the_holder_before_it_came_to_a_refusal_has_its_effect_looked_for
     let late = || Refusal::Hand { word: "out-of-time", message: "it took too long".to_owned() };
     for deed in [
         Deed::refused(died()),
-        Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(late()) },
-        Deed { interrupted: 1, ..Deed::refused(late()) },
+        Deed { laid: true, pauses: vec![SECOND / 1_000], ..Deed::refused(late()) },
         Deed { signals: vec!["SIGTERM"], ..Deed::refused(Refusal::NoZombie) },
         Deed { taken: vec![(holder(1), Ok(()))], ..Deed::refused(late()) },
     ] {
@@ -185,7 +200,7 @@ fn autoreap_that_came_to_a_refusal_is_not_done() {
     let number = *machine.remedies.underway.keys().next().unwrap();
     assert_eq!(machine.remedies.underway[&number].outcome(true, 0), Outcome::Applied);
     let failed = Refusal::Hand { word: "not-taken", message: "it failed".to_owned() };
-    let deed = Deed { pauses: vec![SECOND / 1_000], ..Deed::refused(failed) };
+    let deed = Deed { laid: true, pauses: vec![SECOND / 1_000], ..Deed::refused(failed) };
     machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
     assert_eq!(machine.remedies.underway[&number].outcome(true, 1), Outcome::NoEffect);
 }
@@ -291,5 +306,18 @@ fn who_ends_before_anything_was_done_to_it_has_not_died_of_it() {
     machine.remedies.see_death(number, machine.now, &mut machine.outbox);
     let gone = Deed::refused(Refusal::HolderGone);
     machine.remedies.take_deed(number, gone, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.open_breakers(machine.now).len(), 0);
+}
+
+#[test]
+fn what_was_taken_back_after_it_was_begun_is_not_blamed_for_its_effect() {
+    let mut machine = Machine::with(terms(&[(Remedy::TerminateHolder, 90)]));
+    machine.leak(7, 1);
+    machine.look();
+    let deed = Deed { signals: vec!["SIGTERM"], ..Deed::refused(Refusal::Withdrawn) };
+    let number = only(&machine);
+    machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.underway[&number].outcome(true, 0), Outcome::NoEffect);
+    machine.conclude(Outcome::NoEffect);
     assert_eq!(machine.remedies.open_breakers(machine.now).len(), 0);
 }
