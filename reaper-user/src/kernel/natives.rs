@@ -1,9 +1,6 @@
 //! Native stacks at forks, as the kernel side copies them.
 
-use std::{
-    collections::HashSet,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
-};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use aya::{
     Btf, Ebpf,
@@ -54,23 +51,12 @@ pub(super) struct Copies {
     probation: HashMap<MapData, [u64; 2], u64>,
     /// Of those that are on probation and of nobody else.
     by_probation: bool,
-    /// Who is.
-    known: HashSet<Group>,
 }
 
 impl Copies {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let (mode, probation) = (map(ebpf, "COPYING")?, map(ebpf, "PROBATION")?);
-        Ok(Self { mode, probation, by_probation: false, known: HashSet::new() })
-    }
-
-    /// Nobody's cgroups are looked up where none are on probation: every fork on the machine pays for that.
-    fn settle(&mut self) -> Result<(), KernelError> {
-        match self.by_probation {
-            true if self.known.is_empty() => self.set(mode::OFF),
-            true => self.set(mode::PROBATION),
-            false => Ok(()),
-        }
+        Ok(Self { mode, probation, by_probation: false })
     }
 
     fn set(&mut self, mode: u64) -> Result<(), KernelError> {
@@ -106,10 +92,10 @@ impl Kernel {
         let (name, _) = NATIVE;
         stages.follow_forks(ebpf, stage::NATIVE, name)?;
         copies.by_probation = copying == Copying::Probation;
-        match copying {
-            Copying::Probation => copies.settle()?,
-            Copying::All => copies.set(mode::ALL)?,
-        }
+        copies.set(match copying {
+            Copying::Probation => mode::OFF,
+            Copying::All => mode::ALL,
+        })?;
         Ok(natives)
     }
 
@@ -120,26 +106,23 @@ impl Kernel {
         self.stages.clear_forks()
     }
 
-    /// Copies native stacks of those in these cgroups from now on. False where there is no room.
+    /// Copies native stacks of those in these cgroups, once that is settled. False where there is no room.
     pub fn copy_in(&mut self, group: Group) -> bool {
-        let Copies { probation, known, .. } = &mut self.copies;
-        let there_is_room = probation.insert([group.v2, group.v1], 0, 0).is_ok();
-        if there_is_room {
-            known.insert(group);
-        }
-        there_is_room && self.copies.settle().is_ok()
+        self.copies.probation.insert([group.v2, group.v1], 0, 0).is_ok()
     }
 
     /// Does so no longer.
     pub fn copy_no_longer_in(&mut self, group: Group) {
-        let Copies { probation, known, .. } = &mut self.copies;
         // It was never there where there was no room.
-        let _gone = probation.remove(&[group.v2, group.v1]);
-        known.remove(&group);
-        if let Err(error) = self.copies.settle() {
-            // Nobody is copied all the same.
-            tracing::debug!(%error, "native stacks");
+        let _gone = self.copies.probation.remove(&[group.v2, group.v1]);
+    }
+
+    /// Says whether any are on probation. Where none are, nobody's cgroups are looked up: every fork on the machine pays for that.
+    pub fn settle_copies(&mut self, any: bool) -> Result<(), KernelError> {
+        if self.copies.by_probation {
+            self.copies.set(if any { mode::PROBATION } else { mode::OFF })?;
         }
+        Ok(())
     }
 }
 

@@ -91,6 +91,17 @@ impl Kernel {
     }
 }
 
+/// Whether a process is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Following {
+    /// From now on.
+    Begun,
+    /// It is gone, or executes something else by now.
+    Other,
+    /// There is no room.
+    NoRoom,
+}
+
 impl Running {
     /// Looks now.
     pub fn read(mut self) -> io::Result<Vec<Exec>> {
@@ -112,31 +123,39 @@ impl Origins {
         }
     }
 
-    /// A process's forks are looked at. False where it executes something else by now, or where there is no room; and where the
-    /// kernel side does not follow it, for it is gone, unless it was there `before` the kernel side was.
-    pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> bool {
-        let is_meant = match self.known(tgid) {
-            // Between this look and the last one it may have exec'ed, and what was written over was newer.
-            Some((start, exec)) => start == followed.start && !is_newer(exec, followed.exec),
-            None => before,
-        };
-        if !is_meant {
-            return false;
-        }
+    /// A process's forks are looked at; where it is not known yet, only if it was there `before` the kernel side was.
+    pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> Following {
         let Followed { start, image, head, exec, shape, layout } = *followed;
         let [first, second, third, fourth] = layout_words(layout);
-        let words = [start, image, head, reaper_ebpf::pack(shape, exec), first, second, third, fourth];
-        self.followed.insert(tgid, words, 0).is_ok()
+        let number = reaper_ebpf::pack(shape, exec);
+        self.put(tgid, [start, image, head, number, first, second, third, fourth], before)
     }
 
-    /// The process that exec'ed the program which this one was forked in, where it is followed and has not exec'ed since: everything
-    /// is at the same addresses in both.
-    pub fn founder(&self, exec: &Exec) -> Option<Followed> {
-        let tgid = reaper_ebpf::tgid_of(exec.image);
-        let words = (tgid != exec.tgid).then(|| self.followed.get(&tgid, 0).ok())??;
-        let founder = read_followed(&words);
-        let same = (founder.image, founder.exec) == (exec.image, exec.exec);
-        (same && founder.head != 0 && founder.shape < UNASKED).then_some(founder)
+    /// The same as those of the process that exec'ed the program which this one was forked in, where that is followed and has not
+    /// exec'ed since: everything is at the same addresses in both. `None` where there is no such process.
+    pub fn inherit(&mut self, exec: &Exec, before: bool) -> Option<Following> {
+        let founder = reaper_ebpf::tgid_of(exec.image);
+        let mut words = (founder != exec.tgid).then(|| self.followed.get(&founder, 0).ok())??;
+        let [start, image, head, number, ..] = &mut words;
+        let same = (*image, low(*number)) == (exec.image, exec.exec);
+        if !same || *head == 0 || high(*number) >= UNASKED {
+            return None;
+        }
+        *start = exec.start;
+        Some(self.put(exec.tgid, words, before))
+    }
+
+    fn put(&mut self, tgid: u32, words: [u64; FOLLOWED_WORDS], before: bool) -> Following {
+        let is_meant = match self.known(tgid) {
+            // Between this look and the last one it may have exec'ed, and what was written over was newer.
+            Some((start, exec)) => start == words[0] && !is_newer(exec, low(words[3])),
+            None => before,
+        };
+        match is_meant.then(|| self.followed.insert(tgid, words, 0)) {
+            None => Following::Other,
+            Some(Ok(())) => Following::Begun,
+            Some(Err(_)) => Following::NoRoom,
+        }
     }
 
     /// They are not any more, unless it executes something else by now.
@@ -234,38 +253,6 @@ fn layout_words(layout: Layout) -> [u64; LAYOUT_WORDS] {
     ]
 }
 
-fn read_layout(words: [u64; LAYOUT_WORDS]) -> Layout {
-    let [
-        [interpreter_next, interpreter_threads, thread_next, thread_id],
-        [thread_frame, cframe_frame, frame_bytes, frame_back],
-        [frame_code, frame_at, frame_owner, frame_nobodys],
-        [code_first_line, code_file, code_table, bytes_size],
-    ] = words.map(|word| [0, 16, 32, 48].map(|bits| (word >> bits & 0xffff) as u16));
-    Layout {
-        interpreter_next,
-        interpreter_threads,
-        thread_next,
-        thread_id,
-        thread_frame,
-        cframe_frame,
-        frame_bytes,
-        frame_back,
-        frame_code,
-        frame_at,
-        frame_owner,
-        frame_nobodys,
-        code_first_line,
-        code_file,
-        code_table,
-        bytes_size,
-    }
-}
-
-fn read_followed(words: &[u64; FOLLOWED_WORDS]) -> Followed {
-    let [start, image, head, number, layout @ ..] = *words;
-    Followed { start, image, head, exec: low(number), shape: high(number), layout: read_layout(layout) }
-}
-
 fn read(bytes: &[u8]) -> Option<Written> {
     const STACK: usize = size_of::<Stack>();
     let (first, _) = bytes.split_first_chunk::<4>()?;
@@ -322,7 +309,6 @@ mod tests {
         let bytes: Vec<u8> = layout_words(layout).into_iter().flat_map(u64::to_le_bytes).collect();
         let parts: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|part| u16::from_le_bytes(*part)).collect();
         assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14]);
-        assert_eq!(read_layout(layout_words(layout)), layout);
     }
 
     #[test]

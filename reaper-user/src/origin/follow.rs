@@ -9,19 +9,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::interpreter::{self, Exec, Followed, Verdict, end, kind};
+use reaper_ebpf::{
+    interpreter::{self, Exec, Followed, Verdict, end, kind},
+    native::Pace,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     Language, Quality, Stack, Stacks,
-    budget::Budget,
     native::{NativeStacks, Registers},
     python::{Codes, Found, Image, Recognizer, Subject},
     symbols::Symbolizer,
 };
 use crate::{
     identity::BootTime,
-    kernel::{Copied, Natives, Origins, Running, Written},
+    kernel::{Copied, Following, Natives, Origins, Running, Written, boot_now},
     proc::Proc,
 };
 
@@ -43,15 +45,12 @@ const AGAIN: [Duration; 6] = [
     Duration::from_secs(1),
 ];
 
-/// Files that may be looked at in a second,
-const FILES_A_SECOND: u32 = 200;
-/// and at once after a quiet time.
-const FILES_AT_ONCE: u32 = 1_000;
+/// Files that may be looked at: 200 a second.
+const FILES: Pace = Pace { apart: 5_000_000, at_once: 1_000 };
 
-/// The same for processes that are linked to libpython: what each has mapped is read,
-const LOOKS_A_SECOND: u32 = 500;
-/// which takes a tenth of a millisecond.
-const LOOKS_AT_ONCE: u32 = 2_000;
+/// The same for processes that are linked to libpython, 500 a second: what each has mapped is read, which takes a tenth of a
+/// millisecond.
+const LOOKS: Pace = Pace { apart: 2_000_000, at_once: 2_000 };
 
 /// Starts the thread. It begins with those that are `running` already, and ends with this process.
 pub(crate) fn start(
@@ -70,8 +69,8 @@ pub(crate) fn start(
         codes: Codes::default(),
         stacks: stacks.clone(),
         pending: Vec::new(),
-        files: Budget::new(FILES_A_SECOND, FILES_AT_ONCE, Instant::now()),
-        looks: Budget::new(LOOKS_A_SECOND, LOOKS_AT_ONCE, Instant::now()),
+        files: 0,
+        looks: 0,
         told: false,
         pruned: None,
     };
@@ -90,10 +89,9 @@ struct Follower {
     stacks: Stacks,
     /// Processes to be looked at again.
     pending: Vec<Pending>,
-    /// How many files may still be looked at,
-    files: Budget,
-    /// and how many processes of those that are linked to libpython.
-    looks: Budget,
+    /// What [`FILES`] and [`LOOKS`] go by.
+    files: u64,
+    looks: u64,
     /// It has been said that memory must not be read.
     told: bool,
     /// When somebody was last asked which stacks are needed.
@@ -118,7 +116,10 @@ impl Follower {
         for look in looks {
             let running = match look.read() {
                 Ok(running) => running,
-                Err(error) => return tracing::warn!(%error, "looking for interpreters that run already"),
+                Err(error) => {
+                    self.stacks.count_unrecognized();
+                    return tracing::warn!(%error, "looking for interpreters that run already");
+                }
             };
             let before = met.len();
             for exec in running {
@@ -130,6 +131,8 @@ impl Follower {
                 return;
             }
         }
+        // There may be others that were forked since.
+        self.stacks.count_unrecognized();
     }
 
     fn run(&mut self) {
@@ -250,18 +253,20 @@ impl Follower {
     /// Finds out what a process is, `before` the kernel side was there or now.
     fn meet(&mut self, exec: &Exec, times: usize, before: bool) {
         let Exec { tgid, start, code, image, executable, .. } = *exec;
-        if let Some(founder) = self.origins.founder(exec) {
-            self.origins.follow(tgid, &Followed { start, ..founder }, before);
-            return;
+        if let Some(following) = self.origins.inherit(exec, before) {
+            return self.count_lost(following);
         }
-        let budget = match &self.recognizer {
-            recognizer if !recognizer.knows(&executable) => Some(&mut self.files),
-            recognizer if recognizer.is_linked(&executable) => Some(&mut self.looks),
+        let pace = match &self.recognizer {
+            recognizer if !recognizer.knows(&executable) => Some((FILES, &mut self.files)),
+            recognizer if recognizer.is_linked(&executable) => Some((LOOKS, &mut self.looks)),
             _ => None,
         };
-        if budget.is_some_and(|budget| !budget.take(Instant::now())) {
-            self.stacks.count_unrecognized();
-            return self.origins.unfollow(exec);
+        if let Some((pace, due)) = pace {
+            let Some(next) = pace.take(*due, boot_now().0) else {
+                self.stacks.count_unrecognized();
+                return self.origins.unfollow(exec);
+            };
+            *due = next;
         }
         let subject = Subject { pid: tgid, start: BootTime(start), code, executable };
         let found = match self.recognizer.look(&subject) {
@@ -296,8 +301,15 @@ impl Follower {
                     self.know(exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
                 }
                 let followed = Followed { start, image, head, exec: exec.exec, shape, layout };
-                self.origins.follow(tgid, &followed, before);
+                let following = self.origins.follow(tgid, &followed, before);
+                self.count_lost(following);
             }
+        }
+    }
+
+    fn count_lost(&self, following: Following) {
+        if following == Following::NoRoom {
+            self.stacks.count_unrecognized();
         }
     }
 

@@ -1,7 +1,6 @@
 //! Where a zombie comes from: the processes that forked one another down to it, and the stack of the nearest of them
 //! whose stack was taken at its fork. Says how good that is; a wrong line is worse than none.
 
-mod budget;
 mod files;
 mod follow;
 pub mod native;

@@ -28,6 +28,11 @@ impl Copies {
         there_is_room
     }
 
+    /// Whether none are on probation.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Ends the probation of those that were clean for long.
     pub(super) fn expire(&mut self, now: BootTime, kernel: &mut Kernel) {
         self.0.retain(|group, last| {

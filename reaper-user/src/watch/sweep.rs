@@ -90,6 +90,7 @@ impl Watch {
         let keep = self.aging.threshold().max(Duration::from_secs(1)) * 2;
         let Describer { holders, copies, kernel, .. } = &mut self.describer;
         copies.expire(now, kernel);
+        kernel.settle_copies(!copies.is_empty())?;
         for holder in self.remedies.holders().into_iter().chain(self.asked.holders(now)) {
             holders.keep(holder, now);
         }
@@ -198,7 +199,7 @@ impl Watch {
                 return Ok(());
             }
         }
-        let mut watched = false;
+        let (mut watched, mut copied) = (false, false);
         for answer in answers {
             match answer {
                 Answer::Probation { id, holder } => {
@@ -206,6 +207,7 @@ impl Watch {
                     if let Some(record) = self.describer.kernel.record(id) {
                         let [v2, v1] = self.describer.cgroups(&record);
                         let Describer { kernel, copies, .. } = &mut self.describer;
+                        copied = true;
                         if !copies.put(Group { v2, v1 }, now, kernel) {
                             self.losses.count(Loss::WorkloadUncopied);
                         }
@@ -223,8 +225,12 @@ impl Watch {
                 Answer::Zombie { id, scene, .. } => self.report(id, &scene, now),
             }
         }
+        let Describer { copies, kernel, .. } = &mut self.describer;
         if watched {
-            self.describer.kernel.settle(true)?;
+            kernel.settle(true)?;
+        }
+        if copied {
+            kernel.settle_copies(!copies.is_empty())?;
         }
         Ok(())
     }
