@@ -70,7 +70,8 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
         }
     }
     let unknown = never_waited(args, &found);
-    let is_watched = have_watched(&unknown, args.watch.0);
+    // Who only asks what would be done has nothing done by the daemon either.
+    let is_watched = !args.dry_run && have_watched(&unknown, args.watch.0);
     let seen_waits = watch(args.watch.0, &found, &mut describer)?;
     // While this command watched, a holder may have waited for a child that had stood for longer than any before.
     let known = known();

@@ -22,9 +22,9 @@
 //! Since then `free` counts how long the dead stood, which takes it another 20 ns (both objects in turns, on a machine that
 //! did other work: 272 and 290 ns, the median of 15 pairs of 2,000 lives).
 //!
-//! Those that follow `fork` are what `cargo xtask bench origin` prints, net of `fork`, in two runs; in the later one `fork` took 171 where
-//! it looks for them in vain, 180 without the look, an empty one 61. `exec_origin` is what the kernel counted of 6,000 runs of /bin/true and 300
-//! of Python, one after the other, where `exec` took 160 and 130: they begin with what is not in any cache.
+//! Those that follow `fork` are what `cargo xtask bench origin` prints, net of `fork`, in two runs. Whether `fork` looks for them in vain or
+//! not made no difference that such a run shows (171 and 180, an empty one 61). `exec_origin` was counted by hand, with
+//! kernel.bpf_stats_enabled, over 6,000 runs of /bin/true and 300 of Python, one after the other: they begin with what is not in any cache.
 //!
 //! The last of the table was measured where it exists, on emulated kernels from 5.10 to 7.2, whose nanoseconds say nothing (the test
 //! `the_hook_is_attached_with_the_first_zombie_and_not_before` prints them). Attaching it takes 10 to 85 ms there, and

@@ -45,7 +45,7 @@ impl Watch {
         let half = self.aging.half();
         let until = now.plus(span.max(half.saturating_mul(LONG_PAST))).plus(MORE);
         let super::Describer { holders, kernel, .. } = &mut self.describer;
-        let added = self.asked.add(pid, until) && holders.put(&seen, now, half, kernel);
+        let added = holders.put(&seen, now, half, kernel) && self.asked.add(pid, until);
         kernel.settle(!holders.is_empty())?;
         let full = || "as many holders are watched as there is room for: say it again later".to_owned();
         Ok(if added { Ok(()) } else { Err(full()) })

@@ -19,6 +19,13 @@ const CALL: Duration = Duration::from_micros(8);
 /// And what it takes to get there.
 const BEGINNING: Duration = Duration::from_micros(20);
 
+/// So often it is looked ever sooner: it cannot take much longer.
+const SOON: u32 = 8;
+
+/// Later ever more rarely, for each look is one more interruption of a thread that has no processor; but well within what the chain's
+/// end waits for its tracer.
+const RARELY: Duration = Duration::from_millis(5);
+
 /// How long a chain may take in all. It is longer on a machine that has no processor for it.
 const TAKES: Duration = Duration::from_millis(250);
 
@@ -36,7 +43,7 @@ pub(super) fn run(
     let tid = puppet.tid;
     let deadline = Instant::now() + TAKES;
     let mut pause = BEGINNING + CALL * u32::try_from(calls).unwrap_or(u32::MAX);
-    let mut told = false;
+    let (mut told, mut looks) = (false, 0);
     ptrace::resume(tid, 0)?;
     loop {
         if told {
@@ -45,8 +52,8 @@ pub(super) fn run(
         } else {
             told = ptrace::await_release(last, pause);
         }
-        // Again and again, ever sooner: it cannot take much longer.
-        pause = (pause / 2).max(BEGINNING);
+        looks += 1;
+        pause = if looks < SOON { (pause / 2).max(BEGINNING) } else { (pause * 2).min(RARELY) };
         ptrace::interrupt(tid)?;
         let Some(stop) = ptrace::stop(tid, Instant::now() + TAKES)? else {
             return Err(Broken::NoStop);
