@@ -16,6 +16,7 @@ mod command;
 mod compiler;
 mod debian;
 mod dist;
+mod failures;
 mod object;
 mod root;
 mod run;

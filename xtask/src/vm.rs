@@ -117,7 +117,7 @@ impl Args {
 }
 
 pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
-    boot_all(workspace, args, None, None)
+    boot_all(workspace, args, None, None)?.verdict()
 }
 
 /// Fetches the kernels of the matrix that are not there yet.
@@ -127,14 +127,39 @@ pub(crate) fn fetch_kernels(workspace: &Workspace) -> anyhow::Result<()> {
     cache.systemd(false).map(drop)
 }
 
-/// With what [`crate::setup`] brings for it: boots what is asked for and prints what became of every test in every boot. Fails where one did, and where a
-/// deadline left some unbooted. `object`: what reaper loads, where that is not the committed object.
+/// What became of the boots.
+pub(crate) struct Boots {
+    rows: Vec<Row>,
+    /// With those that were not begun.
+    total: usize,
+}
+
+impl Boots {
+    /// Fails where one did, and where a deadline left some unbooted.
+    pub(crate) fn verdict(&self) -> anyhow::Result<()> {
+        let bad: Vec<String> = report::failed(&self.rows).map(report::in_short).collect();
+        let (count, bad, total) = (bad.len(), bad.join("; "), self.total);
+        match total - self.rows.len() {
+            0 if count == 0 => Ok(()),
+            0 => bail!("{count} of {total} boots failed: {bad}"),
+            left => bail!("out of time: {left} of {total} boots were not begun, {count} failed: {bad}"),
+        }
+    }
+
+    /// What the failed tests printed.
+    pub(crate) fn failures(&self) -> String {
+        report::failed(&self.rows).map(|(_, row)| row.verdict.said.as_str()).collect()
+    }
+}
+
+/// With what [`crate::setup`] brings for it: boots what is asked for and prints what became of every test in every boot.
+/// `object`: what reaper loads, where that is not the committed object.
 pub(crate) fn boot_all(
     workspace: &Workspace,
     args: &Args,
     object: Option<&Path>,
     deadline: Option<Instant>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Boots> {
     if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
         bail!("what is built is built on x86_64: this task runs on x86_64 Linux only");
     }
@@ -175,13 +200,7 @@ pub(crate) fn boot_all(
     rows.sort_by_key(|(number, _)| *number);
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     print!("{}", report::tables(&rows, &rig.logs));
-
-    let bad = rows.iter().filter(|row| !row.verdict.passed()).count();
-    match total - rows.len() {
-        0 if bad == 0 => Ok(()),
-        0 => bail!("{bad} of {total} boots failed"),
-        left => bail!("out of time: {left} of {total} boots were not begun, {bad} failed"),
-    }
+    Ok(Boots { rows, total })
 }
 
 /// The images of the boots, in their order; each fetched at most once.

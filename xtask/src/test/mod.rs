@@ -2,7 +2,6 @@
 //! function that runs commands until its deadline.
 
 mod dist;
-mod failures;
 mod lint;
 mod live;
 mod tier;
@@ -18,8 +17,8 @@ use std::{
 
 use anyhow::bail;
 
-use self::{failures::Failures, tier::Tier};
-use crate::{command, setup, workspace::Workspace};
+use self::tier::Tier;
+use crate::{command, failures::Failures, setup, workspace::Workspace};
 
 /// What the short forms are meant to take, all together.
 const WHOLE: Duration = Duration::from_mins(30);

@@ -5,5 +5,7 @@ use crate::vm;
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let args = vm::Args::all_kernels(session.args);
-    vm::boot_all(session.workspace, &args, session.rebuilt.as_deref(), Some(session.deadline))
+    let boots = vm::boot_all(session.workspace, &args, session.rebuilt.as_deref(), Some(session.deadline))?;
+    session.failures = boots.failures();
+    boots.verdict()
 }

@@ -17,10 +17,29 @@ pub(crate) struct Row {
     pub(crate) verdict: Verdict,
 }
 
+/// Those that failed, with their numbers.
+pub(crate) fn failed(rows: &[Row]) -> impl Iterator<Item = (usize, &Row)> {
+    (1..).zip(rows).filter(|(_, row)| !row.verdict.passed())
+}
+
+/// One that failed: `3 (6.12.94, cgroup v2): clock::one, pins::two`.
+pub(crate) fn in_short((number, row): (usize, &Row)) -> String {
+    let Verdict { complaint, trouble, .. } = &row.verdict;
+    let why = match (complaint, trouble, row.verdict.bad()) {
+        (_, _, bad) if !bad.is_empty() => bad.join(", "),
+        (Some(why), _, _) | (None, Some(why), _) => why.clone(),
+        (None, None, _) => "no test passed".to_owned(),
+    };
+    format!("{number} ({}, {}): {why}", kernel(row), row.mode)
+}
+
+fn kernel(row: &Row) -> &str {
+    row.verdict.release.as_deref().unwrap_or(&row.kernel)
+}
+
 /// Both tables, and a line for all that was wrong.
 pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
     let mut text = String::from("\n");
-    let kernel = |row: &Row| row.verdict.release.clone().unwrap_or_else(|| row.kernel.clone());
     let mut boots =
         vec![["", "kernel", "mode", "time", "kernel's log", "result"].map(str::to_owned).to_vec()];
     for (number, row) in (1..).zip(rows) {
@@ -33,7 +52,7 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
         let result = if row.verdict.passed() { "ok" } else { "FAILED" };
         boots.push(vec![
             format!("{number}"),
-            kernel(row),
+            kernel(row).to_owned(),
             row.mode.clone(),
             command::human(row.took),
             log.to_owned(),
@@ -44,10 +63,9 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
     text.push('\n');
     text += &aligned(&by_test(rows), Cells::Left);
 
-    for (number, row) in (1..).zip(rows).filter(|(_, row)| !row.verdict.passed()) {
-        let Verdict { release: _, tests, complaint, trouble } = &row.verdict;
-        let bad = tests.iter().filter(|(_, outcome)| outcome.is_bad()).map(|(name, _)| name.as_str());
-        let bad: Vec<&str> = bad.collect();
+    for (number, row) in failed(rows) {
+        let Verdict { tests, complaint, trouble, .. } = &row.verdict;
+        let bad = row.verdict.bad();
         let _ = write!(text, "\nboot {number} ({}, {}):", kernel(row), row.mode);
         if !bad.is_empty() {
             let _ = write!(text, "\n  failed: {}", bad.join(", "));
@@ -91,7 +109,7 @@ mod tests {
 
     fn row(kernel: &str, tests: &[(&str, Outcome)]) -> Row {
         let tests = tests.iter().map(|(name, outcome)| ((*name).to_owned(), outcome.clone())).collect();
-        let verdict = Verdict { release: Some(kernel.to_owned()), tests, complaint: None, trouble: None };
+        let verdict = Verdict { release: Some(kernel.to_owned()), tests, ..Verdict::default() };
         let took = Duration::from_secs(12);
         Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took, verdict }
     }
@@ -117,5 +135,7 @@ boot 1 (6.1.0, cgroup v2):
   logs: logs/1
 ";
         assert_eq!(text, expected);
+        let failed: Vec<String> = failed(&rows).map(in_short).collect();
+        assert_eq!(failed, ["1 (6.1.0, cgroup v2): two"]);
     }
 }

@@ -1,6 +1,7 @@
 //! What a boot's two logs say: which tests passed, and whether the kernel complained.
 
 use super::boot::Booted;
+use crate::failures::Failures;
 
 /// What became of one test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub(crate) struct Verdict {
     pub(crate) complaint: Option<String>,
     /// What else is wrong with the boot as a whole.
     pub(crate) trouble: Option<String>,
+    /// What the failed tests printed.
+    pub(crate) said: String,
 }
 
 impl Verdict {
@@ -45,6 +48,7 @@ impl Verdict {
     pub(crate) fn of(booted: &Booted) -> Self {
         let Booted { tests, console, late, took } = booted;
         let mut verdict = Self::read(tests);
+        verdict.said = Failures::read(tests).text().to_owned();
         verdict.complaint =
             console.lines().find(|line| is_complaint(line)).map(|line| line.trim().to_owned());
         if *late {
@@ -59,9 +63,14 @@ impl Verdict {
     }
 
     pub(crate) fn passed(&self) -> bool {
-        let Self { release: _, tests, complaint, trouble } = self;
+        let Self { release: _, tests, complaint, trouble, said: _ } = self;
         let ran = tests.iter().any(|(_, outcome)| *outcome == Outcome::Passed);
         ran && complaint.is_none() && trouble.is_none() && !tests.iter().any(|(_, outcome)| outcome.is_bad())
+    }
+
+    /// The tests that did not pass.
+    pub(crate) fn bad(&self) -> Vec<&str> {
+        self.tests.iter().filter(|(_, outcome)| outcome.is_bad()).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Reads what the init and the tests printed.

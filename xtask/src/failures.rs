@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 /// Of all test programs of one run.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Failures {
+pub(crate) struct Failures {
     /// Names of tests, in order. A test that was running when the time was over is one of them.
     names: Vec<String>,
     /// What they printed.
@@ -17,7 +17,7 @@ const LINES: usize = 40;
 
 impl Failures {
     /// From the standard output of test programs.
-    pub(super) fn read(output: &str) -> Self {
+    pub(crate) fn read(output: &str) -> Self {
         let mut failures = Self::default();
         let mut said: Option<(&str, Vec<&str>)> = None;
         for line in output.lines() {
@@ -57,12 +57,12 @@ impl Failures {
     }
 
     /// For the summary: `a::b, c::d`. `None` where nothing failed by name.
-    pub(super) fn names(&self) -> Option<String> {
+    pub(crate) fn names(&self) -> Option<String> {
         (!self.names.is_empty()).then(|| self.names.join(", "))
     }
 
     /// What they said.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 }
