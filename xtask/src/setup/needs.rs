@@ -169,6 +169,8 @@ pub(crate) const NEEDS: &[Need] = &[
         &[Live, Dist],
     ),
     on_path("conmon", "conmon", "watches over that container", &[Live, Dist]),
+    on_path("dockerd", "docker.io", "runs another and says what it is called; not left running", &[Live]),
+    on_path("docker", "docker.io", "starts it", &[Live]),
     on_path("go", "golang-go", "builds the Go program that never waits", &[Live]),
     on_path("python3", "python3", "runs the Python programs that do not wait, or late", &[Live, Bench, Dist]),
     on_path("gcc", "gcc", "builds the C programs of the tests", &[Live]),

@@ -1,18 +1,17 @@
 //! Names that people know, from the real runtimes. What is true is what the test itself has told them.
 
+mod engines;
+
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
-
-use serde_json::Value;
 
 use crate::{
     remedy::configuration,
     support::{
-        Containerd, Daemon, IMAGE, Image, Parent, Pod, Seen, assert_valid, machine, program, reaper, run,
-        run_briefly, signal,
+        Containerd, Daemon, IMAGE, Image, Pod, Seen, assert_valid, machine, reaper, run, run_briefly, signal,
     },
 };
 
@@ -26,22 +25,15 @@ const FETCHER: Pod<'static> = Pod {
     annotations: &[],
 };
 
-/// Nothing but these sockets, and zombies from 400 ms on.
-fn daemon(rules: &str, cri: &Path, podman: &Path) -> Daemon {
+/// Asks nobody but the one that listens there, and reports zombies from 400 ms on.
+fn daemon(rules: &str, asked: &str, socket: &Path) -> Daemon {
     let file = configuration(rules);
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    Daemon::run(&[
-        "--config",
-        &text(file.path()),
-        "--names-docker=off",
-        "--names-cri",
-        &text(cri),
-        "--names-podman",
-        &text(podman),
-    ])
+    let socket = socket.to_str().unwrap();
+    let names = ["cri", "docker", "podman"]
+        .map(|engine| format!("--names-{engine}={}", if engine == asked { socket } else { "off" }));
+    let arguments = [&["--config", file.path().to_str().unwrap()], &names.each_ref().map(String::as_str)[..]];
+    Daemon::run(&arguments.concat())
 }
-
-const OFF: &str = "off";
 
 fn is_of(seen: &Seen, kind: &str, id: &str) -> bool {
     seen.is(kind) && seen.text("/workload/id") == id
@@ -92,7 +84,7 @@ fn a_pods_zombie_is_reported_listed_and_explained_by_the_names_its_runtime_gives
     let rules = "[[rule]]\nname = 'elsewhere'\nmatch.namespace = 'shops'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n\
                  [[rule]]\nname = 'fetchers'\nmatch = { namespace = 'crawl*', labels = { app = 'fetcher' } }\n\
                  steps = [{ remedy = 'nudge', after = '500ms' }]\n";
-    let mut daemon = daemon(rules, &containerd.socket(), Path::new(OFF));
+    let mut daemon = daemon(rules, "cri", &containerd.socket());
     let id = containerd.run(&FETCHER);
     let first = event(&mut daemon, "a zombie of the pod", |seen| is_of(seen, "zombie", &id));
     assert_eq!(names(&first), ["crawlers", "fetcher-7c9d", "fetcher", IMAGE], "{first:?}");
@@ -152,7 +144,7 @@ fn while_containerd_hangs_reports_are_on_time_and_the_names_come_when_it_answers
     signal(containerd.pid(), libc::SIGSTOP);
     let rules = "[[rule]]\nname = 'fetchers'\nmatch.namespace = 'crawlers'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n\
                  [[rule]]\nname = 'all'\nsteps = [{ remedy = 'nudge', after = '500ms' }]\n";
-    let mut daemon = daemon(rules, &containerd.socket(), Path::new(OFF));
+    let mut daemon = daemon(rules, "cri", &containerd.socket());
     // Of those that died while it watched: their age is exact, and a report that waited for names would be late.
     let mut ages = Vec::new();
     daemon.until("reports by ids alone", Duration::from_secs(20), |seen| {
@@ -180,75 +172,5 @@ fn while_containerd_hangs_reports_are_on_time_and_the_names_come_when_it_answers
     // Those that were reported by their ids have names in a list.
     let (pod, ids) = (said(&["ls", "--container", &id]), &id[..12]);
     assert!(pod.contains("crawlers/fetcher-7c9d (container fetcher)") && !pod.contains(ids), "{pod}");
-    daemon.end();
-}
-
-/// Podman's containers' cgroups are below this one.
-const PARENT: &str = "reaper-live-podman";
-
-/// Podman's service with a container; both are ended when this is dropped.
-struct Podman {
-    service: Child,
-    directory: tempfile::TempDir,
-    /// Last, when its containers have ended.
-    _cgroups: Parent,
-}
-
-impl Podman {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = format!("unix://{}", directory.path().join("podman.sock").display());
-        let service = Self::command(directory.path())
-            .args(["system", "service", "--time=0", &socket])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { service, directory, _cgroups: Parent(PARENT) }
-    }
-
-    /// With places of its own, and without a network.
-    fn command(directory: &Path) -> Command {
-        let mut podman = Command::new(program("podman"));
-        let at = |name: &str| directory.join(name);
-        podman.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=none"]);
-        // crun does not do where both cgroup v1 and v2 are mounted.
-        podman.arg("--runtime").arg(program("runc"));
-        podman.arg("--root").arg(at("root")).arg("--runroot").arg(at("run"));
-        podman
-    }
-
-    fn podman(&self, arguments: &[&str]) -> String {
-        run(Self::command(self.directory.path()).args(arguments))
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        self.podman(&["rm", "--force", "--all", "--time=0"]);
-        let _ = self.service.kill();
-        let _ = self.service.wait();
-    }
-}
-
-#[test]
-fn a_container_of_podman_is_called_by_its_own_name() {
-    let _machine = machine();
-    let image = Image::make();
-    let podman = Podman::start();
-    podman.podman(&["load", "--input", image.archive().to_str().unwrap()]);
-    let mut daemon = daemon("", Path::new(OFF), &podman.directory.path().join("podman.sock"));
-    // Limits that may be set anywhere: it raises them where it may, and fails where it may not.
-    let limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"];
-    let more = ["--detach", "--network=host", "--name=shop-web", "--label=app=shop"];
-    let parent = format!("--cgroup-parent=/{PARENT}");
-    let id =
-        podman.podman(&[&["run"], &more[..], &limits, &[&parent, IMAGE, "leak"]].concat()).trim().to_owned();
-    let zombie = event(&mut daemon, "a zombie of the container", |seen| {
-        is_of(seen, "zombie", &id) && seen.event.pointer("/workload/container").is_some_and(Value::is_string)
-    });
-    assert_eq!(names(&zombie), ["", "", "shop-web", IMAGE]);
-    assert!(said(&["ls"]).contains(" shop-web "), "{}", said(&["ls"]));
     daemon.end();
 }
