@@ -109,8 +109,8 @@ struct Pending {
 }
 
 impl Follower {
-    /// Finds out what those are that run already. Looks again until there is none that was forked meanwhile by one that was not
-    /// followed yet.
+    /// Finds out what those are that run already. Looks again until none of the new ones is an interpreter: what one forks before it is
+    /// followed is not. All others may fork as they like.
     fn begin(&mut self, looks: Vec<Running>) {
         let mut met = HashSet::new();
         for look in looks {
@@ -121,13 +121,13 @@ impl Follower {
                     return tracing::warn!(%error, "looking for interpreters that run already");
                 }
             };
-            let before = met.len();
+            let mut are_new = false;
             for exec in running {
                 if met.insert((exec.tgid, exec.start, exec.exec)) {
-                    self.meet(&exec, 0, true);
+                    are_new |= self.meet(&exec, 0, true);
                 }
             }
-            if met.len() == before {
+            if !are_new {
                 return;
             }
         }
@@ -250,11 +250,13 @@ impl Follower {
         }
     }
 
-    /// Finds out what a process is, `before` the kernel side was there or now.
-    fn meet(&mut self, exec: &Exec, times: usize, before: bool) {
+    /// Finds out what a process is, `before` the kernel side was there or now. True where it is an interpreter, or may turn out to be
+    /// one.
+    fn meet(&mut self, exec: &Exec, times: usize, before: bool) -> bool {
         let Exec { tgid, start, code, image, executable, .. } = *exec;
         if let Some(following) = self.origins.inherit(exec, before) {
-            return self.count_lost(following);
+            self.count_lost(following);
+            return true;
         }
         let pace = match &self.recognizer {
             recognizer if !recognizer.knows(&executable) => Some((FILES, &mut self.files)),
@@ -264,7 +266,8 @@ impl Follower {
         if let Some((pace, due)) = pace {
             let Some(next) = pace.take(*due, boot_now().0) else {
                 self.stacks.count_unrecognized();
-                return self.origins.unfollow(exec);
+                self.origins.unfollow(exec);
+                return false;
             };
             *due = next;
         }
@@ -278,15 +281,17 @@ impl Follower {
                 }
                 // Or the kernel side would ask again for whatever it forks.
                 self.origins.unfollow(exec);
-                return self.complain(tgid, &error);
+                self.complain(tgid, &error);
+                return false;
             }
         };
         tracing::trace!(pid = tgid, ?found, "recognition");
         match found {
-            Found::Gone => {}
+            Found::Gone => return false,
             Found::Other => {
                 self.know(exec, Verdict { kind: kind::OTHER, ..Verdict::default() });
                 self.origins.unfollow(exec);
+                return false;
             }
             Found::Linked => {
                 self.know(exec, Verdict { kind: kind::LINKED, ..Verdict::default() });
@@ -305,6 +310,7 @@ impl Follower {
                 self.count_lost(following);
             }
         }
+        true
     }
 
     fn count_lost(&self, following: Following) {

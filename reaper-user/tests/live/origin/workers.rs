@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::line;
-use crate::support::{Daemon, fixture, machine, rounds, run, signal};
+use crate::support::{Daemon, Workload, fixture, machine, rounds, run, signal};
 
 /// What is linked to libpython and has an interpreter's `main`.
 const LINKED: &str =
@@ -162,6 +162,24 @@ fn workers_that_nobody_could_be_asked_about_are_asked_about_later() {
     all_are_followed(&mut daemon, &copied(folder.path()), rounds(100, 31_000));
     all_are_followed(&mut daemon, &linked(folder.path()), rounds(100, 31_000));
     daemon.end();
+}
+
+/// Whatever forks while the daemon starts is no interpreter here, so that nothing is missed by not looking at it.
+#[test]
+fn that_others_fork_on_while_the_daemon_starts_is_no_loss() {
+    let _machine = machine();
+    let load = ["load", "--rate", "2000", "--workers", "4", "--leaks", "0", "--seconds", "600"];
+    let churn = Workload::start(&load);
+    for _ in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let mut daemon = Daemon::trace(&["--age", "200ms"]);
+        // It looks at what is new when it is done with what was there before.
+        all_are_followed(&mut daemon, &copied(folder.path()), 0);
+        let lost =
+            daemon.end().into_iter().filter(|seen| seen.is("lost") && seen.text("/what") == "unrecognized");
+        assert_eq!(lost.map(|seen| seen.event).collect::<Vec<_>>(), [Value::Null; 0]);
+    }
+    drop(churn);
 }
 
 /// Those that run when the daemon starts fork while it looks at them.
