@@ -90,7 +90,7 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             .get(&(zombie.identity.pid, zombie.identity.start))
             .filter(|event| is_of(event, zombie))
             .and_then(reap_times);
-        let case = Case { zombie, holder, waited, reap_times, free: None };
+        let case = Case { zombie, holder, waited, reap_times, free: None, refused: &[] };
         let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         match allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now())) {
             Ok(()) => allowed.entry(of).or_default().push(zombie),

@@ -7,7 +7,7 @@ use super::{
     breaker::{Breaker, Opened, Trip},
     limits::Limits,
     rule::{Fit, Subject},
-    safety::{Case, Waited, allows},
+    safety::{Case, Refused, Waited, allows},
 };
 use crate::{
     identity::{BootTime, Identity},
@@ -85,6 +85,14 @@ pub struct Act {
     pub step: usize,
     /// What is to be done.
     pub remedy: Remedy,
+}
+
+/// What stands against an act.
+struct Obstacle {
+    refusal: Refusal,
+    until: BootTime,
+    /// It is only a matter of time: a stronger remedy is not taken because of it.
+    passes: bool,
 }
 
 /// The rule that decides about a zombie.
@@ -220,13 +228,15 @@ impl Policy {
                 }
                 break;
             }
+            let mut is_delay = false;
             let refusal = match self.check(act, rule, case, age) {
-                Ok(holder) => match self.obstacle(act, holder, now) {
+                Ok(holder) => match self.stands_against(act, holder, case, now) {
                     None => {
                         decision.act = Some(act);
                         break;
                     }
-                    Some((refusal, until)) => {
+                    Some(Obstacle { refusal, until, passes }) => {
+                        is_delay = passes;
                         if ready.is_none_or(|ready| until < ready) {
                             (ready, decision.waits) = (Some(until), Some(act));
                         }
@@ -245,9 +255,8 @@ impl Policy {
                     refusal
                 }
             };
-            let is_delay = refusal.is_delay() || refusal == Refusal::NamesUnknown;
+            is_delay |= refusal == Refusal::NamesUnknown;
             decision.refusals.push((act, refusal));
-            // What is only a matter of time is waited for: a stronger remedy is not taken because of it.
             if is_delay {
                 break;
             }
@@ -261,6 +270,22 @@ impl Policy {
         let holder = case.holder.identity.ok_or(Refusal::HolderGone)?;
         allows(act.remedy, rule, case, age)?;
         if self.terms.paused { Err(Refusal::Paused) } else { Ok(holder) }
+    }
+
+    /// What stands against it now, be it a breaker, a limit, or that it was refused lately.
+    fn stands_against(&self, act: Act, holder: Identity, case: Case<'_>, now: BootTime) -> Option<Obstacle> {
+        let refused = case.refused.iter().find(|of| (of.rule, of.remedy) == (act.rule, act.remedy));
+        let refused = refused.map(|Refused { refusal, until, lasts, .. }| Obstacle {
+            refusal: refusal.clone(),
+            until: *until,
+            passes: !lasts,
+        });
+        // What lasts is behind every limit, and nothing is gained by waiting for those.
+        if refused.as_ref().is_some_and(|refused| !refused.passes) {
+            return refused;
+        }
+        let obstacle = self.obstacle(act, holder, now);
+        obstacle.map(|(refusal, until)| Obstacle { passes: refusal.is_delay(), refusal, until }).or(refused)
     }
 
     /// The breaker or limit that stands against it now, whichever zombies of the holder it is for, and until when.
@@ -279,11 +304,16 @@ impl Policy {
         self.breaker.stands_against(act.rule, holder, act.remedy, now).is_some()
     }
 
+    /// Whether something may come in its place.
+    #[must_use]
+    pub fn has_more(&self, act: Act) -> bool {
+        self.terms.rules.get(act.rule).is_some_and(|rule| act.step + 1 < rule.steps.len())
+    }
+
     /// Whether a breaker has stopped it, and something stronger may come in its place.
     #[must_use]
     pub fn is_overtaken(&self, act: Act, holder: Identity, now: BootTime) -> bool {
-        let steps = self.terms.rules.get(act.rule).map_or(0, |rule| rule.steps.len());
-        act.step + 1 < steps && self.is_tripped(act, holder, now)
+        self.has_more(act) && self.is_tripped(act, holder, now)
     }
 
     /// How far apart acts of a rule on one holder are, in the long run.

@@ -15,7 +15,7 @@ pub use self::{
     pattern::{Pattern, PatternError},
     refusal::{Limit, Refusal, Scope},
     rule::{Fit, Match, Percent, Rule, Step, Subject},
-    safety::{Case, LONG_PAST, ReapTimes, Waited, allows},
+    safety::{Case, LONG_PAST, ReapTimes, Refused, Waited, allows},
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Refusal, Rule};
 use crate::{
+    identity::BootTime,
     names::Named,
     remedy::{Heeds, Holder, OptOut, Remedy},
     workload::Workload,
@@ -38,6 +39,21 @@ pub struct ReapTimes {
     pub longest: Duration,
 }
 
+/// What was to be done to a holder, and was refused when it was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The place of the rule that asked for it.
+    pub rule: usize,
+    /// What was to be done.
+    pub remedy: Remedy,
+    /// Why it was not.
+    pub refusal: Refusal,
+    /// When it is tried again.
+    pub until: BootTime,
+    /// Whether it will hardly be otherwise then.
+    pub lasts: bool,
+}
+
 /// A zombie, its holder, and what was seen of the two.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -51,6 +67,8 @@ pub struct Case<'a> {
     pub reap_times: Option<ReapTimes>,
     /// The part that is left of the nearest limit on processes of its workload; `None` where that is not known.
     pub free: Option<f64>,
+    /// What of all this was tried lately and is not tried again yet.
+    pub refused: &'a [Refused],
 }
 
 /// Whether `remedy` may be applied by `rule` to a zombie of this age. Limits are asked elsewhere.
@@ -110,7 +128,7 @@ const fn helps(remedy: Remedy, cause: Cause) -> bool {
 /// The safe class is that of adopted ones whose holder was seen making no wait that could return them. The rest is taken from a
 /// parent that may still ask for its status, which only a rule can accept that names the cause.
 fn reap(rule: &Rule, case: Case<'_>, age: Duration) -> Result<(), Refusal> {
-    let Case { zombie, holder: _, waited, reap_times, free: _ } = case;
+    let Case { zombie, holder: _, waited, reap_times, free: _, refused: _ } = case;
     if zombie.ns_pid.is_none() {
         return Err(Refusal::PidUnknown);
     }

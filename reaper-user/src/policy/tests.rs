@@ -1,5 +1,6 @@
 mod limits;
 mod names;
+mod obstacles;
 
 use std::time::Duration;
 
@@ -72,6 +73,7 @@ fn case<'a>(zombie: &'a Zombie, holder: &'a Holder) -> Case<'a> {
         waited: Waited::ForOthers,
         reap_times: Some(ReapTimes { watched: 1_000 * SECOND, longest: SECOND }),
         free: None,
+        refused: &[],
     }
 }
 
@@ -322,44 +324,6 @@ fn a_rule_means_whom_all_of_its_keys_fit() {
         ..zombie.clone()
     };
     assert_eq!(Match { containers: pattern("3f2a*"), ..Match::default() }.fits(&unit, subject), Fit::No);
-}
-
-#[test]
-fn limits_breakers_and_a_pause_say_no_and_when_again() {
-    let steps = [(Remedy::Nudge, 60), (Remedy::TerminateHolder, 60)];
-    let mut policy = policy(vec![rule(&[], &steps)]);
-    let (zombie, holder) = (zombie(Cause::Adopted), holder());
-    let decide = |policy: &Policy, age| policy.decide(case(&zombie, &holder), Progress::default(), at(age));
-    policy.take(0, HOLDER, at(60));
-    policy.take(0, HOLDER, at(60));
-    let decision = decide(&policy, 60);
-    assert_eq!(decision.act, None, "a delay is no reason for something stronger");
-    assert_eq!(
-        decision.refusals.iter().map(|(_, no)| no.clone()).collect::<Vec<_>>(),
-        [Refusal::Limited(Limit::Holder)]
-    );
-    assert_eq!((decision.waits.map(|act| act.step), decision.again), (Some(0), None));
-    let nudge = decision.waits.unwrap();
-    assert_eq!(policy.obstacle(nudge, HOLDER, at(60)), Some((Refusal::Limited(Limit::Holder), at(65))));
-    assert_eq!(policy.obstacle(nudge, HOLDER, at(65)), None);
-    assert_eq!(policy.apart(0), 5 * SECOND);
-
-    let nudge = decide(&policy, 65).act.unwrap();
-    policy.failed(nudge, HOLDER, Trip::NoEffect, at(66));
-    let decision = decide(&policy, 70);
-    assert_eq!(decision.refusals[0].1, Refusal::Tripped(Scope::Holder));
-    assert_eq!(decision.act.unwrap().remedy, Remedy::TerminateHolder);
-    assert!(policy.is_overtaken(nudge, HOLDER, at(70)), "by the stronger step");
-    policy.failed(nudge, HOLDER, Trip::HolderDied, at(71));
-    let decision = decide(&policy, 80);
-    assert_eq!((decision.act, decision.again), (None, None));
-    let first = policy.obstacle(decision.waits.unwrap(), HOLDER, at(80)).unwrap();
-    assert_eq!(first, (Refusal::Tripped(Scope::Rule), at(71 + 3_600)));
-
-    let paused = Policy::new(Terms { paused: true, ..policy.terms().clone() });
-    let decision = decide(&paused, 60);
-    assert_eq!((decision.act, decision.again), (None, None));
-    assert!(decision.refusals.iter().all(|(_, no)| *no == Refusal::Paused));
 }
 
 #[test]

@@ -5,15 +5,14 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::{
     identity::{BootTime, Identity},
-    policy::{Act, Refusal},
-    remedy::Remedy,
+    policy::{Act, Refusal, Refused},
 };
 
 /// Holders that are remembered with what was refused of them.
 const HOLDERS: usize = 16_384;
 
-/// What was refused: of a holder, by which rule, which remedy. Another rule may allow more.
-type Key = (Identity, usize, Remedy);
+/// What passes has not passed when it was in the way so often in a row, for more than five minutes by then.
+const OFTEN: u32 = 6;
 
 /// How long until it is tried again: after the first time, and after so many that it has doubled up to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,51 +58,65 @@ const LASTS: [&str; 12] = [
     "shadow-stack",
 ];
 
-/// What was refused of one holder.
+/// What was refused of a holder, by one rule, for one remedy: another rule may allow more.
 #[derive(Debug)]
-struct Refused {
-    until: BootTime,
-    /// Why, the last time.
-    refusal: Refusal,
+struct Tried {
+    /// The last time.
+    refused: Refused,
     /// How often for each reason: one that alternates between two is not tried more often for that.
     times: HashMap<&'static str, u32>,
 }
 
-/// All that was.
+impl Tried {
+    fn is(&self, act: Act) -> bool {
+        (self.refused.rule, self.refused.remedy) == (act.rule, act.remedy)
+    }
+}
+
+/// All that was, by holder.
 #[derive(Debug, Default)]
-pub(super) struct Backoff(HashMap<Key, Refused>);
+pub(super) struct Backoff(HashMap<Identity, Vec<Tried>>);
 
 impl Backoff {
-    /// The hand has refused it. Says when it is tried again.
+    /// The hand has refused it. Says when it is tried again, and whether it will hardly be otherwise then.
     pub(super) fn refused(
         &mut self,
         act: Act,
         holder: Identity,
         refusal: &Refusal,
         now: BootTime,
-    ) -> BootTime {
-        let pace = Pace::for_reason(refusal);
+    ) -> (BootTime, bool) {
         if self.0.len() >= HOLDERS {
             // Most of these are gone; whoever is not begins anew.
-            self.0.retain(|_, refused| refused.until > now);
+            self.0.retain(|_, tried| tried.iter().any(|tried| tried.refused.until > now));
         }
         if self.0.len() >= HOLDERS {
             self.0.clear();
         }
-        let refused = self.0.entry((holder, act.rule, act.remedy)).or_insert_with(|| Refused {
-            until: now,
-            refusal: refusal.clone(),
-            times: HashMap::new(),
-        });
-        let times = refused.times.entry(refusal.as_str()).or_default();
-        *times += 1;
-        (refused.until, refused.refusal) = (now.plus(pace.after(*times)), refusal.clone());
-        refused.until
+        let of_holder = self.0.entry(holder).or_default();
+        let place = of_holder.iter().position(|tried| tried.is(act));
+        let mut times = place.map(|place| of_holder.swap_remove(place).times).unwrap_or_default();
+        let count = times.entry(refusal.as_str()).or_default();
+        *count += 1;
+        let until = now.plus(Pace::for_reason(refusal).after(*count));
+        let lasts = matches!(refusal, Refusal::Hand { word, .. } if LASTS.contains(word) || *count >= OFTEN);
+        let Act { rule, remedy, .. } = act;
+        let refused = Refused { rule, remedy, refusal: refusal.clone(), until, lasts };
+        of_holder.push(Tried { refused, times });
+        (until, lasts)
     }
 
     /// It was done: what has stood in its way is over.
     pub(super) fn done(&mut self, act: Act, holder: Identity) {
-        self.0.remove(&(holder, act.rule, act.remedy));
+        if let Some(tried) = self.0.get_mut(&holder) {
+            tried.retain(|tried| !tried.is(act));
+        }
+    }
+
+    /// All that is not tried now with a holder.
+    pub(super) fn of(&self, holder: Identity, now: BootTime) -> Vec<Refused> {
+        let tried = self.0.get(&holder).into_iter().flatten();
+        tried.filter(|tried| tried.refused.until > now).map(|tried| tried.refused.clone()).collect()
     }
 
     /// Why it is not tried now, and until when.
@@ -113,8 +126,9 @@ impl Backoff {
         holder: Identity,
         now: BootTime,
     ) -> Option<(Refusal, BootTime)> {
-        let refused = self.0.get(&(holder, act.rule, act.remedy)).filter(|refused| refused.until > now)?;
-        Some((refused.refusal.clone(), refused.until))
+        let tried = self.0.get(&holder)?.iter().find(|tried| tried.is(act))?;
+        let Refused { refusal, until, .. } = &tried.refused;
+        (*until > now).then(|| (refusal.clone(), *until))
     }
 
     /// The machine or the rules may be others now.
@@ -126,6 +140,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remedy::Remedy;
 
     const HOLDER: Identity = Identity { pid: 7, start: BootTime(1) };
     const REAP: Act = Act { rule: 0, step: 0, remedy: Remedy::Reap };
@@ -139,7 +154,7 @@ mod tests {
         let (mut backoff, mut now, mut apart) = (Backoff::default(), BootTime(0), Vec::new());
         let day = BootTime(0).plus(Duration::from_secs(24 * 3_600));
         for refusal in reasons.iter().cycle() {
-            let until = backoff.refused(REAP, HOLDER, refusal, now);
+            let (until, _) = backoff.refused(REAP, HOLDER, refusal, now);
             assert_eq!(backoff.stands_against(REAP, HOLDER, now), Some((refusal.clone(), until)));
             assert_eq!(backoff.stands_against(REAP, HOLDER, until), None);
             apart.push(until.since(now).as_secs());
@@ -188,7 +203,25 @@ mod tests {
         }
         backoff.done(REAP, HOLDER);
         assert_eq!(backoff.stands_against(REAP, HOLDER, BootTime(0)), None);
-        let until = backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
+        let (until, _) = backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
         assert_eq!(until, BootTime(0).plus(Duration::from_secs(10)), "as the first time");
+    }
+
+    #[test]
+    fn what_passes_lasts_when_it_was_in_the_way_for_minutes_and_whoever_is_busy_never_does() {
+        let lasting = |refusal: Refusal| {
+            let (mut backoff, mut now) = (Backoff::default(), BootTime(0));
+            let lasts = (1..=20).map(|_| {
+                let (until, lasts) = backoff.refused(REAP, HOLDER, &refusal, now);
+                assert_eq!(backoff.of(HOLDER, now)[0].lasts, lasts);
+                now = until;
+                lasts
+            });
+            lasts.collect::<Vec<_>>().iter().position(|lasts| *lasts)
+        };
+        assert_eq!(lasting(hand("seccomp-denied")), Some(0));
+        assert_eq!(lasting(hand("running")), Some(5));
+        assert_eq!(lasting(Refusal::Busy), None);
+        assert_eq!(lasting(Refusal::IdentityChanged), None);
     }
 }

@@ -221,9 +221,14 @@ impl Remedies {
     }
 
     /// Nothing came of it: it is tried again when what stood in the way may be gone, which is known as long as nobody has looked again.
+    /// Where that will hardly be, all that wait for it are looked at: something stronger may come in its place.
     fn come_again(&mut self, underway: &Underway, refusal: &Refusal, now: BootTime) {
-        let again = self.backoff.refused(underway.act, underway.holder, refusal, now);
+        let line = (underway.holder, underway.act);
+        let (again, lasts) = self.backoff.refused(underway.act, underway.holder, refusal, now);
         self.put_back(underway, again);
+        if lasts && self.policy.has_more(underway.act) {
+            self.agenda.dissolve(|other| *other == line, now);
+        }
         for id in &underway.ids {
             if let Some(plan) = self.agenda.plan_mut(*id) {
                 plan.looked.refusals.push((underway.act, refusal.clone()));

@@ -112,6 +112,7 @@ impl Watch {
             waited,
             reap_times: watched.map(|watched| watched.reap_times(now)),
             free,
+            refused: &[],
         };
         self.remedies.judge(id, case, now);
     }

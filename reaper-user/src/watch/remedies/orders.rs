@@ -46,6 +46,9 @@ impl Remedies {
     /// Decides about a zombie that was looked at.
     pub(super) fn judge(&mut self, id: u64, case: Case<'_>, now: BootTime) {
         let Case { zombie, holder, .. } = case;
+        let holder = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
+        let refused = self.backoff.of(holder, now);
+        let case = Case { refused: &refused, ..case };
         let Some(plan) = self.agenda.plan_mut(id) else { return };
         let rule = self.policy.rule(case, zombie.died.age(now)).rule;
         let decision = self.policy.decide(case, plan.progress, now);
@@ -53,7 +56,6 @@ impl Remedies {
         plan.watch = decision.watch;
         plan.looked = Looked { rule, refusals: decision.refusals.clone() };
         self.agenda.see_holder(id, zombie.holder.identity(), now);
-        let holder = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         self.found.push(Found { id, zombie: zombie.clone(), holder, decision });
     }
 

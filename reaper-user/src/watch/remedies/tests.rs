@@ -100,8 +100,14 @@ impl Machine {
                 container_init: false,
                 protected: self.traced.then_some(Protected::Traced),
             };
-            let case =
-                Case { zombie, holder: &seen, waited: Waited::ForOthers, reap_times: None, free: None };
+            let case = Case {
+                zombie,
+                holder: &seen,
+                waited: Waited::ForOthers,
+                reap_times: None,
+                free: None,
+                refused: &[],
+            };
             self.remedies.judge(*id, case, self.now);
         }
         self.remedies.act(self.now, &mut self.outbox);

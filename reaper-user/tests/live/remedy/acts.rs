@@ -8,8 +8,8 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Holder, daemon, is_remedy, remedy, rule};
-use crate::support::{assert_valid, machine, program, reaper, run_briefly, signal};
+use super::{Holder, daemon, is_remedy, python, remedy, rule};
+use crate::support::{assert_valid, deny_wait_for_every_kind, machine, program, reaper, run_briefly, signal};
 
 const NUDGE: &str = "{ remedy = 'nudge', after = '800ms' }";
 const END: &str = "{ remedy = 'terminate-holder', after = '800ms' }";
@@ -73,6 +73,32 @@ fn a_holder_that_does_not_heed_sigchld_is_not_sent_any() {
     assert_eq!((&event["outcome"], &event["reason"]), (&"refused".into(), &"not-heeded".into()), "{event:#}");
     assert_eq!((&event["after"], &event["before"]["zombies"]), (&().into(), &1.into()), "{event:#}");
     assert_eq!(holder.standing(), 1);
+    daemon.end();
+}
+
+#[test]
+fn what_a_filter_does_not_allow_is_refused_and_the_stronger_step_comes_in_its_time() {
+    let _machine = machine();
+    let steps = "{ remedy = 'reap', after = '800ms' }, { remedy = 'terminate-holder', after = '4s' }";
+    let (mut daemon, _file) = daemon(&rule(steps, ""), &[]);
+    let began = Instant::now();
+    let mut filtered = python();
+    deny_wait_for_every_kind(&mut filtered);
+    let mut holder = Holder::of(filtered, "adopt", 2);
+    let refused = remedy(&mut daemon, holder.pid(), "reap");
+    let event = &refused.event;
+    assert_eq!(
+        (&event["outcome"], &event["reason"]),
+        (&"refused".into(), &"seccomp-denied".into()),
+        "{event:#}"
+    );
+    // Its filters can only be read while it stands still.
+    assert!(event["pause_us"].as_u64().unwrap() > 0, "{event:#}");
+    assert_eq!((holder.standing(), holder.lives()), (2, true));
+    let ended = remedy(&mut daemon, holder.pid(), "terminate-holder");
+    assert_eq!(ended.text("/outcome"), "applied", "{ended:?}");
+    assert!(began.elapsed() >= Duration::from_secs(4), "none of its zombies is so old: {ended:?}");
+    assert!(!holder.lives());
     daemon.end();
 }
 

@@ -34,7 +34,10 @@ pub(crate) use self::{
     random::Random,
     reports::Reports,
     schema::assert_valid,
-    sys::{adopt_orphans, boot_now, deny_bpf, limit_files, queue, signal, waiting_bytes},
+    sys::{
+        adopt_orphans, boot_now, deny_bpf, deny_wait_for_every_kind, limit_files, queue, signal,
+        waiting_bytes,
+    },
     workload::{Leak, Truth, Workload},
 };
 

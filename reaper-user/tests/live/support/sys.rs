@@ -58,22 +58,55 @@ pub(crate) fn waiting_bytes(pipe: &io::PipeReader) -> usize {
     bytes.try_into().unwrap()
 }
 
+/// One instruction of a filter.
+fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k }
+}
+
+/// Of `struct seccomp_data`: the system call's number, and the lower half of its third argument.
+const NUMBER: u32 = 0;
+const THIRD: u32 = 32;
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const EQUALS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const HAS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
+const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+
 /// The command will run under a seccomp filter that answers bpf(2) with EPERM, as Docker's default one does.
 pub(crate) fn deny_bpf(command: &mut Command) {
-    let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS).unwrap();
-    let jump = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K).unwrap();
-    let answer = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
-    let denied = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
     let bpf = u32::try_from(libc::SYS_bpf).unwrap();
-    // Offset 0 of seccomp_data is the system call's number.
-    let mut filter = [
-        libc::sock_filter { code: load, jt: 0, jf: 0, k: 0 },
-        libc::sock_filter { code: jump, jt: 0, jf: 1, k: bpf },
-        libc::sock_filter { code: answer, jt: 0, jf: 0, k: denied },
-        libc::sock_filter { code: answer, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
-    ];
+    filter(
+        command,
+        vec![
+            step(LOAD, 0, 0, NUMBER),
+            step(EQUALS, 0, 1, bpf),
+            step(ANSWER, 0, 0, DENIED),
+            step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ],
+    );
+}
+
+/// The command will run under a seccomp filter that answers a wait4(2) for children of every kind with EPERM, and allows others.
+pub(crate) fn deny_wait_for_every_kind(command: &mut Command) {
+    let wait4 = u32::try_from(libc::SYS_wait4).unwrap();
+    filter(
+        command,
+        vec![
+            step(LOAD, 0, 0, NUMBER),
+            step(EQUALS, 0, 3, wait4),
+            step(LOAD, 0, 0, THIRD),
+            step(HAS, 0, 1, libc::__WALL.cast_unsigned()),
+            step(ANSWER, 0, 0, DENIED),
+            step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ],
+    );
+}
+
+fn filter(command: &mut Command, mut filter: Vec<libc::sock_filter>) {
     let install = move || {
-        let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+        let len = u16::try_from(filter.len()).unwrap_or(0);
+        let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
         // SAFETY: the filter lives across the call.
         let refused = unsafe {
             libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0

@@ -87,8 +87,8 @@ fn refuse(machine: &mut Machine, word: &'static str) {
     machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
     if stood {
         // Whether the holder survives it is looked for all the same.
-        assert_eq!(machine.remedies.next(), Some(machine.now.plus(2 * SECOND)));
         let underway = machine.remedies.underway.remove(&number).unwrap();
+        assert_eq!(underway.due(), Some(machine.now.plus(2 * SECOND)));
         assert_eq!(underway.outcome(false, 1), Outcome::HolderDied);
         machine.remedies.conclude(&underway, underway.outcome(true, 0), machine.now, &mut machine.outbox);
     }
@@ -106,6 +106,52 @@ fn what_the_hand_refuses_is_tried_again_with_the_same_and_nothing_else_is_looked
     machine.now = again;
     assert_eq!(machine.look(), (1..=256).collect::<Vec<_>>());
     assert_eq!(machine.looks, looks + 256);
+}
+
+/// Lives on for so long; whatever the hand is given to reap it refuses with this word. The first other thing that it was given, and
+/// after how long.
+fn until_something_stronger(machine: &mut Machine, word: &'static str, long: u64) -> Option<(Remedy, u64)> {
+    let (began, end) = (machine.now, machine.now.plus(Duration::from_secs(long)));
+    while let Some(next) = machine.remedies.next().filter(|next| *next <= end) {
+        machine.now = machine.now.max(next);
+        machine.look();
+        if machine.remedies.underway.is_empty() {
+            continue;
+        }
+        let remedy = machine.remedies.underway[&only(machine)].act.remedy;
+        if remedy != Remedy::Reap {
+            return Some((remedy, machine.now.since(began).as_secs()));
+        }
+        refuse(machine, word);
+    }
+    None
+}
+
+#[test]
+fn what_a_filter_does_not_allow_lets_something_stronger_come_in_its_time() {
+    // They are an hour old.
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90), (Remedy::TerminateHolder, 5_400)]));
+    machine.leak(7, 3_000);
+    let came = until_something_stronger(&mut machine, "seccomp-denied", HOUR);
+    assert_eq!(came, Some((Remedy::TerminateHolder, HOUR / 2)));
+    // What has its time already is not done before it is known that the weaker one is of no use.
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90), (Remedy::TerminateHolder, 100)]));
+    machine.leak(7, 1);
+    machine.look();
+    assert_eq!(machine.remedies.underway[&only(&machine)].act.remedy, Remedy::Reap);
+}
+
+#[test]
+fn that_a_holder_is_busy_for_a_moment_is_no_reason_for_something_stronger() {
+    let steps = [(Remedy::Reap, 90), (Remedy::TerminateHolder, 100)];
+    let mut machine = Machine::with(terms(&steps));
+    machine.leak(7, 600);
+    assert_eq!(until_something_stronger(&mut machine, "running", 240), None);
+    let mut machine = Machine::with(terms(&steps));
+    machine.leak(7, 600);
+    let (remedy, after) = until_something_stronger(&mut machine, "running", HOUR).unwrap();
+    assert_eq!(remedy, Remedy::TerminateHolder);
+    assert!((300..600).contains(&after), "{after} s");
 }
 
 #[test]
