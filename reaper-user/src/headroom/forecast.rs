@@ -6,7 +6,8 @@
 //! zombies that go meanwhile); it is at least 1. What is shown behind ± is two standard errors.
 //!
 //! Of the windows (1 min, 5 min, 30 min, 2 h) the shortest decides that says anything, and each longer one makes it more exact as long as
-//! its slope lies within what the shorter ones allow: so a leak that has just begun, or has just become faster, is not averaged away.
+//! its slope lies within what the shorter ones allow: so a leak that has just begun, or has just become faster, is not averaged away, and
+//! one that has stopped is not believed in for as long as a longer window still shows it.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -109,15 +110,14 @@ impl Series {
                 break;
             }
             reached = span;
-            let found = slope(&within);
-            best = match (best, found) {
-                (None, found) => found.filter(Rate::is_positive),
-                (Some(best), Some(found)) if best.allows(&found) => Some(found),
-                // What was before is another story.
-                (best, _) => return best,
-            };
+            let Some(found) = slope(&within) else { continue };
+            // What was before is another story.
+            if best.is_some_and(|best| !best.allows(&found)) {
+                break;
+            }
+            best = Some(found);
         }
-        best
+        best.filter(Rate::is_positive)
     }
 }
 
@@ -128,9 +128,7 @@ impl Rate {
 
     /// Whether a longer window tells of the same leak, and tells it better.
     fn allows(&self, longer: &Self) -> bool {
-        (longer.per_second - self.per_second).abs() <= self.plus_minus
-            && longer.plus_minus <= self.plus_minus
-            && longer.is_positive()
+        (longer.per_second - self.per_second).abs() <= self.plus_minus && longer.plus_minus <= self.plus_minus
     }
 
     /// When a limit is full that has room for so many more at `now`; `None` where that is too far away or too uncertain to be said.
@@ -297,6 +295,26 @@ mod tests {
         assert!(rate.window > Duration::from_secs(1_000), "{rate:?}");
         let hours = left(&leak, 1_000).unwrap() / 3_600.0;
         assert!((hours - 820.0 / 180.0).abs() < 0.3, "{hours}");
+    }
+
+    #[test]
+    fn a_leak_that_has_stopped_is_not_forecast_a_minute_later() {
+        for rate in [0.1, 0.5, 2.0, 10.0] {
+            for end in [120.0, 600.0, 3_600.0] {
+                let looks =
+                    (0..).map(|look| f64::from(look) * 2.0).take_while(|second| *second <= end + 60.0);
+                let series = series(looks.map(|second| (second, whole(second.min(end) * rate))));
+                assert_eq!(series.rate(), None, "{rate} a second for {end} s");
+            }
+        }
+    }
+
+    #[test]
+    fn a_leak_that_goes_on_alike_is_found_at_any_pace() {
+        for (rate, apart, end) in [(0.01, 30.0, 7_200.0), (0.05, 10.0, 1_800.0), (2.0, 1.0, 60.0)] {
+            let found = leak(rate, apart, end).rate().unwrap();
+            assert!((found.per_second - rate).abs() < rate / 5.0, "{found:?} instead of {rate}");
+        }
     }
 
     #[test]
