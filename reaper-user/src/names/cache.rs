@@ -103,6 +103,13 @@ impl Cache {
         (entry.state(of_pod, answered), ask)
     }
 
+    /// The names that are known by now.
+    pub(super) fn known(&self, key: &Key) -> Named {
+        let inner = self.lock();
+        let names = inner.entries.get(key).and_then(|entry| entry.names.clone());
+        names.map_or(Named::Nobody, Named::As)
+    }
+
     /// It could not be asked for.
     pub(super) fn unasked(&self, key: &Key) {
         let mut inner = self.lock();
@@ -222,6 +229,17 @@ mod tests {
         cache.answer(&key(1), 1, Ok(Some(names("a"))));
         assert_eq!(cache.of(&key(1), BOTH, false, now).0.names().unwrap().pod, Some("a".into()));
         assert!(!cache.wants(&key(1), 0, now), "the answer is there");
+    }
+
+    #[test]
+    fn who_only_wants_to_know_what_is_known_asks_nobody() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        assert_eq!(cache.known(&key(1)), Named::Nobody);
+        assert!(!cache.wants(&key(1), 0, now));
+        assert_eq!(cache.of(&key(1), BOTH, false, now), (Named::Pending, BOTH), "nobody was asked before");
+        assert_eq!(cache.known(&key(1)), Named::Nobody);
+        cache.answer(&key(1), 0, Ok(Some(names("a"))));
+        assert_eq!(cache.known(&key(1)).names().unwrap().pod, Some("a".into()));
     }
 
     #[test]

@@ -136,6 +136,12 @@ impl Namer {
         if named == Named::Pending { pending_for(&key) } else { named }
     }
 
+    /// The same, of what was asked for before: nobody is asked.
+    #[must_use]
+    pub fn known(&self, workload: &Workload) -> Named {
+        Key::of(workload).map_or(Named::Nobody, |key| self.cache.known(&key))
+    }
+
     /// Whether a label of it, or of the pod around it, says that it is to be left alone; `None` where that is not known yet.
     #[must_use]
     pub fn opts_out(&self, workload: &Workload) -> Option<bool> {

@@ -148,6 +148,7 @@ pub struct Walked {
 pub struct Cgroups {
     trees: Vec<Tree>,
     v1_pids_number: Option<u32>,
+    pids_localevents: bool,
     known: BTreeMap<CgroupId, Entry>,
     /// Where the next [`Self::prune`] goes on.
     cursor: Option<CgroupId>,
@@ -182,6 +183,7 @@ impl Cgroups {
                 return this;
             }
         };
+        this.pids_localevents = mounts.pids_localevents;
         this.open_whole(Hierarchy::V2, &mounts.v2);
         this.open_whole(Hierarchy::V1Pids, &mounts.v1_pids);
         if mounts == Mounts::default() {
@@ -208,6 +210,7 @@ impl Cgroups {
         Self {
             trees: Vec::new(),
             v1_pids_number: None,
+            pids_localevents: false,
             known: BTreeMap::new(),
             cursor: None,
             limits,
@@ -256,6 +259,21 @@ impl Cgroups {
     pub fn pids(&self) -> Option<(Hierarchy, &Path)> {
         let hierarchy = if self.v1_pids_number.is_some() { Hierarchy::V1Pids } else { Hierarchy::V2 };
         self.tree(hierarchy).map(|tree| (hierarchy, &*tree.point))
+    }
+
+    /// Whether version 2 counts refused forks at the cgroup of the forker, as it is mounted with `pids_localevents`.
+    #[must_use]
+    pub const fn pids_localevents(&self) -> bool {
+        self.pids_localevents
+    }
+
+    /// The path in that hierarchy, of ids in v2 and in v1's `pids` (0 where there is none); see [`Self::path`].
+    pub fn pids_path(&mut self, [v2, v1]: [u64; 2]) -> Option<Arc<[u8]>> {
+        let id = match self.v1_pids_number {
+            Some(_) => CgroupId { hierarchy: Hierarchy::V1Pids, id: v1 },
+            None => CgroupId { hierarchy: Hierarchy::V2, id: v2 },
+        };
+        if id.id == 0 { None } else { self.path(id) }
     }
 
     /// The paths of all cgroups of a hierarchy that are kept; some may be gone.

@@ -1,6 +1,6 @@
 //! Ids of cgroups → workload, each worked out once.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     Workload,
@@ -47,6 +47,17 @@ impl Workloads {
         workload
     }
 
+    /// The cgroups of a hierarchy that are kept, and whose they are; some may be gone.
+    pub fn of_all(&mut self, hierarchy: Hierarchy) -> Vec<(Arc<[u8]>, Workload)> {
+        let all = self.cgroups.paths(hierarchy).map(|(id, path)| (id.id, Arc::clone(path)));
+        let all: Vec<_> = all.collect();
+        let workload = |(id, path)| match hierarchy {
+            Hierarchy::V2 => (path, self.of(id, 0)),
+            Hierarchy::V1Pids => (path, self.of(0, id)),
+        };
+        all.into_iter().map(workload).collect()
+    }
+
     /// Whose a process is, by the text of /proc/PID/cgroup. For a zombie v1 is lost there, so it is asked for the
     /// zombie's own text and believed on v2 only, unless `alive` says that it is another process', its holder's.
     pub fn from_proc(&mut self, text: &[u8], alive: bool) -> Workload {
@@ -56,9 +67,12 @@ impl Workloads {
 
     /// Whose a process is that is in this cgroup.
     pub fn at(&mut self, hierarchy: Hierarchy, path: &[u8]) -> Workload {
-        match hierarchy {
-            Hierarchy::V2 => self.work_out(Some(path), None),
-            Hierarchy::V1Pids => self.work_out(None, Some(path)),
+        let known = self.cgroups.paths(hierarchy).filter(|(_, known)| ***known == *path).last();
+        match (hierarchy, known.map(|(id, _)| id.id)) {
+            (Hierarchy::V2, Some(id)) => self.of(id, 0),
+            (Hierarchy::V1Pids, Some(id)) => self.of(0, id),
+            (Hierarchy::V2, None) => self.work_out(Some(path), None),
+            (Hierarchy::V1Pids, None) => self.work_out(None, Some(path)),
         }
     }
 
@@ -107,6 +121,11 @@ mod tests {
         assert_eq!(workloads.of(0, named_id), workload);
         assert_eq!(workloads.of(plain_id, 0).cgroup, Some("/x".into()));
         assert_eq!(workloads.of(1, 1).cgroup, Some("/".into()));
+        let path = format!("/docker/{}", "ab".repeat(32));
+        let all = workloads.of_all(Hierarchy::V1Pids);
+        assert!(all.iter().any(|(at, whose)| (&**at, whose) == (path.as_bytes(), &workload)), "{all:?}");
+        assert_eq!(workloads.at(Hierarchy::V1Pids, path.as_bytes()), workload);
+        assert_eq!(workloads.at(Hierarchy::V2, b"/a.service").id, Some("a.service".into()));
         fs::remove_dir(&named).unwrap();
         assert_eq!(workloads.of(plain_id, named_id), workload);
         // Neither id: said to be the host's, with the sign that it is not known.

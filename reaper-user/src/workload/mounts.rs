@@ -21,6 +21,9 @@ pub struct Mounts {
     pub v2: Vec<Mount>,
     /// Mounts of the v1 hierarchy with the `pids` controller.
     pub v1_pids: Vec<Mount>,
+    /// Version 2, which has one set of options wherever it is mounted, has `pids_localevents`.
+    /// <https://docs.kernel.org/admin-guide/cgroup-v2.html>
+    pub pids_localevents: bool,
 }
 
 impl Mounts {
@@ -31,7 +34,10 @@ impl Mounts {
         for line in mountinfo.split(|&byte| byte == b'\n') {
             if let Some((kind, mount)) = parse_line(line) {
                 match kind {
-                    Kind::V2 => mounts.v2.push(mount),
+                    Kind::V2 { pids_localevents } => {
+                        mounts.v2.push(mount);
+                        mounts.pids_localevents |= pids_localevents;
+                    }
                     Kind::V1Pids => mounts.v1_pids.push(mount),
                 }
             }
@@ -51,7 +57,7 @@ impl Mounts {
 }
 
 enum Kind {
-    V2,
+    V2 { pids_localevents: bool },
     V1Pids,
 }
 
@@ -62,9 +68,10 @@ fn parse_line(line: &[u8]) -> Option<(Kind, Mount)> {
     let (root, point) = (fields.next()?, fields.next()?);
     fields.find(|field| *field == b"-")?;
     let (file_system, options) = (fields.next()?, fields.nth(1)?);
+    let has = |name: &[u8]| options.split(|&byte| byte == b',').any(|option| option == name);
     let kind = match file_system {
-        b"cgroup2" => Kind::V2,
-        b"cgroup" if options.split(|&byte| byte == b',').any(|option| option == b"pids") => Kind::V1Pids,
+        b"cgroup2" => Kind::V2 { pids_localevents: has(b"pids_localevents") },
+        b"cgroup" if has(b"pids") => Kind::V1Pids,
         _ => return None,
     };
     let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
@@ -170,6 +177,15 @@ mod tests {
             points(&mounts.v2),
             ["/sys/fs/cgroup", "/sys/fs/cgroup", "/host/cgroup", "/b", "/var/lib/x"]
         );
+    }
+
+    #[test]
+    fn that_version_2_counts_refused_forks_at_the_forker_is_read_from_its_options() {
+        for (options, is_set) in [("rw,nsdelegate,pids_localevents", true), ("rw,memory_localevents", false)]
+        {
+            let line = format!("3 0 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup {options}\n");
+            assert_eq!(Mounts::parse(line.as_bytes()).pids_localevents, is_set, "{options}");
+        }
     }
 
     #[test]
