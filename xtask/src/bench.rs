@@ -3,6 +3,7 @@
 //! Everything that is compared is measured in the same run and in turns, because a machine's speed drifts by more
 //! than the differences. What counts is counted by others: bpftool, the scheduler, the processes themselves.
 
+mod cgroups;
 mod daemon;
 mod delay;
 mod headroom;

@@ -2,17 +2,23 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    net::TcpListener,
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
-use super::{Bench, daemon::Daemon, instrument::Instrument, table::verdict};
+use super::{
+    Bench,
+    cgroups::{Cgroups, LEAVE, pids_mount},
+    daemon::Daemon,
+    instrument::Instrument,
+    scrape::scrape,
+    table::verdict,
+};
 use crate::setup;
 
 const WORKLOADS: usize = 1_000;
@@ -28,71 +34,34 @@ const WATCHED_FOR: Duration = Duration::from_secs(60);
 
 /// Leaves zombies in the cgroups it is told, in turn, so many a second.
 const LEAK: &str = r#"
-import os, sys, time, select
+import sys, time, select
 rate, cgroups = float(sys.argv[1]), sys.argv[2:]
 print('{"event": "ready"}', flush=True)
 begun = time.monotonic()
 number = 0
 while True:
-    cgroup = cgroups[number % len(cgroups)]
-    if os.fork() == 0:
-        with open(cgroup + '/cgroup.procs', 'w') as procs:
-            procs.write('0')
-        os._exit(0)
+    leave(cgroups[number % len(cgroups)])
     number += 1
     if select.select([sys.stdin], [], [], max(0.0, begun + number / rate - time.monotonic()))[0]:
         break
 "#;
 
-/// Cgroups named like units; they go when this is dropped.
-struct Cgroups(Vec<PathBuf>);
-
-impl Cgroups {
-    fn make() -> anyhow::Result<Self> {
-        let mount = pids_mount()?;
-        let mut made = Self(Vec::new());
-        for number in 0..WORKLOADS {
-            let kind = if number < LEAKING { "leaks" } else { "quiet" };
-            let path = mount.join(format!("reaper-bench-{kind}-{number}.service"));
-            fs::create_dir(&path).with_context(|| format!("could not make {}", path.display()))?;
-            fs::write(path.join("pids.max"), LIMIT).context("no pids.max: is the pids controller on?")?;
-            made.0.push(path);
-        }
-        Ok(made)
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            if let Err(error) = fs::remove_dir(path) {
-                eprintln!("bench: could not remove {}: {error}", path.display());
-            }
-        }
-    }
-}
-
-fn pids_mount() -> anyhow::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let find = |kind: &str| {
-        mounts.lines().find_map(|line| {
-            let fields: Vec<_> = line.split(' ').collect();
-            let [_, at, found, options, ..] = fields[..] else { return None };
-            let counts = kind == "cgroup2" || options.split(',').any(|option| option == "pids");
-            (found == kind && counts).then(|| PathBuf::from(at))
-        })
-    };
-    find("cgroup").or_else(|| find("cgroup2")).context("no cgroup hierarchy counts pids")
-}
-
 pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let cgroups = Cgroups::make()?;
+    let names = (0..WORKLOADS).map(|number| {
+        let kind = if number < LEAKING { "leaks" } else { "quiet" };
+        format!("reaper-bench-{kind}-{number}.service")
+    });
+    let cgroups = Cgroups::make(&pids_mount()?, names)?;
+    for path in cgroups.paths() {
+        fs::write(path.join("pids.max"), LIMIT).context("no pids.max: is the pids controller on?")?;
+    }
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let daemon = Daemon::start(bench.workspace, &["--age", "5s", "--metrics-listen", &address])?;
     let python = setup::program("python3").context("no python3: `cargo xtask setup bench`")?;
-    let leaking = &cgroups.0[..LEAKING];
+    let leaking = &cgroups.paths()[..LEAKING];
     let rate = LEAKS_A_SECOND.to_string();
-    let _leak = Instrument::start(Command::new(python).args(["-c", LEAK, &rate]).args(leaking))?;
+    let script = format!("{LEAVE}{LEAK}");
+    let _leak = Instrument::start(Command::new(python).args(["-c", &script, &rate]).args(leaking))?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while scraped(&address, "reaper_pids_limit{")?.1 < LEAKING {
         ensure!(Instant::now() < deadline, "not all workloads that leak are looked at");
@@ -123,15 +92,9 @@ const FILES: &str = "reaper_headroom_files_total ";
 
 /// The sum of the samples that begin so, and their number.
 fn scraped(address: &str, begin: &str) -> anyhow::Result<(f64, usize)> {
-    let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let values = answer.lines().filter(|line| line.starts_with(begin));
+    let (_, page) = scrape(address)?;
+    let values = page.lines().filter(|line| line.starts_with(begin));
     let values: Vec<f64> = values.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    if values.is_empty() && !answer.starts_with("HTTP/1.1 200") {
-        bail!("{address} answered {answer:.60}");
-    }
     Ok((values.iter().sum(), values.len()))
 }
 

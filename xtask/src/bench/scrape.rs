@@ -1,10 +1,8 @@
 //! How long the metrics take, and how much memory the daemon, while many workloads have zombies.
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,6 +12,7 @@ use anyhow::{Context as _, ensure};
 
 use super::{
     Bench,
+    cgroups::{Cgroups, LEAVE, v2_mount},
     daemon::{self, Daemon},
     instrument::Instrument,
     numbers::Spread,
@@ -29,55 +28,22 @@ const APART: Duration = Duration::from_millis(300);
 
 /// Leaves one zombie in each of the cgroups it is told.
 const SPREAD: &str = r#"
-import os, sys
+import sys
 for cgroup in sys.argv[1:]:
-    if os.fork() == 0:
-        with open(cgroup + '/cgroup.procs', 'w') as procs:
-            procs.write('0')
-        os._exit(0)
+    leave(cgroup)
 print('{"event": "ready"}', flush=True)
 sys.stdin.read()
 "#;
 
-/// Cgroups named like units; they go when this is dropped.
-struct Cgroups(Vec<PathBuf>);
-
-impl Cgroups {
-    fn make() -> anyhow::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts")?;
-        let mount = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let at = fields.next()?;
-            (fields.next()? == "cgroup2").then(|| PathBuf::from(at))
-        });
-        let mount = mount.context("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")?;
-        let mut made = Self(Vec::new());
-        for number in 0..WORKLOADS {
-            let path = mount.join(format!("reaper-bench-{number}.service"));
-            fs::create_dir(&path).with_context(|| format!("could not make {}", path.display()))?;
-            made.0.push(path);
-        }
-        Ok(made)
-    }
-}
-
-impl Drop for Cgroups {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            if let Err(error) = fs::remove_dir(path) {
-                eprintln!("bench: could not remove {}: {error}", path.display());
-            }
-        }
-    }
-}
-
 pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
-    let cgroups = Cgroups::make()?;
+    let names = (0..WORKLOADS).map(|number| format!("reaper-bench-{number}.service"));
+    let cgroups = Cgroups::make(&v2_mount()?, names)?;
     // Free a moment ago; somebody else would have to take it in between.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let daemon = Daemon::start(bench.workspace, &["--age", "1s", "--metrics-listen", &address])?;
     let python = setup::program("python3").context("no python3: `cargo xtask setup bench`")?;
-    let _holder = Instrument::start(Command::new(python).args(["-c", SPREAD]).args(&cgroups.0))?;
+    let script = format!("{LEAVE}{SPREAD}");
+    let _holder = Instrument::start(Command::new(python).args(["-c", &script]).args(cgroups.paths()))?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while label_sets(&scrape(&address)?.1) < WORKLOADS {
         ensure!(Instant::now() < deadline, "the zombies are not reported");
@@ -106,7 +72,8 @@ pub(super) fn run(bench: &Bench<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn scrape(address: &str) -> anyhow::Result<(Duration, String)> {
+/// How long the metrics took, from the connection to the last byte, and the whole answer.
+pub(super) fn scrape(address: &str) -> anyhow::Result<(Duration, String)> {
     let began = Instant::now();
     let mut stream = TcpStream::connect(address)?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n")?;

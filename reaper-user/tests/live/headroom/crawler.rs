@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::json;
 
-use super::{LIMIT, number, pids_mount};
+use super::{LIMIT, number};
 use crate::{
     remedy::configuration,
-    support::{Container, Daemon, Rootfs, fixture, machine, rounds},
+    support::{Container, Daemon, Rootfs, fixture, machine, pids_mount, rounds},
 };
 
 #[test]

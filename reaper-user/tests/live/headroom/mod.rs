@@ -5,7 +5,7 @@ mod crawler;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -13,8 +13,8 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Container, Daemon, Parent, Rootfs, SECOND, Seen, assert_valid, boot_now, fixture, machine, reaper,
-    rounds, run_briefly,
+    Container, Daemon, Parent, Rootfs, SECOND, Seen, assert_valid, boot_now, fixture, machine, pids_mount,
+    reaper, rounds, run_briefly,
 };
 
 /// Processes that are allowed.
@@ -22,20 +22,6 @@ const LIMIT: u64 = 256;
 
 /// A second after it happened it has been told, without a hook.
 const TOLD: u64 = SECOND;
-
-/// The hierarchy that counts pids.
-pub(super) fn pids_mount() -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = |kind: &str| {
-        mounts.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            let is_it =
-                after.starts_with(kind) && (kind != "cgroup " || after.rsplit(' ').next()?.contains("pids"));
-            is_it.then(|| before.split(' ').nth(4).map(PathBuf::from))?
-        })
-    };
-    mount("cgroup ").or_else(|| mount("cgroup2 ")).expect("no cgroup hierarchy counts pids: mount one")
-}
 
 /// A container whose program forks as it is told.
 fn forker(name: &str, mode: &str, rate: &str, linux: &Value) -> Container {

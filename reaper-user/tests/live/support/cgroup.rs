@@ -26,12 +26,7 @@ impl Cgroup {
     /// Makes one where the pids controller is: in the root of its v1 hierarchy where it has one, while the processes stay where they
     /// are in version 2.
     pub(crate) fn of_pids(name: impl AsRef<OsStr>) -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let found = mounts.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - cgroup ")?;
-            after.split([' ', ',']).any(|word| word == "pids").then(|| before.split(' ').nth(4))?
-        });
-        let path = found.map_or_else(mount, Into::into).join(name.as_ref());
+        let path = pids_mount().join(name.as_ref());
         fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self { path }
     }
@@ -89,12 +84,23 @@ fn remove(cgroup: &Path) {
     }
 }
 
+/// Where the hierarchy with the pids controller is mounted: version 1's where it has one.
+pub(crate) fn pids_mount() -> PathBuf {
+    let has_pids = |options: &str| options.split([' ', ',']).any(|word| word == "pids");
+    mounted("cgroup", has_pids).unwrap_or_else(mount)
+}
+
 /// Where the version 2 hierarchy is mounted.
 fn mount() -> PathBuf {
+    mounted("cgroup2", |_| true).expect("no cgroup2 is mounted: the live tests need one")
+}
+
+/// Where a file system of this kind is mounted whose source and options are the right ones.
+fn mounted(kind: &str, is_it: impl Fn(&str) -> bool) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let found = mounts.lines().find_map(|line| {
+    mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
-        after.starts_with("cgroup2 ").then(|| before.split(' ').nth(4))?
-    });
-    found.expect("no cgroup2 is mounted: the live tests need one").into()
+        let (found, rest) = after.split_once(' ')?;
+        (found == kind && is_it(rest)).then(|| before.split(' ').nth(4).map(PathBuf::from))?
+    })
 }

@@ -23,7 +23,7 @@ use std::{
 
 pub(crate) use self::{
     api_server::{ApiServer, NODE, kubeconfig_for},
-    cgroup::{Cgroup, Parent},
+    cgroup::{Cgroup, Parent, pids_mount},
     container::{Container, Rootfs},
     containerd::{Containerd, Pod},
     daemon::{Daemon, Ended, Seen, assert_refused, run_briefly},
