@@ -15,6 +15,7 @@ use crate::{
     report::{
         LeaksEvent, Reporter, SiteEvent,
         export::{self, Sample},
+        numbered,
     },
     text::Untrusted,
 };
@@ -54,11 +55,8 @@ pub(super) fn run(args: &LeaksArgs, output: Option<Output>) -> Result<u8, Failur
 fn is_meant(args: &LeaksArgs, site: &SiteEvent) -> bool {
     let id = site.site.to_string();
     let by_id = args.sites.is_empty() || args.sites.iter().any(|wanted| id.starts_with(wanted.as_str()));
-    let by_workload = args.workload.as_ref().is_none_or(|name| {
-        let name = Untrusted::new(name.as_bytes());
-        // What the table shows can be asked for.
-        site.workload.is_named(&name) || site.workload.shown() == name.as_str()
-    });
+    let by_workload =
+        args.workload.as_ref().is_none_or(|name| site.workload.is_meant_by(&Untrusted::new(name.as_bytes())));
     by_id && by_workload
 }
 
@@ -88,7 +86,8 @@ fn about(args: &LeaksArgs, head: &LeaksEvent) -> String {
         Some(Span(span)) => format!("in the last {}", Span(span)),
         None => format!("since {counted_since:.0}"),
     };
-    format!("{sites} leak sites: zombies that were reported {since}, as of {time:.0}")
+    let sites = numbered(*sites, "leak site", "leak sites");
+    format!("{sites}: zombies that were reported {since}, as of {time:.0}")
 }
 
 fn write_to(path: &Path, bytes: &[u8]) -> Result<(), Failure> {

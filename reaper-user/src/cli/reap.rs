@@ -30,7 +30,7 @@ use crate::{
     remedy::{
         Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, Warrant, apply, take_lock,
     },
-    report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State},
+    report::{Event, Outcome, RemedyEvent, Reporter, ShownWorkload, State, numbered},
     text::Untrusted,
     watch::{Describer, Numbers, waited, waits},
     zombie::{Cause, Waits, Zombie},
@@ -304,8 +304,9 @@ fn confirmed(allowed: &BTreeMap<Identity, Vec<&Zombie>>) -> Result<bool, Failure
         return Err(Failure::new(exit_code::USAGE, message.to_owned()));
     }
     let zombies: usize = allowed.values().map(Vec::len).sum();
-    write!(io::stderr(), "let {} holders wait for {zombies} zombies? [y/N] ", allowed.len())
-        .map_err(written)?;
+    let (holders, zombies) =
+        (numbered(allowed.len(), "holder", "holders"), numbered(zombies, "zombie", "zombies"));
+    write!(io::stderr(), "let {holders} wait for {zombies}? [y/N] ").map_err(written)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(written)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -1,7 +1,7 @@
 //! What is said in words. It stands in an API that many may read: no command lines, and everything cut to what fits.
 
 use super::tally::{Group, Place, Pressure};
-use crate::zombie::Cause;
+use crate::{report::numbered, zombie::Cause};
 
 /// The longest message, in bytes. The API takes no longer note.
 const LONGEST: usize = 1_024;
@@ -9,13 +9,13 @@ const LONGEST: usize = 1_024;
 /// The message of an Event.
 pub(super) fn message(place: &Place, group: &Group) -> String {
     let Group { standing, holder, .. } = group;
-    let zombies = if *standing == 1 { "zombie" } else { "zombies" };
+    let zombies = numbered(*standing, "zombie", "zombies");
     let name =
         holder.comm.as_ref().map_or_else(|| "a process that is gone".to_owned(), |comm| format!("`{comm}`"));
     let pid = holder.pid;
     let holder = format!("{name} (pid {pid} on the node)");
     let (why, cure) = words(place.cause);
-    cut(format!("{standing} {zombies}, cause {}: {holder} {why}; {cure}", place.cause.as_str()))
+    cut(format!("{zombies}, cause {}: {holder} {why}; {cure}", place.cause.as_str()))
 }
 
 /// What the holder does wrong, and the cure.
@@ -53,8 +53,8 @@ const fn words(cause: Cause) -> (&'static str, &'static str) {
 pub(super) fn condition(pressure: &Pressure, most: Option<&str>) -> (&'static str, String) {
     let Pressure { is_high, standing, most: number } = pressure;
     let most = most.zip(number.as_ref()).map(|(name, (_, number))| format!(", {number} of them in {name}"));
-    let zombies = if *standing == 1 { "zombie stands" } else { "zombies stand" };
-    let message = cut(format!("{standing} {zombies} on the node{}", most.unwrap_or_default()));
+    let zombies = numbered(*standing, "zombie stands", "zombies stand");
+    let message = cut(format!("{zombies} on the node{}", most.unwrap_or_default()));
     (if *is_high { "ManyZombies" } else { "FewZombies" }, message)
 }
 

@@ -8,7 +8,7 @@ use super::{
     event::{Process, Seconds, ZombieEvent},
     evidence,
     explanation::{Explained, ExplanationEvent, OutlookEvent, What},
-    headroom, human,
+    headroom, human, numbered,
     reporter::Page,
     site::SiteEvent,
     span::shown,
@@ -131,7 +131,7 @@ fn counted(zombies: &[ZombieEvent], kind: impl Fn(&ZombieEvent) -> String) -> St
     let mut texts: Vec<_> =
         counts.iter().take(KINDS).map(|(kind, count)| format!("{count} {kind}")).collect();
     if let Some(more) = counts.len().checked_sub(KINDS).filter(|more| *more > 0) {
-        texts.push(format!("{more} more kinds"));
+        texts.push(numbered(more, "more kind", "more kinds"));
     }
     texts.join(", ")
 }

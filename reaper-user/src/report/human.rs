@@ -7,7 +7,7 @@ use super::{
     columns::{Column, Columns, wrap},
     crowd::{Kind as Crowd, Rest},
     event::{Event, ForkerProcess, ListingEvent, LostEvent, Process, ReleasedEvent, Seconds, ZombieEvent},
-    evidence, explain, headroom, leaks,
+    evidence, explain, headroom, leaks, numbered,
     remedied::{BreakerEvent, Outcome, RemedyEvent},
     reporter::Page,
     span::shown,
@@ -68,7 +68,7 @@ impl Human {
         let of = match holder {
             Some(holder) => process(holder, usize::MAX),
             None if *holders == 0 => "holders that an earlier daemon has seen".to_owned(),
-            None => format!("{holders} more holders"),
+            None => numbered(*holders, "more holder", "more holders"),
         };
         let count = rest.count();
         let (text, style) = match kind {
@@ -142,7 +142,7 @@ impl Human {
             remedy;
         let whom = match zombies.as_slice() {
             [one] => format!("{} {}", one.comm, one.pid),
-            many => format!("{} zombies", many.len()),
+            many => numbered(many.len(), "zombie", "zombies"),
         };
         let by = rule.as_ref().map(|rule| format!(" by rule {rule}")).unwrap_or_default();
         let pause = pause_us.map(|pause| format!(", pause {pause} µs")).unwrap_or_default();

@@ -7,6 +7,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     columns::{cut, wrap},
+    numbered,
     origin::ShownStack,
     reporter::Page,
     site::{LeaksEvent, Qualities, SiteEvent, Window},
@@ -82,8 +83,7 @@ fn summary(head: &LeaksEvent, sites: &[SiteEvent]) -> String {
     let standing: u64 = sites.iter().map(|site| site.standing).sum();
     let number = match sites.len() {
         0 => "no leak sites".to_owned(),
-        1 => "1 leak site".to_owned(),
-        many => format!("{many} leak sites"),
+        number => numbered(number, "leak site", "leak sites"),
     };
     let span = shown(since(head.counted_since, head.time));
     format!(
@@ -112,13 +112,18 @@ fn notes(head: &LeaksEvent) -> Vec<String> {
         notes.push(format!("origins of zombies: {}", counted.join(", ")));
     }
     if let Some(forks) = unrecognized_forks {
-        notes.push(format!(
-            "{forks} forks were seen before their interpreter was recognized, and have no stack"
-        ));
+        let forks = numbered(
+            *forks,
+            "fork was seen before its interpreter was recognized, and has no stack",
+            "forks were seen before their interpreter was recognized, and have no stack",
+        );
+        notes.push(forks);
     }
     if *forgotten_sites > 0 {
         notes.push(format!(
-            "{forgotten_sites} sites with {forgotten_zombies} zombies gave way to others: only {capacity} are kept ([origin] sites)"
+            "{} with {} gave way to others: only {capacity} are kept ([origin] sites)",
+            numbered(*forgotten_sites, "site", "sites"),
+            numbered(*forgotten_zombies, "zombie", "zombies"),
         ));
     }
     notes

@@ -10,6 +10,7 @@ use super::{
     columns::{Column, Columns, cut},
     event::ZombieEvent,
     human::cell,
+    numbered,
     reporter::Page,
 };
 
@@ -29,8 +30,7 @@ impl Source {
     pub fn sentence(self, count: usize) -> String {
         let zombies = match count {
             0 => "no zombies".to_owned(),
-            1 => "1 zombie".to_owned(),
-            _ => format!("{count} zombies"),
+            _ => numbered(count, "zombie", "zombies"),
         };
         match self {
             Self::Daemon => format!("{zombies}, from the running daemon"),

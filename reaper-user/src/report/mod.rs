@@ -19,6 +19,7 @@ mod json;
 mod leaks;
 mod listing;
 mod loss;
+mod numbered;
 mod origin;
 mod outbox;
 mod remedied;
@@ -43,6 +44,7 @@ pub use self::{
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, shares_rows, table},
     loss::{Counted, Loss},
+    numbered::numbered,
     origin::{ShownFrame, ShownLink, ShownOrigin, ShownStack},
     outbox::{Backlog, Outbox, Outgoing},
     remedied::{BreakerEvent, Outcome, RemediedZombie, RemedyEvent, State},

@@ -82,6 +82,12 @@ impl ShownWorkload {
             || contains && id.as_ref().is_some_and(begins)
     }
 
+    /// The same, or what lists show it as: what is read there can be asked for.
+    #[must_use]
+    pub fn is_meant_by(&self, name: &Untrusted) -> bool {
+        self.is_named(name) || self.shown() == name.as_str()
+    }
+
     /// What a person would call it: by its names where they are known, else by what its cgroup tells.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -201,5 +207,7 @@ mod tests {
             assert!(!named.is_named(&name.into()), "{name}");
         }
         assert!(of(Names { pod: None, namespace: None, ..fixture::names() }).is_named(&"fetcher".into()));
+        assert!(named.is_meant_by(&"crawlers/fetcher-7c9d (container fetcher)".into()));
+        assert!(named.is_meant_by(&"3f2a9c0d".into()) && !named.is_meant_by(&"fetcher".into()));
     }
 }

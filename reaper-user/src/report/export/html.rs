@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Sample, tree::Tree};
+use super::{super::numbered, Sample, tree::Tree};
 
 /// The picture is cut where a step is narrower than one part in so many.
 const PARTS: u64 = 4_000;
@@ -49,7 +49,8 @@ fn picture(page: &mut String, samples: &[Sample]) {
             spot.depth * 2
         );
         push(page, &node.text);
-        let _ = write!(page, ": {} zombies, {} of them stand ({width}%)\">", node.total, node.standing);
+        let zombies = numbered(node.total, "zombie", "zombies");
+        let _ = write!(page, ": {zombies}, {} of them stand ({width}%)\">", node.standing);
         push(page, &node.text);
         page.push_str("</div>\n");
     }
