@@ -4,31 +4,19 @@ use std::{fs, path::Path};
 
 use jiff::Timestamp;
 
-use super::{Failure, args::ExplainArgs, ls, start_log, written};
+use super::{Failure, args::ExplainArgs, ls, source::daemon_else_census, start_log, written};
 use crate::{
     config::{LogLevel, Output},
-    control::{self, ControlError},
-    exit_code,
+    control, exit_code,
     proc::{Proc, ReadError},
-    report::{Explained, ExplanationEvent, Reporter, Source, What},
+    report::{Explained, ExplanationEvent, Reporter, What, numbered},
 };
 
 /// Explains it.
 pub(super) fn run(args: &ExplainArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::Warn);
     let pid = args.pid;
-    let (source, explained) = match control::explain(&control::socket(), pid) {
-        Ok(explained) => (Source::Daemon, explained),
-        Err(ControlError::NoDaemon(_)) => (Source::Census, census(pid)?),
-        // Who may not ask the daemon may still hold the capabilities for a census.
-        Err(error @ ControlError::NotRoot(_)) => {
-            (Source::Census, census(pid).map_err(|failure| failure.or_rather(error))?)
-        }
-        Err(error) => {
-            tracing::warn!("{error}; taking a census instead");
-            (Source::Census, census(pid)?)
-        }
-    };
+    let (source, explained) = daemon_else_census(control::explain(&control::socket(), pid), || census(pid))?;
     let (what, message) = about(pid, &explained, &Proc::at("/proc"));
     let zombies = explained.zombies.len();
     let head = ExplanationEvent {
@@ -59,8 +47,7 @@ fn about(pid: u32, explained: &Explained, proc: &Proc) -> (What, String) {
         }
         [first, ..] => {
             let name = first.holder.comm.as_ref().map(|comm| format!(" ({comm})")).unwrap_or_default();
-            let number = known.len();
-            let zombies = if number == 1 { "1 zombie".to_owned() } else { format!("{number} zombies") };
+            let zombies = numbered(known.len(), "zombie", "zombies");
             return (What::Holder, format!("pid {pid}{name} lives, and holds {zombies}"));
         }
         [] => {}

@@ -13,6 +13,7 @@ mod reap;
 mod reload;
 mod run;
 mod session;
+mod source;
 mod trace;
 mod unload;
 mod writer;
