@@ -1,23 +1,22 @@
 //! `reaper ls`: the zombies that stand now, from the running daemon, else by a census.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use reaper_ebpf::Record;
 
-use super::{Failure, args::LsArgs, pid_max, start_log, written};
+use super::{Failure, args::LsArgs, pid_max, source::daemon_else_census, start_log, written};
 use crate::{
     config::{Config, LogLevel, Output},
-    control::{self, ControlError},
-    exit_code,
+    control, exit_code,
     identity::Identity,
     kernel::{Cmdlines, Kernel, Options, Sizes, boot_now},
     names::{self, Namer},
     observe,
     proc::Proc,
-    report::{Event, Filter, Reporter, Source, ZombieEvent},
-    watch::Describer,
-    workload::{CgroupId, Cgroups, Hierarchy, Limits, RuntimeStates, Workloads},
+    report::{Event, Filter, Reporter, ZombieEvent},
+    watch::{Describer, Listing},
+    workload::{Cgroups, Limits, RuntimeStates, Workloads},
     zombie::Zombie,
 };
 
@@ -28,22 +27,9 @@ const NAMED: Duration = Duration::from_secs(1);
 pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
     start_log(LogLevel::Warn);
     let filter = Filter::from(&args.filter);
-    let mut breakers = Vec::new();
-    let (source, mut zombies) = match control::zombies(&control::socket()) {
-        Ok(listing) => {
-            breakers = listing.breakers;
-            (Source::Daemon, listing.zombies)
-        }
-        Err(ControlError::NoDaemon(_)) => (Source::Census, census()?),
-        // Who may not ask the daemon may still hold the capabilities for a census.
-        Err(error @ ControlError::NotRoot(_)) => {
-            (Source::Census, census().map_err(|failure| failure.or_rather(error))?)
-        }
-        Err(error) => {
-            tracing::warn!("{error}; taking a census instead");
-            (Source::Census, census()?)
-        }
-    };
+    let by_census = || Ok(Listing { zombies: census()?, ..Listing::default() });
+    let (source, listing) = daemon_else_census(control::zombies(&control::socket()), by_census)?;
+    let Listing { mut zombies, breakers } = listing;
     zombies.retain(|zombie| filter.matches_event(zombie));
     let mut reporter = Reporter::stdout(output).without_head();
     reporter.list(source, &zombies, args.each, Timestamp::now()).map_err(written)?;
@@ -56,29 +42,27 @@ pub(super) fn run(args: &LsArgs, output: Output) -> Result<u8, Failure> {
 
 /// Every zombie there is, as far as a census knows.
 pub(super) fn census() -> Result<Vec<ZombieEvent>, Failure> {
-    Ok(census_with_cgroups()?.into_iter().map(|(_, zombie)| zombie).collect())
+    Ok(described()?.1.into_iter().map(|(_, zombie)| zombie).collect())
 }
 
-/// The paths of the cgroups that a zombie died in, in v2 and in v1's pids hierarchy.
-pub(super) type Paths = [Option<Arc<[u8]>>; 2];
+/// What has described zombies, and each of them with the ids of the cgroups that it died in (in v2 and in v1's `pids`, 0 where there is
+/// none).
+pub(super) type Described = (Describer, Vec<([u64; 2], ZombieEvent)>);
 
-/// The same, each with the paths of its cgroups.
-pub(super) fn census_with_cgroups() -> Result<Vec<(Paths, ZombieEvent)>, Failure> {
+/// The same, with their cgroups.
+pub(super) fn described() -> Result<Described, Failure> {
     let (mut describer, records) = look(Config::default().names.settings())?;
-    let (mut found, mut paths) = (Vec::new(), Vec::new());
+    let (mut found, mut ids) = (Vec::new(), Vec::new());
     for record in records {
         if let Some(scene) = observe::scene(&describer.proc, Identity::of(&record)) {
             found.push(describer.describe(&record, &scene, boot_now()));
-            let ids = [(Hierarchy::V2, record.cgroup_v2), (Hierarchy::V1Pids, record.cgroup_v1)];
-            paths.push(ids.map(|(hierarchy, id)| {
-                let known = (id != 0).then(|| describer.workloads.cgroups().path(CgroupId { hierarchy, id }));
-                known.flatten()
-            }));
+            ids.push([record.cgroup_v2, record.cgroup_v1]);
         }
     }
     name(&describer, found.iter_mut());
     let shown = |zombie| ZombieEvent::new(zombie, boot_now(), Timestamp::now());
-    Ok(paths.into_iter().zip(found.iter().map(shown)).collect())
+    let zombies = ids.into_iter().zip(found.iter().map(shown)).collect();
+    Ok((describer, zombies))
 }
 
 /// Waits a moment for the names that were asked for when the zombies were described: nothing comes after this.

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     files::{CgroupPath, Level, Node, Nproc, upwards},
-    forecast::{Forecast, Rate, Series},
+    forecast::{Rate, Series},
+    limit::{Headroom, Limit, Use},
     reader::Seen,
 };
 use crate::identity::BootTime;
@@ -16,8 +17,8 @@ use crate::identity::BootTime;
 /// Cgroups with zombies that are looked at, at most.
 const KEPT: usize = 1_024;
 
-/// One that has had no zombie for so long is forgotten.
-const FORGOTTEN: Duration = Duration::from_secs(60);
+/// One that has had no zombie for so long is forgotten, and so is what was read so long ago: all is read twice as often.
+pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Between two looks, at most and at least.
 const SLOW: Duration = Duration::from_secs(30);
@@ -44,83 +45,6 @@ const TOLERANCE: u64 = 20;
 
 /// As often in a row they must differ in the same direction.
 const STANDING: u32 = 3;
-
-/// A limit on numbers of processes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// `pids.max` of a cgroup.
-    PidsMax(CgroupPath),
-    /// `kernel.pid_max` of the initial pid namespace.
-    PidMax,
-    /// `kernel.threads-max`.
-    ThreadsMax,
-}
-
-/// A limit, and what is used of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Use {
-    /// Which.
-    pub limit: Limit,
-    /// How much it is; `None` where there is none: then only the use is known.
-    pub max: Option<u64>,
-    /// Tasks that count.
-    pub used: u64,
-    /// Those of them that are zombies, by the ledger.
-    pub zombies: u64,
-    /// Those of them that live, where they were counted.
-    pub threads: Option<u64>,
-    /// Processes that live, where they were counted.
-    pub processes: Option<u64>,
-    /// How fast the zombies become more.
-    pub rate: Option<Rate>,
-    /// When it will be full by that.
-    pub forecast: Option<Forecast>,
-}
-
-impl Use {
-    /// The part that is left, 0 to 1; `None` without a limit.
-    #[must_use]
-    pub fn free(&self) -> Option<f64> {
-        let max = self.max?;
-        Some(if max == 0 { 0.0 } else { max.saturating_sub(self.used) as f64 / max as f64 })
-    }
-
-    /// The part of what is used that is zombies, 0 to 1.
-    #[must_use]
-    pub fn share(&self) -> f64 {
-        if self.used == 0 { 0.0 } else { self.zombies.min(self.used) as f64 / self.used as f64 }
-    }
-}
-
-/// All limits of one workload.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Headroom {
-    /// Zombies in its cgroup and below.
-    pub zombies: u64,
-    /// From the innermost cgroup outwards, then those of the node.
-    pub uses: Vec<Use>,
-    /// RLIMIT_NPROC of its holder.
-    pub nproc: Option<Nproc>,
-}
-
-impl Headroom {
-    /// The limit that is full first: by forecast, else the one that has the smallest part left.
-    #[must_use]
-    pub fn nearest(&self) -> Option<&Use> {
-        let limits = || self.uses.iter().filter(|of| of.max.is_some());
-        let first = limits().filter_map(|of| Some((of.forecast?.at, of))).min_by_key(|(at, _)| *at);
-        first.map(|(_, of)| of).or_else(|| {
-            let part = |of: &&Use| of.free().unwrap_or(1.0);
-            limits().min_by(|one, other| part(one).total_cmp(&part(other)))
-        })
-    }
-
-    /// The smallest part that is left of any.
-    #[must_use]
-    pub fn free(&self) -> Option<f64> {
-        self.uses.iter().filter_map(Use::free).min_by(f64::total_cmp)
-    }
-}
 
 /// The ledger and the kernel's own count have said different numbers of zombies, again and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +93,7 @@ pub struct Accounts {
     node: Option<(Node, BootTime)>,
     all: u64,
     all_series: Series,
+    all_rate: Option<Rate>,
     turned_away: u64,
 }
 
@@ -213,11 +138,8 @@ impl Accounts {
             *self = Self { turned_away: self.turned_away, ..Self::default() };
             return;
         }
-        let accounts = &self.accounts;
-        self.levels.retain(|path, counted| {
-            now.since(counted.seen) < FORGOTTEN
-                || accounts.keys().any(|own| upwards(own).any(|level| *level == **path))
-        });
+        self.levels.retain(|_, counted| now.since(counted.seen) < FORGOTTEN);
+        self.node = self.node.filter(|(_, seen)| now.since(*seen) < FORGOTTEN);
     }
 
     /// How often a cgroup found no place.
@@ -244,15 +166,18 @@ impl Accounts {
         self.accounts.values().map(|account| account.due).min()
     }
 
-    /// What is to be looked at now, with those that will be soon: whether its threads are to be counted, and its holder.
-    pub fn due(&mut self, now: BootTime) -> Vec<(CgroupPath, bool, Option<u32>)> {
+    /// What is to be looked at now, with those that will be soon, and whether its threads are to be counted.
+    pub fn due(&mut self, now: BootTime) -> Vec<(CgroupPath, bool)> {
         let soon = now.plus(FAST / 2);
         let due = self.accounts.iter_mut().filter(|(_, account)| account.due <= soon);
         let due = due.map(|(path, account)| {
             // Until the answer is there, or it did not come.
             account.due = now.plus(SLOW);
             let list = account.listed.is_none_or(|listed| now.since(listed) >= LISTED_APART);
-            (Arc::clone(path), list, account.holder)
+            if list {
+                account.listed = Some(now);
+            }
+            (Arc::clone(path), list)
         });
         due.collect()
     }
@@ -274,12 +199,16 @@ impl Accounts {
         all: u64,
         now: BootTime,
     ) -> Vec<Disagreement> {
-        if let Some(node) = seen.node {
-            self.node = Some((node, now));
-            self.all = all;
-            self.all_series.push(now, all);
+        self.node = seen.node.map(|node| (node, now));
+        self.all = all;
+        self.all_series.push(now, all);
+        self.all_rate = self.all_series.rate();
+        // What is gone, or cannot be read, has no limit that is known.
+        let there: HashSet<&[u8]> = seen.levels.iter().map(|level| &*level.path).collect();
+        for level in asked.iter().flat_map(|path| upwards(path)).filter(|level| !there.contains(level)) {
+            self.levels.remove(level);
         }
-        let mut fell = HashSet::new();
+        let (mut fell, mut listed) = (HashSet::new(), HashSet::new());
         for level in seen.levels {
             let count = zombies(&level.path);
             let counted = self.levels.entry(Arc::clone(&level.path)).or_insert_with(|| Counted {
@@ -292,38 +221,33 @@ impl Accounts {
             });
             let threads = level.threads.or(counted.level.threads);
             let processes = level.processes.or(counted.level.processes);
-            let fresh = level.threads.is_some();
+            if level.threads.is_some() {
+                listed.insert(Arc::clone(&level.path));
+            }
             counted.lasts = lasts(counted, &level, now);
             if count + SLACK < counted.zombies {
                 fell.insert(Arc::clone(&level.path));
             }
-            counted.level = level;
+            counted.level = Level { threads, processes, ..level };
             counted.zombies = count;
             counted.seen = now;
             counted.series.push(now, count);
             counted.rate = counted.series.rate();
-            if !fresh {
-                (counted.level.threads, counted.level.processes) = (threads, processes);
-            } else if let Some(account) = self.accounts.get_mut(&counted.level.path) {
-                account.listed = Some(now);
-            }
         }
-        let asked_holders = seen.holders;
-        let nprocs: HashMap<u32, Nproc> = seen.nprocs.into_iter().collect();
+        let nprocs: HashMap<u32, Option<Nproc>> = seen.nprocs.into_iter().collect();
         let mut disagreements = Vec::new();
         for path in asked {
             let headroom = self.of(path);
             let Some(account) = self.accounts.get_mut(path) else { continue };
-            if let Some(holder) = account.holder.filter(|holder| asked_holders.contains(holder)) {
-                account.nproc = Some((holder, nprocs.get(&holder).copied()));
+            if let Some((holder, nproc)) = account.holder.and_then(|pid| Some((pid, nprocs.get(&pid)?))) {
+                account.nproc = Some((holder, *nproc));
             }
             // Zombies that went make room for a new beginning.
             account.looks = if fell.contains(path) { 1 } else { account.looks.saturating_add(1) };
             let levels = upwards(path).filter_map(|level| self.levels.get(level));
             let lasts = levels.filter_map(|counted| counted.lasts).min();
             account.due = now.plus(pace(&headroom, lasts, account.looks, now));
-            let listed_now = account.listed == Some(now);
-            if let Some(counted) = self.levels.get(path).filter(|_| listed_now) {
+            if let Some(counted) = self.levels.get(path).filter(|_| listed.contains(path)) {
                 disagreements.extend(differ(path, account, counted));
             }
         }
@@ -334,31 +258,31 @@ impl Accounts {
     #[must_use]
     pub fn of(&self, path: &[u8]) -> Headroom {
         let account = self.accounts.get(path);
-        let levels = upwards(path).filter_map(|level| self.levels.get(level)).enumerate();
-        // The innermost shows its use even where it has no limit.
-        let levels = levels.filter(|(place, counted)| *place == 0 || counted.level.max.is_some());
-        let uses = levels.map(|(_, counted)| counted.shown());
-        // That others fill the machine is not told of everybody. What is in the root cannot be told from the machine.
-        let leaks = path.len() <= 1 || self.levels.get(path).is_some_and(|own| own.rate.is_some());
+        let levels = upwards(path).filter_map(|level| self.levels.get(level));
+        // Its own shows its use even where it has no limit.
+        let levels = levels.filter(|counted| *counted.level.path == *path || counted.level.max.is_some());
+        let uses = levels.map(Counted::shown);
+        // What is in the root cannot be told from the machine.
+        let own = self.levels.get(path).map(|own| own.rate);
+        let rate = if path.len() <= 1 { self.all_rate } else { own.flatten() };
+        let seen = upwards(path).find_map(|level| Some(self.levels.get(level)?.seen));
         Headroom {
             zombies: account.map_or(0, |account| account.zombies),
-            uses: uses.chain(self.of_node(leaks)).collect(),
+            rate,
+            // That others fill the machine is not told of everybody.
+            uses: uses.chain(self.of_node(rate.is_some())).collect(),
             nproc: account.and_then(|account| account.nproc?.1),
+            seen: seen.or_else(|| Some(self.node?.1)),
         }
     }
 
     fn of_node(&self, leaks: bool) -> impl Iterator<Item = Use> {
-        let rate = self.all_series.rate().filter(|_| leaks);
+        let rate = self.all_rate.filter(|_| leaks);
         self.node.into_iter().flat_map(move |(node, seen)| {
             [(Limit::PidMax, node.pid_max), (Limit::ThreadsMax, node.threads_max)].map(|(limit, max)| Use {
-                limit,
-                max: Some(max),
-                used: node.tasks,
-                zombies: self.all,
-                threads: None,
-                processes: None,
                 rate,
                 forecast: rate.and_then(|rate| rate.exhausts(max.saturating_sub(node.tasks), seen)),
+                ..Use::new(limit, Some(max), node.tasks, self.all)
             })
         })
     }
@@ -369,14 +293,11 @@ impl Counted {
         let Self { level, zombies, series: _, rate, lasts: _, seen } = self;
         let left = level.max.map(|max| max.saturating_sub(level.current));
         Use {
-            limit: Limit::PidsMax(Arc::clone(&level.path)),
-            max: level.max,
-            used: level.current,
-            zombies: *zombies,
             threads: level.threads,
             processes: level.processes,
             rate: *rate,
             forecast: rate.and_then(|rate| rate.exhausts(left?, *seen)),
+            ..Use::new(Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current, *zombies)
         }
     }
 }

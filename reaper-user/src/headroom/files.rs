@@ -1,6 +1,7 @@
 //! The files that limits are in: `pids.*` of cgroups, of either version, and those of the node and of one process.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -34,7 +35,8 @@ pub struct Level {
     pub max: Option<u64>,
     /// `pids.current`: all tasks in it and below it, the dead ones that are not released included.
     pub current: u64,
-    /// Threads that are listed in it and below it: those that live. `None` where it was not asked for, or there are too many.
+    /// Threads that are listed in it and below it: those that live. `None` where it was not asked for, there are too many, or they cannot
+    /// be listed.
     pub threads: Option<u64>,
     /// Processes that are listed there.
     pub processes: Option<u64>,
@@ -79,6 +81,7 @@ pub struct Files {
     hierarchy: Hierarchy,
     point: PathBuf,
     proc: PathBuf,
+    local_events: bool,
     opened: Arc<AtomicU64>,
 }
 
@@ -86,7 +89,14 @@ impl Files {
     /// Reads the hierarchy that the `pids` controller is on, mounted at `point`, and `proc`.
     #[must_use]
     pub fn at(hierarchy: Hierarchy, point: &Path, proc: &Path) -> Self {
-        Self { hierarchy, point: point.to_path_buf(), proc: proc.to_path_buf(), opened: Arc::default() }
+        let (point, proc) = (point.to_path_buf(), proc.to_path_buf());
+        Self { hierarchy, point, proc, local_events: false, opened: Arc::default() }
+    }
+
+    /// The same, where version 2 is mounted with `pids_localevents` or not.
+    #[must_use]
+    pub fn local_events(self, local_events: bool) -> Self {
+        Self { local_events, ..self }
     }
 
     /// The hierarchy that is read.
@@ -109,26 +119,26 @@ impl Files {
     }
 
     /// What a cgroup says; `None` where it is gone, or counts no pids, as the root does. Threads are counted where `list` is set.
-    #[must_use]
-    pub fn level(&self, path: &CgroupPath, list: bool) -> Option<Level> {
-        let current = self.number(path, "pids.current")??;
-        let max = self.number(path, "pids.max")?;
+    pub fn level(&self, path: &CgroupPath, list: bool) -> io::Result<Option<Level>> {
+        let Some(current) = self.number(path, "pids.current")?.flatten() else { return Ok(None) };
+        let Some(max) = self.number(path, "pids.max")? else { return Ok(None) };
         let counted = if list { self.count(path) } else { None };
         let (threads, processes) = counted.unzip();
-        Some(Level { path: Arc::clone(path), max, current, threads, processes })
+        Ok(Some(Level { path: Arc::clone(path), max, current, threads, processes }))
     }
 
     /// How often forks were refused; `None` where the cgroup is gone or does not say.
-    #[must_use]
-    pub fn refused(&self, path: &[u8]) -> Option<Refused> {
-        let read = |file| self.small(&self.of(path, file)).ok();
-        let (text, at_limit) = match read("pids.events.local") {
-            // With `pids_localevents` both have the old meaning, and are the same.
-            Some(text) if self.hierarchy == Hierarchy::V2 => (text, true),
-            _ => (read("pids.events")?, false),
+    pub fn refused(&self, path: &[u8]) -> io::Result<Option<Refused>> {
+        let read = |file| there(self.small(&self.of(path, file)));
+        let local = if self.hierarchy == Hierarchy::V2 { read("pids.events.local")? } else { None };
+        // With `pids_localevents` both files have the old meaning, and are the same.
+        let at_limit = local.is_some() && !self.local_events;
+        let Some(text) = local.map_or_else(|| read("pids.events"), |text| Ok(Some(text)))? else {
+            return Ok(None);
         };
-        let count = text.lines().find_map(|line| line.strip_prefix("max "))?.trim().parse().ok()?;
-        Some(Refused { count, at_limit })
+        let count = text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
+        let count = count.ok_or_else(|| malformed(&self.of(path, "pids.events")))?;
+        Ok(Some(Refused { count, at_limit }))
     }
 
     /// What the node has and may have.
@@ -149,20 +159,25 @@ impl Files {
         })
     }
 
-    /// The RLIMIT_NPROC of a process; `None` where it is gone or may not be looked at.
-    #[must_use]
-    pub fn nproc(&self, pid: u32) -> Option<Nproc> {
+    /// The RLIMIT_NPROC of a process; `None` where it is gone.
+    pub fn nproc(&self, pid: u32) -> io::Result<Option<Nproc>> {
         let process = self.proc.join(pid.to_string());
-        let limits = self.small(&process.join("limits")).ok()?;
-        let soft =
-            limits.lines().find_map(|line| line.strip_prefix("Max processes"))?.split_whitespace().next()?;
-        let status = self.small(&process.join("status")).ok()?;
-        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?;
-        let limit = if soft == "unlimited" { None } else { Some(soft.parse().ok()?) };
-        Some(Nproc { uid: uid.parse().ok()?, limit })
+        let Some(limits) = there(self.small(&process.join("limits")))? else { return Ok(None) };
+        let Some(status) = there(self.small(&process.join("status")))? else { return Ok(None) };
+        let first = |text: &str, begin| {
+            let rest = text.lines().find_map(|line| line.strip_prefix(begin))?;
+            rest.split_whitespace().next().map(str::to_owned)
+        };
+        let parse = || {
+            let (soft, uid) = (first(&limits, "Max processes")?, first(&status, "Uid:")?);
+            let limit = if soft == "unlimited" { None } else { Some(soft.parse().ok()?) };
+            Some(Nproc { uid: uid.parse().ok()?, limit })
+        };
+        parse().map(Some).ok_or_else(|| malformed(&process))
     }
 
-    /// Threads and processes in a cgroup and all below it; `None` where there are too many to look at.
+    /// Threads and processes in a cgroup and all below it; `None` where there are too many to look at, or they cannot be listed (the
+    /// processes of a threaded cgroup).
     fn count(&self, path: &[u8]) -> Option<(u64, u64)> {
         let threads_file = if self.hierarchy == Hierarchy::V2 { "cgroup.threads" } else { "tasks" };
         let mut left = vec![self.of(path, "")];
@@ -172,8 +187,8 @@ impl Files {
             if seen > BELOW {
                 return None;
             }
-            let lines = |file| self.lines(&directory.join(file));
             // One that vanishes meanwhile has none.
+            let lines = |file| there(self.lines(&directory.join(file))).map(|lines| lines.unwrap_or(Some(0)));
             threads += lines(threads_file).ok()??;
             processes += lines("cgroup.procs").ok()??;
             // Two links: its own, and that of the directory above it. A cgroup that has none below it is not listed.
@@ -196,12 +211,13 @@ impl Files {
         Ok(whole.then(|| text.iter().filter(|byte| **byte == b'\n').count() as u64))
     }
 
-    /// A number, or `max`: then `None` inside.
-    fn number(&self, path: &[u8], file: &str) -> Option<Option<u64>> {
-        let text = self.small(&self.of(path, file)).ok()?;
+    /// A number, or `max`: then `None` inside; `None` outside where there is no such file (any more).
+    fn number(&self, path: &[u8], file: &str) -> io::Result<Option<Option<u64>>> {
+        let path = self.of(path, file);
+        let Some(text) = there(self.small(&path))? else { return Ok(None) };
         match text.trim() {
-            "max" => Some(None),
-            number => number.parse().ok().map(Some),
+            "max" => Ok(Some(None)),
+            number => number.parse().map(|number| Some(Some(number))).map_err(|_| malformed(&path)),
         }
     }
 
@@ -218,6 +234,20 @@ impl Files {
     }
 }
 
+/// What was read, `None` where it is gone: a file of a cgroup that was removed while it was open says ENODEV, one of a process ESRCH.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ESRCH)) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn malformed(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} is not as expected", path.display()))
 }
@@ -230,6 +260,15 @@ pub fn upwards(path: &[u8]) -> impl Iterator<Item = &[u8]> {
         end = own.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         Some(own)
     })
+}
+
+/// Those that are below no other one of them, each once.
+#[must_use]
+pub fn outermost(paths: &[CgroupPath]) -> Vec<CgroupPath> {
+    let all: HashSet<&[u8]> = paths.iter().map(|path| &**path).collect();
+    let is_below = |path: &CgroupPath| upwards(path).skip(1).any(|level| all.contains(level));
+    let mut taken = HashSet::new();
+    paths.iter().filter(|path| !is_below(path) && taken.insert(&***path)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -275,10 +314,10 @@ mod tests {
                 threads: Some(3),
                 processes: Some(2),
             };
-            assert_eq!(files.level(&path, true), Some(level));
-            let pod = files.level(&Arc::from(&b"/pod"[..]), false).unwrap();
+            assert_eq!(files.level(&path, true).unwrap(), Some(level));
+            let pod = files.level(&Arc::from(&b"/pod"[..]), false).unwrap().unwrap();
             assert_eq!((pod.max, pod.current, pod.threads), (Some(256), 41, None));
-            assert_eq!(files.level(&Arc::from(&b"/gone"[..]), true), None);
+            assert_eq!(files.level(&Arc::from(&b"/gone"[..]), true).unwrap(), None);
             assert!(files.opened() > 6);
         }
     }
@@ -286,10 +325,35 @@ mod tests {
     #[test]
     fn refusals_are_counted_where_the_kernel_counts_them() {
         let (root, files) = tree(Hierarchy::V2);
-        assert_eq!(files.refused(b"/pod"), Some(Refused { count: 12, at_limit: false }));
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 12, at_limit: false }));
         fs::write(root.path().join("pod/pids.events.local"), "max 3\n").unwrap();
-        assert_eq!(files.refused(b"/pod"), Some(Refused { count: 3, at_limit: true }));
-        assert_eq!(files.refused(b"/gone"), None);
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: true }));
+        assert_eq!(files.refused(b"/gone").unwrap(), None);
+        let files = files.local_events(true);
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: false }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_gone() {
+        let (root, files) = tree(Hierarchy::V2);
+        let path: CgroupPath = Arc::from(&b"/pod"[..]);
+        // A directory opens and does not read, as any file where something is wrong with the system.
+        for file in ["pids.current", "pids.events"] {
+            fs::remove_file(root.path().join("pod").join(file)).unwrap();
+            fs::create_dir(root.path().join("pod").join(file)).unwrap();
+        }
+        assert!(files.level(&path, false).is_err() && files.refused(&path).is_err());
+    }
+
+    #[test]
+    fn one_that_vanishes_while_it_is_listed_has_none_and_the_others_count() {
+        let (root, files) = tree(Hierarchy::V2);
+        let inner = root.path().join("pod/box/inner");
+        for file in ["cgroup.threads", "cgroup.procs"] {
+            fs::remove_file(inner.join(file)).unwrap();
+        }
+        let level = files.level(&Arc::from(&b"/pod/box"[..]), true).unwrap().unwrap();
+        assert_eq!((level.threads, level.processes), (Some(2), Some(1)));
     }
 
     #[test]
@@ -297,6 +361,9 @@ mod tests {
         let all: Vec<_> = upwards(b"/pod/box/inner").collect();
         assert_eq!(all, [&b"/pod/box/inner"[..], b"/pod/box", b"/pod"]);
         assert_eq!(upwards(b"/").count(), 0);
+        let paths =
+            ["/pod/box", "/pod", "/podium", "/pod", "/pod/box/inner"].map(|path| Arc::from(path.as_bytes()));
+        assert_eq!(outermost(&paths), [paths[1].clone(), paths[2].clone()]);
     }
 
     #[test]
@@ -313,8 +380,8 @@ mod tests {
         fs::write(root.path().join("7/status"), "Name:\tx\nUid:\t1000\t1000\t1000\t1000\n").unwrap();
         let files = Files::at(Hierarchy::V2, root.path(), root.path());
         assert_eq!(files.node().unwrap(), Node { pid_max: 32_768, threads_max: 192_730, tasks: 791 });
-        assert_eq!(files.nproc(7), Some(Nproc { uid: 1_000, limit: Some(100) }));
-        assert_eq!(files.nproc(8), None);
+        assert_eq!(files.nproc(7).unwrap(), Some(Nproc { uid: 1_000, limit: Some(100) }));
+        assert_eq!(files.nproc(8).unwrap(), None);
         fs::write(root.path().join("loadavg"), "1 2 3\n").unwrap();
         assert!(files.node().unwrap_err().to_string().contains("loadavg"));
     }

@@ -7,13 +7,15 @@
 mod accounts;
 mod files;
 mod forecast;
+mod limit;
 mod reader;
 mod refusals;
 
 pub use self::{
-    accounts::{Accounts, Disagreement, Headroom, Limit, Use},
-    files::{CgroupPath, Files, Level, Node, Nproc, upwards},
+    accounts::{Accounts, Disagreement, FORGOTTEN},
+    files::{CgroupPath, Files, Level, Node, Nproc, outermost, upwards},
     forecast::{Forecast, Rate, Series},
+    limit::{Headroom, Limit, Use, free},
     reader::{Ask, Reader, Report, Seen},
     refusals::{Refusal, Source, Sources},
 };

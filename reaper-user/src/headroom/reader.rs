@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
+    fmt::Display,
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use super::{
     files::{CgroupPath, Files, Level, Node, Nproc, upwards},
     refusals::{Refusal, Refusals},
 };
+use crate::text::Untrusted;
 
 /// Orders that may wait.
 const WAITING: usize = 64;
@@ -50,10 +52,10 @@ pub struct Seen {
     pub levels: Vec<Level>,
     /// What the node says; `None` where it could not be read.
     pub node: Option<Node>,
-    /// Processes that were looked at,
-    pub holders: Vec<u32>,
-    /// and RLIMIT_NPROC of those that could be.
-    pub nprocs: Vec<(u32, Nproc)>,
+    /// RLIMIT_NPROC of processes; `None` of those that are gone.
+    pub nprocs: Vec<(u32, Option<Nproc>)>,
+    /// What is there and could not be read: cgroups, processes, the node.
+    pub unread: u64,
 }
 
 /// What comes from the thread.
@@ -100,13 +102,15 @@ impl Reader {
     /// Has limits read. False where it is behind: then ask again later.
     #[must_use]
     pub fn ask(&self, ask: Ask) -> bool {
-        self.order(Order::Read(ask))
+        self.order(Order::Read(ask)).is_ok()
     }
 
-    /// Watches cgroups for refused forks. False where it is behind: these are not watched.
-    #[must_use]
-    pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> bool {
-        self.order(Order::Watch(cgroups, new))
+    /// Watches cgroups for refused forks. Where it is behind they are not watched, and come back.
+    pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> Result<(), Vec<CgroupPath>> {
+        match self.order(Order::Watch(cgroups, new)) {
+            Err(Order::Watch(cgroups, _)) => Err(cgroups),
+            Err(Order::Read(_)) | Ok(()) => Ok(()),
+        }
     }
 
     /// What the thread has used of a CPU.
@@ -121,10 +125,10 @@ impl Reader {
         &self.files
     }
 
-    fn order(&self, order: Order) -> bool {
-        let taken = self.orders.try_send(order).is_ok();
+    fn order(&self, order: Order) -> Result<(), Order> {
+        let taken = self.orders.try_send(order);
         self.wake_up();
-        taken
+        taken.map_err(|(TrySendError::Full(order) | TrySendError::Disconnected(order))| order)
     }
 
     fn wake_up(&self) {
@@ -161,7 +165,7 @@ fn work(
         loop {
             match orders.try_recv() {
                 Ok(Order::Read(ask)) => {
-                    if reports.send(Report::Seen(read(files, &ask))).is_err() {
+                    if reports.send(Report::Seen(Seen::read(files, &ask))).is_err() {
                         return;
                     }
                 }
@@ -210,33 +214,34 @@ fn wait(wake: &OwnedFd, refusals: &Refusals, calm_until: Instant) {
     let _ready = poll(&mut descriptors, timeout.as_ref());
 }
 
-/// Reads all that is asked for, in this thread.
-#[must_use]
-pub(super) fn read(files: &Files, ask: &Ask) -> Seen {
-    let mut levels: HashMap<CgroupPath, Level> = HashMap::new();
-    for (path, list) in &ask.cgroups {
-        for (number, level) in upwards(path).enumerate() {
-            let list = *list && number == 0;
-            if levels.get(level).is_some_and(|known| !list || known.threads.is_some()) {
-                continue;
-            }
-            if let Some(level) = files.level(&Arc::from(level), list) {
-                levels.insert(Arc::clone(&level.path), level);
+impl Seen {
+    /// Reads all that is asked for, in this thread.
+    #[must_use]
+    pub fn read(files: &Files, ask: &Ask) -> Self {
+        let mut unread = 0;
+        let mut lost = |what: &dyn Display, error| {
+            tracing::debug!(%what, %error, "limits cannot be read");
+            unread += 1;
+        };
+        let mut levels: HashMap<CgroupPath, Level> = HashMap::new();
+        for (path, list) in &ask.cgroups {
+            for (number, level) in upwards(path).enumerate() {
+                let list = *list && number == 0;
+                if levels.get(level).is_some_and(|known| !list || known.threads.is_some()) {
+                    continue;
+                }
+                match files.level(&Arc::from(level), list) {
+                    Ok(Some(level)) => drop(levels.insert(Arc::clone(&level.path), level)),
+                    Ok(None) => {}
+                    Err(error) => lost(&Untrusted::new(level), error),
+                }
             }
         }
-    }
-    let node =
-        files.node().inspect_err(|error| tracing::debug!(%error, "the node's limits cannot be read")).ok();
-    let nprocs = ask.holders.iter().filter_map(|pid| Some((*pid, files.nproc(*pid)?))).collect();
-    let levels = levels.into_values().collect();
-    Seen { number: ask.number, levels, node, holders: ask.holders.clone(), nprocs }
-}
-
-impl Seen {
-    /// Reads it now, in this thread.
-    #[must_use]
-    pub fn now(files: &Files, ask: &Ask) -> Self {
-        read(files, ask)
+        let node = files.node().map_err(|error| lost(&"the node", error)).ok();
+        let nproc = |pid: &u32| Some((*pid, files.nproc(*pid).map_err(|error| lost(pid, error)).ok()?));
+        let nprocs = ask.holders.iter().filter_map(nproc).collect();
+        let levels = levels.into_values().collect();
+        Self { number: ask.number, levels, node, nprocs, unread }
     }
 }
 
@@ -262,9 +267,11 @@ mod tests {
         let (send, mut reports) = unbounded_channel();
         let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), send).unwrap();
         let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
-        assert!(reader.watch(vec![Arc::clone(&path)], true));
+        assert_eq!(reader.watch(vec![Arc::clone(&path)], true), Ok(()));
         assert!(reader.ask(Ask { number: 4, cgroups: vec![(path, false)], holders: Vec::new() }));
-        let Some(Report::Seen(Seen { number: 4, levels, node: None, .. })) = reports.blocking_recv() else {
+        let Some(Report::Seen(Seen { number: 4, levels, node: None, unread: 1, .. })) =
+            reports.blocking_recv()
+        else {
             panic!("no answer");
         };
         assert_eq!(levels.len(), 2);

@@ -1,12 +1,12 @@
 //! Refused forks, as they happen and without reading: the kernel says when the count in a cgroup's `pids.events` changes.
 //!
 //! One inotify descriptor has a watch for each cgroup (about a kilobyte of kernel memory each, for the file's inode stays in memory; at
-//! most [`WATCHES`]); nothing is opened for it. Version 1 is silent from Linux 6.11 on: the kernel notifies a file that version 1 does not have. There the kernel's own
-//! log says which cgroup a fork was refused in, the first time for each; from then on its file is read.
+//! most [`WATCHES`]); nothing is opened for it. Version 1 is silent from Linux 6.11 on: the kernel notifies a file that version 1 does
+//! not have. There the kernel's own log says which cgroup a fork was refused in, the first time for each; from then on its file is read.
 //! <https://elixir.bootlin.com/linux/v6.12/source/kernel/cgroup/pids.c> (`pids_event`)
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     mem::MaybeUninit,
@@ -25,7 +25,7 @@ use rustix::{
 };
 
 use super::files::{CgroupPath, Files, Level, Refused, upwards};
-use crate::workload::Hierarchy;
+use crate::{text::Untrusted, workload::Hierarchy};
 
 /// Cgroups that are watched, at most.
 pub(super) const WATCHES: usize = 8_192;
@@ -58,18 +58,6 @@ pub enum Source {
     KernelLog,
     /// `pids.events` has changed, which was seen when it was read.
     Reading,
-}
-
-impl Source {
-    /// The word for it, as in JSON.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PidsEvents => "pids-events",
-            Self::KernelLog => "kernel-log",
-            Self::Reading => "reading",
-        }
-    }
 }
 
 /// Forks that were refused.
@@ -122,7 +110,7 @@ impl Sources {
 /// What was lost of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// Cgroups that could not be watched.
+    /// Cgroups that could not be watched, and counts and limits that could not be read.
     pub(super) unwatched: u64,
     /// Notifications that the kernel had no room for, or messages that were overwritten.
     pub(super) overflowed: u64,
@@ -134,7 +122,7 @@ pub(super) struct Refusals {
     files: Files,
     inotify: Option<OwnedFd>,
     log: Option<File>,
-    watched: HashMap<i32, CgroupPath>,
+    watched: HashMap<CgroupPath, i32>,
     clean_at: usize,
     /// The counts that are known; 0 where there is none.
     counts: HashMap<CgroupPath, u64>,
@@ -202,9 +190,15 @@ impl Refusals {
         }
         self.counts.remove(&path);
         self.read_on.remove(&path);
-        if !new && let Some(Refused { count: count @ 1.., .. }) = self.files.refused(&path) {
-            self.counts.insert(Arc::clone(&path), count);
-            self.read_on(&path, now, now);
+        if !new {
+            match self.files.refused(&path) {
+                Ok(Some(Refused { count: count @ 1.., .. })) => {
+                    self.counts.insert(Arc::clone(&path), count);
+                    self.read_on(&path, now, now);
+                }
+                Ok(_) => {}
+                Err(error) => self.unread(&path, &error),
+            }
         }
         self.try_watch(path, 0, now);
     }
@@ -224,14 +218,18 @@ impl Refusals {
         let added = if local { add("pids.events.local") } else { Err(Errno::NOENT) };
         match added.or_else(|_| add("pids.events")) {
             Ok(watch) => {
-                self.watched.insert(watch, path);
+                // One of this path that was there before is another cgroup's, which is gone.
+                if let Some(before) = self.watched.insert(path, watch).filter(|before| *before != watch) {
+                    let _gone = inotify::remove_watch(inotify, before);
+                }
             }
             Err(Errno::NOENT) => match AGAIN.get(attempt) {
                 Some(after) if self.unborn.len() < UNBORN => {
                     self.unborn.push((now + *after, path, attempt + 1));
                 }
+                Some(_) => self.lost.unwatched += 1,
                 // It counts no pids, or is gone.
-                Some(_) | None => {}
+                None => {}
             },
             Err(_) => self.lost.unwatched += 1,
         }
@@ -241,7 +239,7 @@ impl Refusals {
     fn clean(&mut self) {
         let Self { files, inotify, watched, counts, .. } = self;
         let Some(inotify) = inotify else { return };
-        watched.retain(|watch, path| {
+        watched.retain(|path, watch| {
             let is_there = files.of(path, "").exists();
             if !is_there {
                 counts.remove(path);
@@ -271,9 +269,20 @@ impl Refusals {
     }
 
     fn check(&mut self, path: CgroupPath, source: Source, now: Instant) -> Option<Refusal> {
-        let Some(Refused { count, at_limit }) = self.files.refused(&path) else {
-            self.read_on.remove(&path);
-            return None;
+        let Refused { count, at_limit } = match self.files.refused(&path) {
+            Ok(Some(refused)) => refused,
+            Ok(None) => {
+                self.read_on.remove(&path);
+                self.counts.remove(&path);
+                return None;
+            }
+            Err(error) => {
+                self.unread(&path, &error);
+                if self.read_on.contains_key(&path) {
+                    self.read_on(&path, now, now);
+                }
+                return None;
+            }
         };
         let before = self.counts.get(&path).copied().unwrap_or(0);
         let since = self.read_on.get(&path).map_or(now, |(_, since)| *since);
@@ -285,7 +294,13 @@ impl Refusals {
         }
         self.counts.insert(Arc::clone(&path), count);
         self.read_on(&path, now, now);
-        let levels = upwards(&path).filter_map(|level| self.files.level(&Arc::from(level), false)).collect();
+        let mut levels = Vec::new();
+        for level in upwards(&path) {
+            match self.files.level(&Arc::from(level), false) {
+                Ok(read) => levels.extend(read),
+                Err(error) => self.unread(level, &error),
+            }
+        }
         let named = self.named.as_ref().filter(|(when, forker)| {
             now.duration_since(*when) <= BELONGS
                 && (**forker == *path || forker.starts_with(&[&path[..], b"/"].concat()))
@@ -293,6 +308,11 @@ impl Refusals {
         let forker =
             if at_limit { named.map(|(_, forker)| Arc::clone(forker)) } else { Some(Arc::clone(&path)) };
         Some(Refusal { path, at_limit, forker, count: count - before, source, levels })
+    }
+
+    fn unread(&mut self, path: &[u8], error: &io::Error) {
+        tracing::debug!(cgroup = %Untrusted::new(path), %error, "its refused forks, or its limit, cannot be read");
+        self.lost.unwatched += 1;
     }
 
     /// Reads it again, where nobody says when it changes: often while it goes on, seldom when it was long ago.
@@ -336,25 +356,31 @@ impl Refusals {
         let Some(inotify) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4_096];
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
-        let (mut overflowed, mut ended) = (false, Vec::new());
+        let (mut overflowed, mut changed, mut ended) = (false, HashSet::new(), HashSet::new());
         while let Ok(event) = reader.next() {
             overflowed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
             if event.events().contains(ReadFlags::IGNORED) {
-                ended.push(event.wd());
-            } else if let Some(path) = self.watched.get(&event.wd()) {
+                ended.insert(event.wd());
+            } else {
+                changed.insert(event.wd());
+            }
+        }
+        self.lost.overflowed += u64::from(overflowed);
+        if !overflowed && changed.is_empty() && ended.is_empty() {
+            return;
+        }
+        let Self { watched, counts, .. } = self;
+        watched.retain(|path, watch| {
+            // Where some were lost any of them may have changed.
+            if overflowed || changed.contains(watch) {
                 poked.insert(Arc::clone(path), Source::PidsEvents);
             }
-        }
-        for watch in ended {
-            if let Some(path) = self.watched.remove(&watch) {
-                self.counts.remove(&path);
+            let is_there = !ended.contains(watch);
+            if !is_there {
+                counts.remove(path);
             }
-        }
-        if overflowed {
-            self.lost.overflowed += 1;
-            // Any of them may have changed.
-            poked.extend(self.watched.values().map(|path| (Arc::clone(path), Source::PidsEvents)));
-        }
+            is_there
+        });
     }
 }
 

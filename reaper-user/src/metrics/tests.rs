@@ -41,6 +41,7 @@ fn measured() -> Measured {
                 limit: Some(256),
                 used: 200,
                 zombies: 190,
+                free: 56.0 / 256.0,
                 exhaustion: Some(Duration::from_secs(28)),
             },
         )],

@@ -147,7 +147,8 @@ fn forked_by(zombie: &ZombieEvent) -> Option<String> {
     }
 }
 
-fn named(process: &Process) -> String {
+/// `app (4700)`, or `pid 4700` where its name is not known.
+pub(super) fn named(process: &Process) -> String {
     match &process.comm {
         Some(comm) => format!("{comm} ({})", process.pid),
         None => format!("pid {}", process.pid),

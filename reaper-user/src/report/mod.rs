@@ -39,7 +39,7 @@ pub use self::{
     filter::Filter,
     headroom::{
         Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, LimitKind, ShownLimit, ShownRate, ZombiesOf,
-        forecast, percent,
+        forecast, meant_by, percent,
     },
     json::{ParseError, SCHEMA, parse, to_line},
     listing::{Source, shares_rows, table},

@@ -114,7 +114,7 @@ fn an_event_without_one_of_its_fields_or_with_one_more_is_not() {
         fixture::explanations().remove(0),
         fixture::explanations().remove(4),
         headroom::fixture::all().remove(0),
-        headroom::fixture::all().remove(2),
+        headroom::fixture::all().remove(3),
     ] {
         let whole = value(&event);
         mutilate(&whole, &mut |mutilated| {

@@ -76,7 +76,7 @@ pub struct Measured {
     pub breakers: usize,
     /// How workloads that have zombies stand to their nearest limits on processes.
     pub limits: Vec<(WorkloadLabels, LimitCounts)>,
-    /// Those that found no place among them.
+    /// How often one found no place among them.
     pub limits_overflowed: u64,
     /// Refused forks by whose they were,
     pub fork_failures: Vec<(WorkloadLabels, u64)>,
@@ -111,6 +111,7 @@ pub(super) struct Meters {
     swept: Duration,
     born: u64,
     label_sets: usize,
+    limits_overflowed: u64,
 }
 
 /// The kernel side's times by cgroup, as times by workload: cgroups come and go.
@@ -146,6 +147,7 @@ impl Meters {
             swept: Duration::ZERO,
             born: 0,
             label_sets,
+            limits_overflowed: 0,
         }
     }
 
@@ -165,6 +167,17 @@ impl Meters {
         counts.standing = counts.standing.saturating_sub(1);
         counts.released += 1;
         counts.reaped += u64::from(reaped);
+    }
+
+    /// Those that are nearest to their limits are shown; how often one found no place among them is counted.
+    fn place(
+        &mut self,
+        mut limits: Vec<(WorkloadLabels, LimitCounts)>,
+    ) -> Vec<(WorkloadLabels, LimitCounts)> {
+        limits.sort_by(|(_, one), (_, other)| one.free.total_cmp(&other.free));
+        self.limits_overflowed += limits.len().saturating_sub(self.label_sets) as u64;
+        limits.truncate(self.label_sets);
+        limits
     }
 
     /// The ledger was looked through, which took this long.
@@ -260,11 +273,7 @@ impl Watch {
         let times = self.take_reap_times()?;
         self.take_over_losses();
         self.losses.set(Loss::EventDropped, self.outbox.dropped());
-        let mut limits = self.headrooms.measured(now);
-        // Those that are nearest to their limits are shown.
-        limits.sort_by(|(_, one), (_, other)| one.left().total_cmp(&other.left()));
-        let limits_overflowed = limits.len().saturating_sub(self.meters.label_sets) as u64;
-        limits.truncate(self.meters.label_sets);
+        let limits = self.meters.place(self.headrooms.measured(now));
         let (fork_failures, other_fork_failures, fork_failures_overflowed) = self.headrooms.failures();
         let kernel = &self.describer.kernel;
         let ledger = census(kernel)?;
@@ -272,7 +281,8 @@ impl Watch {
         let meters = &mut self.meters;
         // One that is freed between the two readings is in neither, until the next time.
         meters.born = meters.born.max(freed + ledger.dead + ledger.standing);
-        let Meters { zombies, times: slow, sweeps, swept, born, label_sets: _ } = &self.meters;
+        let Meters { zombies, times: slow, sweeps, swept, born, label_sets: _, limits_overflowed } =
+            &self.meters;
         Ok(Measured {
             zombies: zombies.iter().map(|(labels, counts)| (labels.clone(), *counts)).collect(),
             other_zombies: zombies.others().copied(),
@@ -286,7 +296,7 @@ impl Watch {
             remedies: *self.remedies.counts(),
             breakers: self.remedies.open_breakers(now).len(),
             limits,
-            limits_overflowed,
+            limits_overflowed: *limits_overflowed,
             fork_failures,
             other_fork_failures,
             fork_failures_overflowed,
@@ -329,6 +339,27 @@ mod tests {
         meters.gone(&zombie, true, true);
         let counts: Vec<_> = meters.zombies.iter().map(|(_, counts)| *counts).collect();
         assert_eq!(counts, [ZombieCounts { standing: 1, reported: 1, released: 1, reaped: 1 }]);
+    }
+
+    #[test]
+    fn the_nearest_to_their_limits_have_a_place_and_who_has_none_is_counted_each_time() {
+        let mut meters = Meters::new(2);
+        let limits: Vec<_> = [0.5, 0.1, 0.9]
+            .map(|free| {
+                let mut workload = fixture::never_waited().workload;
+                workload.id = Some(free.to_string().as_str().into());
+                let counts = LimitCounts { limit: Some(10), used: 9, zombies: 3, free, exhaustion: None };
+                (WorkloadLabels::from(&workload), counts)
+            })
+            .into();
+        let mut counted = Vec::new();
+        for looked_at in [&limits[..], &limits[..], &limits[..1]] {
+            let shown = meters.place(looked_at.to_vec());
+            let shown: Vec<_> = shown.iter().map(|(_, counts)| counts.free).collect();
+            counted.push((shown, meters.limits_overflowed));
+        }
+        // What was counted once stays counted.
+        assert_eq!(counted, [(vec![0.1, 0.5], 1), (vec![0.1, 0.5], 2), (vec![0.5], 2)]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn level(of: &[u8], max: Option<u64>, current: u64, threads: Option<u64>) -> Lev
 
 fn seen(levels: Vec<Level>) -> Seen {
     let node = Node { pid_max: 32_768, threads_max: 190_000, tasks: 700 };
-    Seen { number: 1, levels, node: Some(node), holders: Vec::new(), nprocs: Vec::new() }
+    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new(), unread: 0 }
 }
 
 /// Two a second into 256 of the pod, of which 6 live; looked at when it is due.
@@ -152,8 +152,7 @@ fn the_limit_of_a_holder_is_read_once_and_that_of_another_one_then() {
     assert_eq!(accounts.unread_holder(BOX), Some(7));
     let nproc = Nproc { uid: 1_000, limit: Some(64) };
     let read = |holder, found: Option<Nproc>| Seen {
-        holders: vec![holder],
-        nprocs: found.map(|nproc| (holder, nproc)).into_iter().collect(),
+        nprocs: vec![(holder, found)],
         ..seen(vec![level(BOX, None, 9, None)])
     };
     accounts.take(&[path(BOX)], read(7, Some(nproc)), |_| 3, 3, at(100));
@@ -163,6 +162,86 @@ fn the_limit_of_a_holder_is_read_once_and_that_of_another_one_then() {
     // It is gone before it is looked at: that is not tried again and again.
     accounts.take(&[path(BOX)], read(8, None), |_| 3, 3, at(101));
     assert_eq!((accounts.unread_holder(BOX), accounts.of(BOX).nproc), (None, None));
+}
+
+#[test]
+fn a_cgroup_that_is_gone_has_no_limit_while_its_zombies_stand() {
+    let mut accounts = Accounts::default();
+    leak(&mut accounts, 100);
+    assert!(accounts.of(BOX).free().unwrap() < 0.3 && accounts.of(BOX).rate.is_some());
+    let mut now = accounts.next().unwrap();
+    let gone = now;
+    while now <= gone.plus(Duration::from_secs(300)) {
+        accounts.due(now);
+        accounts.expire(now, |_| 200);
+        // The pod is still there, without the limit.
+        let levels = vec![level(b"/pod", None, 6, None)];
+        accounts.take(&[path(BOX)], seen(levels), |_| 200, 200, now);
+        let headroom = accounts.of(BOX);
+        let limits: Vec<_> = headroom.uses.iter().map(|of| of.limit.clone()).collect();
+        assert_eq!(limits, [Limit::PidMax, Limit::ThreadsMax]);
+        assert_eq!(
+            (headroom.zombies, headroom.rate, headroom.nearest().unwrap().forecast),
+            (200, None, None)
+        );
+        now = accounts.next().unwrap();
+    }
+    // It is looked at rarely by then.
+    accounts.due(now);
+    assert!(accounts.next().unwrap() >= now.plus(SLOW));
+}
+
+#[test]
+fn what_was_read_long_ago_is_not_believed() {
+    let mut accounts = Accounts::default();
+    leak(&mut accounts, 100);
+    let last = accounts.next().unwrap();
+    // The reader hangs.
+    for second in (0..=90).step_by(30) {
+        accounts.expire(last.plus(Duration::from_secs(second)), |_| 200);
+    }
+    assert_eq!((accounts.of(BOX).uses, accounts.of(BOX).seen), (Vec::new(), None));
+}
+
+#[test]
+fn what_cannot_be_listed_is_not_listed_again_at_every_look() {
+    let mut accounts = Accounts::default();
+    accounts.meet(&path(BOX), 3, None, at(100));
+    let mut listed = 0;
+    for second in 100..160 {
+        listed += accounts.due(at(second)).iter().filter(|(_, list)| *list).count();
+        accounts.take(&[path(BOX)], seen(vec![level(BOX, Some(64), 60, None)]), |_| 3, 3, at(second));
+    }
+    assert_eq!(listed, 3);
+}
+
+#[test]
+fn there_are_never_more_zombies_than_tasks_and_it_is_known_when_they_were_counted() {
+    let mut accounts = Accounts::default();
+    accounts.meet(&path(BOX), 90, None, at(100));
+    // Thirty of those that the ledger knew of were released before the files were read.
+    accounts.take(&[path(BOX)], seen(vec![level(BOX, Some(256), 60, None)]), |_| 90, 90, at(100));
+    let headroom = accounts.of(BOX);
+    let own = &headroom.uses[0];
+    assert_eq!((own.zombies, own.used, headroom.seen), (60, 60, Some(at(100))));
+    assert!((own.share() - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_full_limit_is_the_nearest_also_while_another_one_is_forecast() {
+    let mut accounts = Accounts::default();
+    for second in 100..160 {
+        let (now, zombies) = (at(second), (second - 100) * 2);
+        accounts.meet(&path(BOX), zombies, None, now);
+        let levels = vec![level(BOX, Some(4_096), zombies + 6, None), level(b"/pod", Some(20), 20, None)];
+        let counts = |of: &[u8]| if of == BOX { zombies } else { 3 };
+        accounts.take(&[path(BOX)], seen(levels), counts, zombies, now);
+    }
+    let headroom = accounts.of(BOX);
+    assert!(headroom.uses[0].forecast.is_some());
+    let nearest = headroom.nearest().unwrap();
+    assert_eq!(nearest.limit, Limit::PidsMax(path(b"/pod")));
+    assert_eq!((nearest.lasts(at(160)), nearest.free()), (Some(Duration::ZERO), Some(0.0)));
 }
 
 #[test]

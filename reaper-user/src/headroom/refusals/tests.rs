@@ -64,6 +64,63 @@ fn a_change_is_told_once_with_how_many_and_what_was_before_is_not() {
     assert_eq!(refusals.lost(), Lost::default());
 }
 
+/// Watches that the kernel has for it.
+fn watches(refusals: &Refusals) -> usize {
+    let inotify = refusals.inotify.as_ref().unwrap();
+    let info = format!("/proc/self/fdinfo/{}", std::os::fd::AsRawFd::as_raw_fd(inotify));
+    fs::read_to_string(info).unwrap().lines().filter(|line| line.starts_with("inotify wd:")).count()
+}
+
+#[test]
+fn one_path_that_is_made_again_and_again_takes_one_watch() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (directory, moved) = (root.path().join("x.service"), root.path().join("old"));
+    fs::create_dir(&moved).unwrap();
+    for number in 0..2 * CLEANED_FROM {
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("pids.events"), "max 0\n").unwrap();
+        refusals.watch(Arc::from(&b"/x.service"[..]), true, now);
+        // Of a cgroup's file the kernel does not say that it is gone, as of one that is only moved.
+        fs::rename(&directory, moved.join(number.to_string())).unwrap();
+    }
+    assert_eq!((refusals.watched.len(), watches(&refusals)), (1, 1));
+    // It is gone when it is looked at.
+    refusals.counts.insert(Arc::from(&b"/x.service"[..]), 3);
+    assert_eq!(refusals.check(Arc::from(&b"/x.service"[..]), Source::Reading, now), None);
+    assert_eq!(refusals.counts.len(), 0);
+    assert_eq!(refusals.lost(), Lost::default());
+}
+
+#[test]
+fn who_finds_no_place_to_wait_for_its_controller_is_counted() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    for number in 0..UNBORN + 3 {
+        refusals.watch(Arc::from(format!("/c{number}").as_bytes()), true, now);
+    }
+    assert_eq!((refusals.unborn.len(), refusals.lost().unwatched), (UNBORN, 3));
+}
+
+#[test]
+fn a_count_that_cannot_be_read_is_counted_as_lost_and_read_again() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("x/pids.events");
+    fs::create_dir_all(root.path().join("x")).unwrap();
+    fs::write(&file, "max 1\n").unwrap();
+    let files = Files::at(Hierarchy::V1Pids, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    refusals.watch(Arc::from(&b"/x"[..]), false, now);
+    fs::write(&file, "nothing\n").unwrap();
+    assert_eq!(refusals.look(now + Duration::from_secs(1)), []);
+    assert_eq!(refusals.lost().unwatched, 1);
+    fs::write(&file, "max 3\n").unwrap();
+    let told = refusals.look(now + Duration::from_secs(2));
+    assert_eq!(told.iter().map(|refusal| refusal.count).collect::<Vec<_>>(), [2]);
+}
+
 #[test]
 fn what_is_gone_is_let_go_and_watched_anew_when_it_comes_again() {
     let root = tempfile::tempdir().unwrap();

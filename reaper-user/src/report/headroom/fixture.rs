@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{ForkFailedEvent, HeadroomEvent, Holding, ZombiesOf};
+use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, ZombiesOf};
 use crate::{
     headroom::{self, Forecast, Headroom, Limit, Nproc, Rate, Use},
     identity::BootTime,
-    report::{Event, Process, ShownWorkload, Source, fixture},
+    report::{Event, Process, Seconds, ShownWorkload, Source, fixture},
     workload::Hierarchy,
 };
 
@@ -37,6 +37,7 @@ pub(in crate::report) fn one() -> HeadroomEvent {
     };
     let known = Headroom {
         zombies: 3_000,
+        rate: Some(rate),
         uses: vec![
             of("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope", None, 3_040),
             of("/kubepods.slice/kubepods-pod5f1c.slice", Some(4_096), 3_042),
@@ -44,6 +45,7 @@ pub(in crate::report) fn one() -> HeadroomEvent {
             Use { limit: Limit::ThreadsMax, max: Some(190_000), ..pid_max },
         ],
         nproc: Some(Nproc { uid: 1_000, limit: Some(96_365) }),
+        seen: Some(now),
     };
     let zombie = fixture::never_waited();
     let holding = Holding {
@@ -54,6 +56,19 @@ pub(in crate::report) fn one() -> HeadroomEvent {
     };
     let workload = ShownWorkload::new(&zombie.workload, &zombie.named);
     HeadroomEvent::new(workload, &known, Hierarchy::V2, holding, Source::Daemon, 17, (now, fixture::time()))
+}
+
+/// The same, where its limit is full and it does not leak.
+pub(in crate::report) fn full() -> HeadroomEvent {
+    let mut row = HeadroomEvent { rate: None, ..one() };
+    let nearest = &mut row.limits[1];
+    nearest.used = nearest.limit;
+    nearest.exhaustion = Some(Exhaustion {
+        seconds: Seconds(Duration::ZERO),
+        plus_minus_seconds: Seconds(Duration::ZERO),
+        rate: None,
+    });
+    row
 }
 
 /// Headrooms and refused forks, with all that is optional and without.
@@ -76,7 +91,7 @@ pub(in crate::report) fn all() -> Vec<Event> {
         limit: whole.limits.get(1).cloned(),
         forker_cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         workload: whole.workload.clone(),
-        zombie_share: 0.9862,
+        zombie_share: Some(0.9862),
         zombies_of: vec![ZombiesOf {
             workload: whole.workload.clone(),
             zombies: 3_000,
@@ -88,14 +103,14 @@ pub(in crate::report) fn all() -> Vec<Event> {
         count: 1,
         limit: None,
         forker_cgroup: None,
-        zombie_share: 0.0,
+        zombie_share: None,
         zombies_of: vec![ZombiesOf { workload: whole.workload.clone(), zombies: 3, holder: None }],
         source: headroom::Source::KernelLog,
         ..failed.clone()
     };
     let read =
         ForkFailedEvent { source: headroom::Source::Reading, zombies_of: Vec::new(), ..failed.clone() };
-    let headrooms = [whole, bare].map(|room| Event::Headroom(Box::new(room)));
+    let headrooms = [whole, bare, full()].map(|room| Event::Headroom(Box::new(room)));
     headrooms
         .into_iter()
         .chain([failed, unknown, read].map(|failed| Event::ForkFailed(Box::new(failed))))

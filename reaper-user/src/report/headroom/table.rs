@@ -8,9 +8,9 @@ use super::{
         columns::{cut, wrap},
         listing::Source,
         reporter::Page,
-        span::shown,
     },
-    HeadroomEvent, ShownLimit, forecast, pace, percent,
+    HeadroomEvent, ShownLimit, percent,
+    words::{left, pace, refusals, sentences},
 };
 
 /// Columns of a page whose width is not known.
@@ -65,13 +65,7 @@ pub(in crate::report) fn table(source: Source, rows: &[HeadroomEvent], page: &Pa
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let rate =
             row.rate.as_ref().map_or_else(|| "-".to_owned(), |rate| pace(rate).replace(" zombies", ""));
-        let full = row.exhaustion().map_or_else(
-            || "-".to_owned(),
-            |of| match of.seconds.0 {
-                left if left.is_zero() => "now".to_owned(),
-                left => format!("{} ± {}", shown(left), shown(of.plus_minus_seconds.0)),
-            },
-        );
+        let full = row.exhaustion().map_or_else(|| "-".to_owned(), left);
         [
             cut(&row.workload.shown_within(name), name),
             row.zombies.to_string(),
@@ -116,11 +110,8 @@ pub(in crate::report) fn table(source: Source, rows: &[HeadroomEvent], page: &Pa
         text += cut(line, width).trim_end();
         text.push('\n');
     }
-    for row in &sorted {
-        if row.fork_failures > 0 {
-            let said = format!("{}: {} forks were refused", row.workload.shown(), row.fork_failures);
-            text += &(wrap("", &said, 2, width).join("\n") + "\n");
-        }
+    for said in sorted.iter().filter_map(|row| refusals(row)) {
+        text += &(wrap("", &said, 2, width).join("\n") + "\n");
     }
     text
 }
@@ -135,51 +126,10 @@ pub(in crate::report) fn whole(row: &HeadroomEvent, page: &Page) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What there is to say of it, a sentence each.
-pub(in crate::report) fn sentences(row: &HeadroomEvent) -> Vec<String> {
-    let HeadroomEvent { zombies, reported, holder, held, cause, site, rate, limits, fork_failures, .. } = row;
-    let mut lines = Vec::new();
-    let mut head = format!("{zombies} zombies, {reported} of them reported");
-    if let Some(holder) = holder {
-        let name = holder.comm.as_ref().map_or_else(String::new, ToString::to_string);
-        head += &format!("; {held} held by {name}({})", holder.pid);
-    }
-    if let Some(cause) = cause {
-        head += &format!(", {}", cause.as_str());
-    }
-    if let Some(site) = site {
-        head += &format!(", from leak site {site}");
-    }
-    lines.push(head);
-    match (row.exhaustion(), row.nearest(), rate) {
-        (Some(exhaustion), Some(nearest), _) if exhaustion.seconds.0.is_zero() => {
-            lines.push(format!("full now, at {}; limit: {}", pace(&exhaustion.rate), nearest.name()));
-        }
-        (Some(exhaustion), Some(nearest), _) => {
-            lines.push(format!("full in {}; limit: {}", forecast(exhaustion), nearest.name()));
-        }
-        (None, _, Some(rate)) => {
-            lines.push(format!(
-                "{} more: too uncertain, or too far away, to say when a limit is full",
-                pace(rate)
-            ));
-        }
-        _ => lines.push("the zombies do not become more, as far as was seen".to_owned()),
-    }
-    for (place, limit) in limits.iter().enumerate() {
-        let nearest = if Some(place) == row.nearest { "nearest: " } else { "" };
-        lines.push(format!("{nearest}{}: {}", limit.name(), limit.account()));
-    }
-    if *fork_failures > 0 {
-        lines.push(format!("{fork_failures} forks were refused since the daemon started"));
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Event, headroom};
+    use crate::report::headroom;
 
     fn page(width: usize) -> Page {
         Page { width: Some(width), colour: false }
@@ -190,13 +140,21 @@ mod tests {
         let rows = [
             headroom::fixture::one(),
             HeadroomEvent { rate: None, nearest: None, ..headroom::fixture::one() },
+            headroom::fixture::full(),
         ];
         for width in [80, 100, 200] {
             let text = table(Source::Daemon, &rows, &page(width));
             assert!(text.lines().all(|line| line.width() <= width), "{width}:\n{text}");
-            let row = text.lines().nth(2).unwrap();
-            for part in ["3000", "1.9/s", "3042", "4096", "26%", "9m14s ± 1m"] {
-                assert!(row.contains(part), "{part} is not in {row}");
+            // The one that is full now is on top.
+            let lines: Vec<_> = text.lines().skip(2).collect();
+            for (row, parts) in [
+                (lines[0], &["4096 4096", " 0% now "][..]),
+                (lines[1], &["3000", "1.9/s", "3042", "4096", "26%", "9m14s ± 1m"]),
+            ] {
+                let row = row.split_whitespace().collect::<Vec<_>>().join(" ");
+                for part in parts {
+                    assert!(row.contains(part), "{part} is not in {row}");
+                }
             }
         }
         let text = table(Source::Daemon, &rows, &page(200));
@@ -216,21 +174,5 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
-    }
-
-    #[test]
-    fn a_refused_fork_is_a_sentence_that_names_limit_share_and_holder() {
-        let sentences: Vec<_> = headroom::fixture::all()
-            .iter()
-            .filter_map(
-                |event| if let Event::ForkFailed(failed) = event { Some(failed.sentence()) } else { None },
-            )
-            .collect();
-        for part in
-            ["10000 forks were refused in", "pids.max 4096", "3000 of them zombies", "held by app(4700)"]
-        {
-            assert!(sentences[0].contains(part), "{}", sentences[0]);
-        }
-        assert!(sentences[1].contains("a fork was refused in") && sentences[1].contains("is gone"));
     }
 }

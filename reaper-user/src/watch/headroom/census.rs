@@ -11,8 +11,8 @@ use reaper_ebpf::state;
 use crate::{
     headroom::{CgroupPath, upwards},
     identity::BootTime,
-    watch::{Watch, WatchError},
-    workload::{CgroupId, Hierarchy, Workload},
+    watch::{Watch, WatchError, sweep::cpu_time},
+    workload::{Hierarchy, Workload},
 };
 
 /// A pass over the kernel's tasks, which version 1 makes necessary, takes one part in so many of a CPU, at most.
@@ -51,23 +51,17 @@ impl Watch {
             && unknown > 0
             && (exact || Instant::now() >= self.headrooms.next_pass)
         {
-            let began = Instant::now();
+            let before = cpu_time();
             self.describer.look_up_v1()?;
-            self.headrooms.next_pass =
-                Instant::now() + (began.elapsed() * PASS_SHARE).min(Duration::from_secs(30));
+            let took = cpu_time().saturating_sub(before);
+            self.headrooms.next_pass = Instant::now() + (took * PASS_SHARE).min(Duration::from_secs(30));
             (counts, unknown) = self.count_dead(now)?;
             tracing::trace!(unknown, "zombies whose cgroup is not known");
         }
         let mut census = Census::default();
         for ([v2, v1], (count, aged)) in counts {
             census.all += count;
-            let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-            if id == 0 {
-                continue;
-            }
-            let Some(path) = self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }) else {
-                continue;
-            };
+            let Some(path) = self.describer.workloads.cgroups().pids_path([v2, v1]) else { continue };
             for level in upwards(&path) {
                 *census.below.entry(Arc::from(level)).or_default() += count;
             }

@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::{
     headroom::{CgroupPath, Refusal, upwards},
     identity::BootTime,
+    workload::Workload,
 };
 
 /// Of one limit it is told no more often than this.
@@ -19,6 +20,7 @@ struct Tally {
     /// Those that are not told of yet, the latest with what was seen then.
     untold: u64,
     latest: Refusal,
+    workload: Workload,
     told: Option<BootTime>,
     at: BootTime,
 }
@@ -28,6 +30,8 @@ struct Tally {
 pub(super) struct Due {
     /// The latest.
     pub(super) refusal: Refusal,
+    /// Whose process tried; where that is not known, whose limit it was.
+    pub(super) workload: Workload,
     /// How many since it was last told.
     pub(super) count: u64,
     /// How many in all.
@@ -41,8 +45,8 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// Some more.
-    pub(super) fn add(&mut self, refusal: Refusal, now: BootTime) {
+    /// Some more; the workload is that of the forker where it is known, else that of the cgroup that counts.
+    pub(super) fn add(&mut self, refusal: Refusal, workload: Workload, now: BootTime) {
         if self.by_cgroup.len() >= KEPT && !self.by_cgroup.contains_key(&refusal.path) {
             let quiet = self.by_cgroup.iter().filter(|(_, tally)| tally.untold == 0);
             if let Some(path) = quiet.min_by_key(|(_, tally)| tally.at).map(|(path, _)| path.clone()) {
@@ -54,12 +58,16 @@ impl Failures {
             total: 0,
             untold: 0,
             latest: refusal.clone(),
+            workload: workload.clone(),
             told: None,
             at: now,
         });
         tally.total += count;
         tally.untold += count;
-        // Who was the first to try is not named again.
+        // Who is named stays so until it is told.
+        if refusal.forker.is_some() || tally.latest.forker.is_none() {
+            tally.workload = workload;
+        }
         let forker = refusal.forker.clone().or_else(|| tally.latest.forker.take());
         tally.latest = Refusal { forker, ..refusal };
         tally.at = now;
@@ -80,15 +88,31 @@ impl Failures {
         due.map(|tally| {
             tally.told = Some(now);
             let count = std::mem::take(&mut tally.untold);
-            Due { refusal: tally.latest.clone(), count, total: tally.total }
+            let refusal = tally.latest.clone();
+            // Of what follows it need not be the forker.
+            tally.latest.forker = None;
+            Due { refusal, workload: tally.workload.clone(), count, total: tally.total }
         })
         .collect()
     }
 
-    /// How many were refused in a cgroup and below, or by its own limit.
+    /// It could not be told: it is told as late as what follows.
+    pub(super) fn put_back(&mut self, due: Vec<Due>) {
+        for Due { refusal, workload, count, total: _ } in due {
+            if let Some(tally) = self.by_cgroup.get_mut(&refusal.path) {
+                tally.untold += count;
+                (tally.latest, tally.workload) = (refusal, workload);
+            }
+        }
+    }
+
+    /// How many were refused in a cgroup and below, or by a limit of it or around it: those it may have had a part in.
     pub(super) fn total(&self, path: &[u8]) -> u64 {
-        let below = |other: &[u8]| upwards(other).any(|level| level == path);
-        self.by_cgroup.iter().filter(|(other, _)| below(other)).map(|(_, tally)| tally.total).sum()
+        let is_within = |inner: &[u8], outer: &[u8]| upwards(inner).any(|level| level == outer);
+        let of = |(other, tally): &(&CgroupPath, &Tally)| {
+            is_within(other, path) || tally.latest.at_limit && is_within(path, other)
+        };
+        self.by_cgroup.iter().filter(of).map(|(_, tally)| tally.total).sum()
     }
 }
 
@@ -113,7 +137,7 @@ mod tests {
         let mut failures = Failures::default();
         let mut told = Vec::new();
         for number in 0..10_000 {
-            failures.add(refusal("/pod", 1), at(number / 10));
+            failures.add(refusal("/pod", 1), Workload::unresolved(), at(number / 10));
             told.extend(failures.due(at(number / 10)).into_iter().map(|due| (due.count, due.total)));
         }
         assert_eq!(told, [(1, 1)]);
@@ -123,25 +147,55 @@ mod tests {
         assert_eq!((rest[0].count, rest[0].total), (9_999, 10_000));
         assert_eq!(failures.next(), None);
         assert_eq!(failures.due(at(60_000)), []);
-        failures.add(refusal("/pod", 3), at(60_000));
+        failures.add(refusal("/pod", 3), Workload::unresolved(), at(60_000));
         assert_eq!(failures.due(at(60_000))[0].count, 3);
     }
 
     #[test]
     fn each_limit_is_told_of_by_itself_and_a_pod_has_those_of_its_containers() {
         let mut failures = Failures::default();
-        failures.add(refusal("/pod/box", 2), at(0));
-        failures.add(refusal("/pod", 1), at(0));
-        failures.add(refusal("/podium", 5), at(0));
-        assert_eq!(failures.due(at(0)).len(), 3);
-        assert_eq!((failures.total(b"/pod"), failures.total(b"/pod/box"), failures.total(b"/x")), (3, 2, 0));
+        for (path, count, at_limit) in
+            [("/pod/box", 2, true), ("/pod", 1, true), ("/podium", 5, true), ("/old", 4, false)]
+        {
+            failures.add(Refusal { at_limit, ..refusal(path, count) }, Workload::unresolved(), at(0));
+        }
+        assert_eq!(failures.due(at(0)).len(), 4);
+        let totals = ["/pod", "/pod/box", "/pod/other", "/old", "/old/box", "/x"];
+        // By the pod's limit any of its containers may have been refused; what is counted at a forker is that one's only.
+        assert_eq!(totals.map(|path| failures.total(path.as_bytes())), [3, 3, 1, 4, 0, 0]);
+    }
+
+    #[test]
+    fn a_forker_is_named_with_what_it_was_refused_and_not_with_what_follows() {
+        let mut failures = Failures::default();
+        let forker = Some(Arc::from(&b"/pod/box"[..]));
+        let whose = |id: &str| Workload { id: Some(id.into()), ..Workload::unresolved() };
+        failures.add(Refusal { forker: forker.clone(), ..refusal("/pod", 1) }, whose("box"), at(0));
+        failures.add(refusal("/pod", 1), whose("pod"), at(1));
+        let first = failures.due(at(1)).remove(0);
+        assert_eq!((first.refusal.forker, first.workload), (forker, whose("box")));
+        failures.add(refusal("/pod", 1), whose("pod"), at(20_000));
+        let second = failures.due(at(20_000)).remove(0);
+        assert_eq!((second.refusal.forker, second.workload), (None, whose("pod")));
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_later_with_its_forker() {
+        let mut failures = Failures::default();
+        let forker = Some(Arc::from(&b"/pod/box"[..]));
+        failures.add(Refusal { forker, ..refusal("/pod", 2) }, Workload::unresolved(), at(0));
+        let due = failures.due(at(0));
+        failures.put_back(due.clone());
+        assert_eq!((failures.due(at(9_999)), failures.next()), (Vec::new(), Some(at(10_000))));
+        assert_eq!(failures.due(at(10_000)), due);
+        assert_eq!(failures.next(), None);
     }
 
     #[test]
     fn there_are_never_more_than_fit() {
         let mut failures = Failures::default();
         for number in 0..KEPT as u64 + 7 {
-            failures.add(refusal(&format!("/c{number}"), 1), at(number));
+            failures.add(refusal(&format!("/c{number}"), 1), Workload::unresolved(), at(number));
             failures.due(at(number));
         }
         assert_eq!(failures.by_cgroup.len(), KEPT);

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::{census::Census, failures::Failures};
 use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
-    headroom::{Accounts, CgroupPath, Files, Reader, Report, Use},
+    headroom::{Accounts, CgroupPath, FORGOTTEN, Files, Reader, Refusal, Report},
     identity::BootTime,
     kernel::boot_now,
     proc::Proc,
@@ -30,8 +30,12 @@ use crate::{
 /// Between two rounds of looking, at least.
 const ROUNDS_APART: Duration = Duration::from_millis(900);
 
-/// An answer that has not come by then is not waited for.
-const ANSWERED: Duration = Duration::from_secs(10);
+/// An answer that has not come by then is not waited for. Whoever asked does so for two seconds more.
+const ANSWERED: Duration = Duration::from_secs(8);
+
+/// New cgroups that wait for the thread while it is behind, at most, and when they are handed over again.
+const WAITING: usize = 8_192;
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// Workloads that are named with a refused fork, at most.
 const NAMED: usize = 5;
@@ -42,6 +46,9 @@ const QUESTIONS: usize = 16;
 /// Who has asked, and for which workload; for all that have zombies where it is `None`.
 type Question = (Option<Untrusted>, oneshot::Sender<Vec<Event>>);
 
+/// The same, with the cgroups that are meant.
+type Asked = (Option<Vec<CgroupPath>>, oneshot::Sender<Vec<Event>>);
+
 /// What is being read.
 #[derive(Debug)]
 struct Round {
@@ -49,7 +56,7 @@ struct Round {
     at: Instant,
     paths: Vec<CgroupPath>,
     census: Census,
-    questions: Vec<Question>,
+    asked: Vec<Asked>,
 }
 
 /// All of it.
@@ -69,9 +76,12 @@ pub(super) struct Headrooms {
     next_pass: Instant,
     failures: Failures,
     counts: LabelSets<WorkloadLabels, u64>,
-    /// What was left of the nearest limit when it was last looked at.
-    free: HashMap<CgroupPath, f64>,
-    /// Cgroups that could not be handed over,
+    /// What was left of the nearest limit when it was last looked at, a moment ago.
+    free: HashMap<CgroupPath, (BootTime, f64)>,
+    /// New cgroups that could not be handed over yet, and when that is tried again.
+    waiting: Vec<CgroupPath>,
+    watch_again: Instant,
+    /// Those that found no place there,
     unwatched: u64,
     /// and what the reader has lost.
     lost: u64,
@@ -83,22 +93,16 @@ pub(super) struct Headrooms {
 /// How a workload stands to its nearest limit, for metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitCounts {
-    /// The limit; 0 where there is none.
+    /// The limit; `None` where there is none.
     pub limit: Option<u64>,
     /// Tasks that count.
     pub used: u64,
     /// Those of them that are zombies.
     pub zombies: u64,
-    /// In how many seconds it is full, where that can be said.
+    /// The part that is left, 0 to 1.
+    pub free: f64,
+    /// How long it is until it is full, where that can be said.
     pub exhaustion: Option<Duration>,
-}
-
-impl LimitCounts {
-    /// The part that is left; all of it where there is no limit.
-    #[must_use]
-    pub fn left(&self) -> f64 {
-        self.limit.filter(|limit| *limit > 0).map_or(1.0, |limit| 1.0 - self.used as f64 / limit as f64)
-    }
 }
 
 impl Headrooms {
@@ -106,7 +110,8 @@ impl Headrooms {
     pub(super) fn start(cgroups: &Cgroups, proc: &Proc, label_sets: usize) -> Result<Self, WatchError> {
         let (hierarchy, point) = cgroups.pids().unwrap_or((Hierarchy::V2, Path::new("/sys/fs/cgroup")));
         let (send, reports) = mpsc::unbounded_channel();
-        let reader = Reader::start(Files::at(hierarchy, point, proc.root()), send)
+        let files = Files::at(hierarchy, point, proc.root()).local_events(cgroups.pids_localevents());
+        let reader = Reader::start(files, send)
             .map_err(|error| WatchError::System("starting the thread that reads limits", error))?;
         let now = Instant::now();
         let mut this = Self {
@@ -124,20 +129,38 @@ impl Headrooms {
             failures: Failures::default(),
             counts: LabelSets::new(label_sets),
             free: HashMap::new(),
+            waiting: Vec::new(),
+            watch_again: now,
             unwatched: 0,
             lost: 0,
             unread: 0,
             used: Duration::ZERO,
         };
-        this.watch(cgroups.paths(hierarchy).map(|(_, path)| Arc::clone(path)).collect(), false);
+        let paths: Vec<_> = cgroups.paths(hierarchy).map(|(_, path)| Arc::clone(path)).collect();
+        // It has nothing else to do yet.
+        if let Err(unwatched) = this.reader.watch(paths, false) {
+            this.unwatched = unwatched.len() as u64;
+        }
         Ok(this)
     }
 
-    /// Watches cgroups for refused forks.
-    fn watch(&mut self, paths: Vec<CgroupPath>, new: bool) {
-        let number = paths.len() as u64;
-        if number > 0 && !self.reader.watch(paths, new) {
-            self.unwatched += number;
+    /// Watches a new cgroup for refused forks.
+    fn watch(&mut self, path: CgroupPath) {
+        if self.waiting.len() < WAITING {
+            self.waiting.push(path);
+        } else {
+            self.unwatched += 1;
+        }
+        if self.waiting.len() == 1 {
+            self.watch_waiting();
+        }
+    }
+
+    /// Hands over what waits.
+    fn watch_waiting(&mut self) {
+        if let Err(waiting) = self.reader.watch(std::mem::take(&mut self.waiting), true) {
+            self.waiting = waiting;
+            self.watch_again = Instant::now() + WATCH_AGAIN;
         }
     }
 
@@ -159,7 +182,8 @@ impl Headrooms {
         let look = if asked || self.stirred { Some(now) } else { self.accounts.next().map(instant) };
         let look = look.map(|look| look.max(self.not_before)).filter(|_| self.round.is_none());
         let given_up = self.round.as_ref().map(|round| round.at + ANSWERED);
-        [look, given_up, self.failures.next().map(instant)].into_iter().flatten().min()
+        let watch = (!self.waiting.is_empty()).then_some(self.watch_again);
+        [look, given_up, watch, self.failures.next().map(instant)].into_iter().flatten().min()
     }
 
     /// Somebody asks.
@@ -171,30 +195,34 @@ impl Headrooms {
         }
     }
 
-    /// The part that is left of the nearest limit of a cgroup, as it was last seen.
-    pub(super) fn free(&self, path: &[u8]) -> Option<f64> {
-        self.free.get(path).copied()
+    /// The part that is left of the nearest limit of a cgroup, as it was seen a moment ago.
+    fn free(&self, path: &[u8], now: BootTime) -> Option<f64> {
+        let (seen, free) = self.free.get(path)?;
+        (now.since(*seen) < FORGOTTEN).then_some(*free)
     }
 
     /// How workloads stand to their nearest limits.
     pub(super) fn measured(&self, now: BootTime) -> Vec<(WorkloadLabels, LimitCounts)> {
-        let mut all: HashMap<WorkloadLabels, (f64, LimitCounts)> = HashMap::new();
+        let mut all: HashMap<WorkloadLabels, LimitCounts> = HashMap::new();
         for path in self.accounts.paths() {
             let headroom = self.accounts.of(path);
             let (Some(workload), Some(nearest)) = (self.known.get(path), headroom.nearest()) else {
                 continue;
             };
-            let Use { max, used, zombies, forecast, .. } = nearest;
-            let exhaustion = forecast.map(|forecast| forecast.at.since(now));
-            let counts = LimitCounts { limit: *max, used: *used, zombies: *zombies, exhaustion };
-            let free = nearest.free().unwrap_or(1.0);
+            let counts = LimitCounts {
+                limit: nearest.max,
+                used: nearest.used,
+                zombies: nearest.zombies,
+                free: nearest.free().unwrap_or(1.0),
+                exhaustion: nearest.lasts(now),
+            };
             // One workload may have several cgroups.
-            let entry = all.entry(WorkloadLabels::from(workload)).or_insert((free, counts.clone()));
-            if free < entry.0 {
-                *entry = (free, counts);
+            let entry = all.entry(WorkloadLabels::from(workload)).or_insert_with(|| counts.clone());
+            if counts.free < entry.free {
+                *entry = counts;
             }
         }
-        all.into_iter().map(|(labels, (_, counts))| (labels, counts)).collect()
+        all.into_iter().collect()
     }
 
     /// Refused forks by whose they were, of those that found no place, and how often one found none.
@@ -221,7 +249,7 @@ impl Watch {
         if id.hierarchy == self.headrooms.hierarchy
             && let Some(path) = self.describer.workloads.cgroups().path(id)
         {
-            self.headrooms.watch(vec![path], true);
+            self.headrooms.watch(path);
         }
     }
 
@@ -235,8 +263,9 @@ impl Watch {
 
     fn tend(&mut self) -> Result<(), WatchError> {
         let now = boot_now();
-        for due in self.headrooms.failures.due(now) {
-            self.tell_refusal(due, now)?;
+        self.tell_refusals(now)?;
+        if !self.headrooms.waiting.is_empty() && Instant::now() >= self.headrooms.watch_again {
+            self.headrooms.watch_waiting();
         }
         if let Some(round) = self.headrooms.round.take_if(|round| round.at.elapsed() >= ANSWERED) {
             // Whoever asked hears of it by the end of the channel.
@@ -252,31 +281,34 @@ impl Watch {
         Ok(())
     }
 
-    /// Takes in what comes from the thread.
+    /// Takes in what comes from the thread, all that is there.
     pub(super) fn take_headroom(&mut self, report: Report) -> Result<(), WatchError> {
         let began = cpu_time();
-        let taken = self.take_report(report);
+        let taken = self.take_reports(report);
         self.headrooms.used += cpu_time().saturating_sub(began);
         taken
     }
 
-    fn take_report(&mut self, report: Report) -> Result<(), WatchError> {
-        match report {
-            Report::Lost(total) => self.headrooms.lost = total,
-            Report::Refused(refusal) => {
-                let now = boot_now();
-                let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
-                let workload = self.describer.workloads.at(self.headrooms.hierarchy, path);
-                let labels = WorkloadLabels::from(&workload);
-                let (count, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
-                *count += refusal.count;
-                self.headrooms.failures.add(refusal, now);
-                for due in self.headrooms.failures.due(now) {
-                    self.tell_refusal(due, now)?;
-                }
+    fn take_reports(&mut self, first: Report) -> Result<(), WatchError> {
+        let mut next = Some(first);
+        while let Some(report) = next {
+            match report {
+                Report::Lost(total) => self.headrooms.lost = total,
+                Report::Refused(refusal) => self.take_refusal(refusal),
+                Report::Seen(seen) => self.take_round(seen)?,
             }
-            Report::Seen(seen) => self.take_round(seen)?,
+            next = self.headrooms.reports.try_recv().ok();
         }
-        Ok(())
+        // Together: several limits that are hit at once are one look at the ledger.
+        self.tell_refusals(boot_now())
+    }
+
+    fn take_refusal(&mut self, refusal: Refusal) {
+        let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
+        let workload = self.describer.workloads.at(self.headrooms.hierarchy, path);
+        let labels = WorkloadLabels::from(&workload);
+        let (count, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
+        *count += refusal.count;
+        self.headrooms.failures.add(refusal, workload, boot_now());
     }
 }

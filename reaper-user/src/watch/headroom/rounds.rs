@@ -8,13 +8,12 @@ use std::{
 
 use super::{Headrooms, ROUNDS_APART, Round, census::Census};
 use crate::{
-    headroom::{Ask, CgroupPath, Seen, upwards},
+    headroom::{Ask, CgroupPath, FORGOTTEN, Seen},
     identity::BootTime,
     kernel::boot_now,
-    report::{Event, Loss, ShownWorkload},
+    report::{Event, Loss, ShownWorkload, meant_by},
     text::Untrusted,
     watch::{Watch, WatchError},
-    workload::{CgroupId, Hierarchy},
     zombie::Zombie,
 };
 
@@ -24,10 +23,10 @@ impl Watch {
         self.headrooms.stirred = false;
         let questions = std::mem::take(&mut self.headrooms.questions);
         let census = self.zombie_census(!questions.is_empty())?;
-        let before: HashSet<CgroupPath> = self.headrooms.accounts.paths().cloned().collect();
         let Headrooms { accounts, known, free, .. } = &mut self.headrooms;
+        let mut new = false;
         for path in &census.aged {
-            accounts.meet(path, census.below(path), None, now);
+            new |= accounts.meet(path, census.below(path), None, now);
             if let Some((_, workload)) = census.own.get(path) {
                 known.insert(Arc::clone(path), workload.clone());
             }
@@ -35,30 +34,33 @@ impl Watch {
         accounts.expire(now, |path| census.below(path));
         let kept: HashSet<&CgroupPath> = accounts.paths().collect();
         known.retain(|path, _| kept.contains(path));
-        free.retain(|path, _| kept.contains(path));
-        let new = kept.iter().any(|path| !before.contains(*path));
+        free.retain(|path, (seen, _)| kept.contains(path) && now.since(*seen) < FORGOTTEN);
         if questions.iter().any(|(name, _)| name.is_none()) {
             accounts.hurry(now);
         }
-        let due = accounts.due(now);
-        if new || due.iter().any(|(_, list, _)| *list) {
-            self.see_holders(&due, &census, now);
+        let mut cgroups: HashMap<CgroupPath, bool> = accounts.due(now).into_iter().collect();
+        let mut asked = Vec::new();
+        for (name, reply) in questions {
+            let called = name.map(|name| self.cgroups_called(&name));
+            cgroups.extend(called.iter().flatten().map(|path| (Arc::clone(path), true)));
+            asked.push((called, reply));
         }
-        let mut cgroups: Vec<_> = due.iter().map(|(path, list, _)| (Arc::clone(path), *list)).collect();
-        for name in questions.iter().filter_map(|(name, _)| name.as_ref()) {
-            cgroups.extend(self.cgroups_called(name).into_iter().map(|path| (path, true)));
+        // Who asks is told of the holder as it is now.
+        if new || !asked.is_empty() || cgroups.values().any(|list| *list) {
+            self.see_holders(&cgroups, &census, now);
         }
-        if cgroups.is_empty() && questions.is_empty() {
+        let accounts = &self.headrooms.accounts;
+        let holders: HashSet<u32> = cgroups.keys().filter_map(|path| accounts.unread_holder(path)).collect();
+        if cgroups.is_empty() && asked.is_empty() {
             return Ok(());
         }
-        let holders: HashSet<u32> =
-            due.iter().filter_map(|(path, ..)| self.headrooms.accounts.unread_holder(path)).collect();
         self.headrooms.rounds += 1;
         let number = self.headrooms.rounds;
-        let paths = cgroups.iter().map(|(path, _)| Arc::clone(path)).collect();
+        let paths = cgroups.keys().cloned().collect();
+        let cgroups = cgroups.into_iter().collect();
         let ask = Ask { number, cgroups, holders: holders.into_iter().collect() };
         if self.headrooms.reader.ask(ask) {
-            self.headrooms.round = Some(Round { number, at: Instant::now(), paths, census, questions });
+            self.headrooms.round = Some(Round { number, at: Instant::now(), paths, census, asked });
         } else {
             self.headrooms.unread += 1;
         }
@@ -66,11 +68,10 @@ impl Watch {
     }
 
     /// Finds out who holds the zombies of those that are looked at.
-    fn see_holders(&mut self, due: &[(CgroupPath, bool, Option<u32>)], census: &Census, now: BootTime) {
-        let wanted: HashSet<&CgroupPath> = due.iter().map(|(path, ..)| path).collect();
+    fn see_holders(&mut self, wanted: &HashMap<CgroupPath, bool>, census: &Census, now: BootTime) {
         let mut held: HashMap<CgroupPath, HashMap<u32, u64>> = HashMap::new();
         for (_, path, zombie) in self.standing_by_path() {
-            if wanted.contains(&path) {
+            if wanted.contains_key(&path) {
                 *held.entry(path).or_default().entry(zombie.holder.pid).or_default() += 1;
             }
         }
@@ -82,48 +83,38 @@ impl Watch {
 
     /// Reported zombies with the cgroup that they died in.
     pub(super) fn standing_by_path(&mut self) -> Vec<(u64, CgroupPath, &Zombie)> {
-        let hierarchy = self.headrooms.hierarchy;
         let cgroups = self.describer.workloads.cgroups();
-        let mut paths: HashMap<u64, Option<CgroupPath>> = HashMap::new();
-        let path_of = |(id, [v2, v1], zombie): (u64, [u64; 2], _)| {
-            let own = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-            let path = paths.entry(own).or_insert_with(|| {
-                let id = CgroupId { hierarchy, id: own };
-                if own == 0 { None } else { cgroups.path(id) }
-            });
+        let mut paths: HashMap<[u64; 2], Option<CgroupPath>> = HashMap::new();
+        let path_of = |(id, ids, zombie): (u64, [u64; 2], _)| {
+            let path = paths.entry(ids).or_insert_with(|| cgroups.pids_path(ids));
             Some((id, path.clone()?, zombie))
         };
         self.standing.iter().filter_map(path_of).collect()
     }
 
     /// The outermost cgroups that are meant by a name: a path, or what a workload is called.
-    pub(super) fn cgroups_called(&mut self, name: &Untrusted) -> Vec<CgroupPath> {
+    fn cgroups_called(&mut self, name: &Untrusted) -> Vec<CgroupPath> {
         let hierarchy = self.headrooms.hierarchy;
-        let all: Vec<CgroupPath> =
-            self.describer.workloads.cgroups().paths(hierarchy).map(|(_, path)| Arc::clone(path)).collect();
-        let mut meant: Vec<CgroupPath> = Vec::new();
-        for path in all {
-            let workload = self.describer.workloads.at(hierarchy, &path);
-            let shown = ShownWorkload::new(&workload, &self.describer.names.of(&workload));
-            if Untrusted::new(&path) == *name || shown.is_named(name) || shown.shown() == name.as_str() {
-                self.headrooms.known.entry(Arc::clone(&path)).or_insert(workload);
-                meant.push(path);
+        let all = self.describer.workloads.of_all(hierarchy);
+        // Nobody is asked about all that is on the node.
+        let shown = |workload| ShownWorkload::new(workload, &self.describer.names.known(workload));
+        let meant = meant_by(name, all.iter().map(|(path, workload)| (Arc::clone(path), shown(workload))));
+        let mut workloads: HashMap<_, _> = all.into_iter().collect();
+        for path in &meant {
+            if let Some(workload) = workloads.remove(path) {
+                self.headrooms.known.entry(Arc::clone(path)).or_insert(workload);
             }
         }
-        let is_below = |path: &CgroupPath| {
-            upwards(path).skip(1).any(|level| meant.iter().any(|other| other[..] == *level))
-        };
-        let outermost = meant.iter().filter(|path| !is_below(path)).cloned().collect();
-        // Zombies of it may be further in.
-        outermost
+        meant
     }
 
     pub(super) fn take_round(&mut self, seen: Seen) -> Result<(), WatchError> {
         let now = boot_now();
+        self.headrooms.unread += seen.unread;
         let Some(round) = self.headrooms.round.take_if(|round| round.number == seen.number) else {
             return Ok(());
         };
-        let Round { paths, census, questions, .. } = round;
+        let Round { paths, census, asked, .. } = round;
         let below = |path: &[u8]| census.below(path);
         let differing = self.headrooms.accounts.take(&paths, seen, below, census.all, now);
         for of in differing {
@@ -136,12 +127,12 @@ impl Watch {
             self.losses.count(Loss::ZombiesDiffer);
         }
         self.see_what_is_left(&paths, now);
-        for (name, reply) in questions {
-            let paths = match name {
-                None => self.headrooms.accounts.paths().cloned().collect(),
-                Some(name) => self.cgroups_called(&name),
-            };
-            let holdings = self.holdings();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let holdings = self.holdings();
+        for (paths, reply) in asked {
+            let paths = paths.unwrap_or_else(|| self.headrooms.accounts.paths().cloned().collect());
             let events = paths.iter().map(|path| {
                 let zombies = census.below(path);
                 Event::Headroom(Box::new(self.headroom_event(path, zombies, holdings.get(path), now)))
@@ -157,8 +148,12 @@ impl Watch {
         let thresholds = self.remedies.policy().headroom_thresholds();
         let mut low: HashSet<CgroupPath> = HashSet::new();
         for path in paths {
-            let Some(free) = self.headrooms.accounts.of(path).free() else { continue };
-            let before = self.headrooms.free.insert(Arc::clone(path), free).unwrap_or(f64::INFINITY);
+            let Some(free) = self.headrooms.accounts.of(path).free() else {
+                self.headrooms.free.remove(path);
+                continue;
+            };
+            let before = self.headrooms.free.insert(Arc::clone(path), (now, free));
+            let before = before.map_or(f64::INFINITY, |(_, free)| free);
             if thresholds.iter().any(|below| before >= *below && free < *below) {
                 low.insert(Arc::clone(path));
             }
@@ -178,12 +173,9 @@ impl Watch {
         }
     }
 
-    /// What is left of the nearest limit of whoever died in these cgroups.
-    pub(in crate::watch) fn free_of(&mut self, [v2, v1]: [u64; 2]) -> Option<f64> {
-        let hierarchy = self.headrooms.hierarchy;
-        let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-        let path =
-            (id != 0).then(|| self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }))??;
-        self.headrooms.free(&path)
+    /// What is left of the nearest limit of whoever died in these cgroups, as it was seen a moment ago.
+    pub(in crate::watch) fn free_of(&mut self, ids: [u64; 2], now: BootTime) -> Option<f64> {
+        let path = self.describer.workloads.cgroups().pids_path(ids)?;
+        self.headrooms.free(&path, now)
     }
 }

@@ -4,17 +4,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{NAMED, failures::Due};
+use super::{NAMED, census::Census, failures::Due};
 use crate::{
     headroom::{CgroupPath, Limit, Use, upwards},
     identity::BootTime,
-    report::{
-        Event, ForkFailedEvent, HeadroomEvent, Holding, Process, ShownLimit, ShownWorkload, Source, ZombiesOf,
-    },
+    report::{Event, ForkFailedEvent, HeadroomEvent, Holding, ShownLimit, ShownWorkload, Source, ZombiesOf},
     text::Untrusted,
     watch::{Watch, WatchError},
-    workload::{CgroupId, Hierarchy, Workload},
-    zombie::{Cause, Zombie},
+    workload::Workload,
+    zombie::Zombie,
 };
 
 impl Watch {
@@ -27,24 +25,11 @@ impl Watch {
         let zombies: HashMap<u64, &Zombie> =
             self.standing.iter().map(|(id, _, zombie)| (id, zombie)).collect();
         let of = |ids: Vec<u64>| {
-            let mut holders: HashMap<u32, (u64, &Zombie)> = HashMap::new();
-            let mut causes: HashMap<Cause, u64> = HashMap::new();
-            let mut sites = HashMap::new();
-            for id in &ids {
-                let Some(zombie) = zombies.get(id) else { continue };
-                holders.entry(zombie.holder.pid).or_insert((0, zombie)).0 += 1;
-                *causes.entry(zombie.cause).or_default() += 1;
-                if let Some(site) = self.sites.of_zombie(*id) {
-                    *sites.entry(site.id).or_insert(0_u64) += 1;
-                }
-            }
-            let holder = holders.into_values().max_by_key(|(count, _)| *count);
-            Holding {
-                reported: ids.len() as u64,
-                holder: holder.map(|(count, zombie)| (Process::from(&zombie.holder), count)),
-                cause: causes.into_iter().max_by_key(|(_, count)| *count).map(|(cause, _)| cause),
-                site: sites.into_iter().max_by_key(|(_, count)| *count).map(|(site, _)| site),
-            }
+            Holding::of(ids.iter().filter_map(|id| {
+                let zombie = zombies.get(id)?;
+                let site = self.sites.of_zombie(*id).map(|site| site.id);
+                Some((zombie.holder.pid, &zombie.holder, zombie.cause, site))
+            }))
         };
         sorted.into_iter().map(|(path, ids)| (path, of(ids))).collect()
     }
@@ -62,7 +47,9 @@ impl Watch {
         headroom.zombies = zombies;
         let holding = holding.cloned().unwrap_or_default();
         let failures = self.headrooms.failures.total(path);
-        let moment = (now, Timestamp::now());
+        // It may have been read a while ago.
+        let seen = headroom.seen.unwrap_or(now);
+        let moment = (seen, Timestamp::now() - now.since(seen));
         HeadroomEvent::new(
             shown,
             &headroom,
@@ -75,15 +62,8 @@ impl Watch {
     }
 
     /// The headroom of whoever died in these cgroups, as it was last seen.
-    pub(in crate::watch) fn headroom_of(
-        &mut self,
-        [v2, v1]: [u64; 2],
-        now: BootTime,
-    ) -> Option<HeadroomEvent> {
-        let hierarchy = self.headrooms.hierarchy;
-        let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-        let path =
-            (id != 0).then(|| self.describer.workloads.cgroups().path(CgroupId { hierarchy, id }))??;
+    pub(in crate::watch) fn headroom_of(&mut self, ids: [u64; 2], now: BootTime) -> Option<HeadroomEvent> {
+        let path = self.describer.workloads.cgroups().pids_path(ids)?;
         let headroom = self.headrooms.accounts.of(&path);
         if !self.headrooms.known.contains_key(&path) || headroom.uses.is_empty() {
             return None;
@@ -92,56 +72,69 @@ impl Watch {
         Some(self.headroom_event(&path, headroom.zombies, holdings.get(&path), now))
     }
 
-    pub(super) fn tell_refusal(&mut self, due: Due, now: BootTime) -> Result<(), WatchError> {
-        let Due { refusal, count, total } = due;
-        let hierarchy = self.headrooms.hierarchy;
-        let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
-        let workload = self.describer.workloads.at(hierarchy, path);
-        if !self.filter.matches_workload(&workload) {
+    /// Tells what is due of refused forks.
+    pub(super) fn tell_refusals(&mut self, now: BootTime) -> Result<(), WatchError> {
+        let mut due = self.headrooms.failures.due(now);
+        due.retain(|due| self.filter.matches_workload(&due.workload));
+        if due.is_empty() {
             return Ok(());
         }
-        let census = self.zombie_census(true)?;
-        let limit = refusal.level().map(|level| Use {
-            limit: Limit::PidsMax(Arc::clone(&level.path)),
-            max: level.max,
-            used: level.current,
-            zombies: census.below(&level.path),
-            threads: None,
-            processes: None,
-            rate: None,
-            forecast: None,
-        });
+        // One look at the ledger is enough for all of them.
+        let census = match self.zombie_census(true) {
+            Ok(census) => census,
+            Err(error) => {
+                self.headrooms.failures.put_back(due);
+                return Err(error);
+            }
+        };
         let holdings = self.holdings();
-        let below: Vec<_> = match &limit {
+        for due in due {
+            self.tell_refusal(due, &census, &holdings, now);
+        }
+        Ok(())
+    }
+
+    fn tell_refusal(
+        &mut self,
+        due: Due,
+        census: &Census,
+        holdings: &HashMap<CgroupPath, Holding>,
+        now: BootTime,
+    ) {
+        let Due { refusal, workload, count, total } = due;
+        let limit = refusal.level().map(|level| {
+            let zombies = census.below(&level.path);
+            Use::new(Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current, zombies)
+        });
+        let mut below: Vec<_> = match &limit {
             Some(Use { limit: Limit::PidsMax(at), .. }) => {
                 let is_below = |path: &[u8]| upwards(path).any(|level| *level == **at);
                 census.own.iter().filter(|(path, _)| is_below(path)).collect()
             }
             _ => Vec::new(),
         };
+        // Nobody is asked for the names of those that are not told of.
+        below.sort_by_key(|(_, (zombies, _))| std::cmp::Reverse(*zombies));
+        below.truncate(NAMED);
         let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
         let of = |(path, (zombies, workload)): (&CgroupPath, &(u64, Workload))| ZombiesOf {
             workload: shown(workload),
             zombies: *zombies,
             holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
         };
-        let mut zombies_of: Vec<ZombiesOf> = below.into_iter().map(of).collect();
-        zombies_of.sort_by_key(|of| std::cmp::Reverse(of.zombies));
-        zombies_of.truncate(NAMED);
-        let share = limit.as_ref().map_or(0.0, Use::share);
-        let named = self.describer.names.of(&workload);
+        let zombies_of = below.into_iter().map(of).collect();
+        let limit = limit.map(|limit| ShownLimit::new(&limit, self.headrooms.hierarchy, now));
         let event = ForkFailedEvent {
             time: Timestamp::now(),
             count,
             total,
-            limit: limit.map(|limit| ShownLimit::new(&limit, hierarchy, now)),
+            zombie_share: limit.as_ref().and_then(|limit| limit.zombie_share),
+            limit,
             forker_cgroup: refusal.forker.as_ref().map(|path| Untrusted::new(path)),
-            workload: ShownWorkload::new(&workload, &named),
-            zombie_share: (share * 1e4).round() / 1e4,
+            workload: shown(&workload),
             zombies_of,
             source: refusal.source,
         };
         self.outbox.send(Event::ForkFailed(Box::new(event)));
-        Ok(())
     }
 }

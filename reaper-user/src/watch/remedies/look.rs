@@ -105,7 +105,7 @@ impl Watch {
                 waited = Waited::Unwatched(std::time::Duration::MAX);
             }
         }
-        let free = self.free_of(self.describer.cgroups(&record));
+        let free = self.free_of(self.describer.cgroups(&record), now);
         let case = Case {
             zombie: &zombie,
             holder: &holder,

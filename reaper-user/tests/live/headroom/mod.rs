@@ -218,7 +218,8 @@ fn a_refusal_without_zombies_is_said_to_be_that() {
 fn without_a_daemon_limits_and_shares_are_known_and_forecasts_are_not() {
     let _machine = machine();
     let linux = json!({ "resources": { "pids": { "limit": LIMIT } } });
-    let container = forker("alone", "leak", "100", &linux);
+    // So slowly that it is not full when it is looked at.
+    let container = forker("alone", "leak", "20", &linux);
     let deadline = Instant::now() + Duration::from_secs(20);
     let pids = pids_mount().join(&container.id).join("pids.current");
     while number(&pids) < 50 {
