@@ -4,7 +4,7 @@ use super::{event::ZombieEvent, origin::ShownStack};
 use crate::{origin::Language, zombie::Cause};
 
 /// What a cause means, as the end of a sentence that begins with its word.
-pub(super) const fn meaning(cause: Cause) -> &'static str {
+pub(crate) const fn meaning(cause: Cause) -> &'static str {
     match cause {
         Cause::HeldByTracer => "a debugger has not waited for it, and keeps it from its parent until it does",
         Cause::NamespaceDying => "its pid namespace is being taken down, and cannot be while it stands",

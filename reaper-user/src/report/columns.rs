@@ -147,7 +147,7 @@ impl Columns {
 }
 
 /// The text, cut to so many places on a terminal; the cut shows as `…`.
-pub(super) fn cut(text: &str, width: usize) -> String {
+pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
@@ -169,7 +169,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 
 /// The text in lines of at most `width`, broken between words; the first begins with `first`, the others are
 /// indented by `indent`.
-pub(super) fn wrap(first: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
+pub(crate) fn wrap(first: &str, text: &str, indent: usize, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = first.to_owned();
     let mut blank = true;

@@ -54,7 +54,7 @@ pub struct ShownWaits {
 }
 
 /// What is to be said about a zombie beside its row, the most important first.
-pub(super) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
+pub(crate) fn sentences(zombie: &ZombieEvent) -> Vec<String> {
     let mut said = Vec::new();
     let evidence = &zombie.evidence;
     if let Some(tracer) = &evidence.tracer {

@@ -28,7 +28,12 @@ const DIED: BootTime = BootTime(1_000_000_000_000);
 const NOW: BootTime = BootTime(1_005_042_000_000);
 const RELEASED: BootTime = BootTime(1_012_100_000_000);
 
-pub(super) fn time() -> Timestamp {
+/// How a workload stands to its limits: the one of [`never_waited`].
+pub(crate) fn headroom() -> super::HeadroomEvent {
+    super::headroom::fixture::one()
+}
+
+pub(crate) fn time() -> Timestamp {
     "2026-02-03T14:03:07.25Z".parse().unwrap()
 }
 
@@ -104,7 +109,7 @@ pub(crate) fn never_waited() -> Zombie {
     }
 }
 
-pub(super) fn adopted() -> Zombie {
+pub(crate) fn adopted() -> Zombie {
     let dead = Party { start: None, cmdline: None, state: None, ..party(4600, "chromedriver") };
     Zombie {
         comm: "chrome".into(),
@@ -215,7 +220,7 @@ pub(crate) fn forked_at(origin: Origin) -> Zombie {
 }
 
 /// Every text is as bad as a container can make it.
-pub(super) fn hostile() -> Zombie {
+pub(crate) fn hostile() -> Zombie {
     let bad = || Untrusted::new("\x1b[2J\u{202e}\n".as_bytes());
     let long = Untrusted::new("进程\u{9b}\r\"\\'".repeat(40).as_bytes());
     let party = |pid| Party { comm: Some(bad()), cmdline: Some(long.clone()), ..party(pid, "") };

@@ -202,7 +202,7 @@ fn utc(time: Timestamp) -> String {
 }
 
 /// `~` where a suspend makes it inexact, `+` where it is at least so much.
-fn age(zombie: &ZombieEvent) -> String {
+pub(crate) fn age(zombie: &ZombieEvent) -> String {
     match (zombie.age_seconds, zombie.age_at_least) {
         (Some(age), _) if zombie.age_approximate => format!("~{}", shown(age.0)),
         (Some(age), _) => shown(age.0),
@@ -212,7 +212,7 @@ fn age(zombie: &ZombieEvent) -> String {
 }
 
 /// `name(pid)`. Where that is too long the name is cut, the pid never.
-fn process(process: &Process, width: usize) -> String {
+pub(crate) fn process(process: &Process, width: usize) -> String {
     let Some(comm) = &process.comm else { return process.pid.to_string() };
     let pid = format!("({})", process.pid);
     match width.saturating_sub(pid.len()) {
@@ -233,7 +233,7 @@ fn forker(forker: Option<&ForkerProcess>, width: usize) -> String {
     }
 }
 
-pub(super) fn exit(exit: ExitStatus) -> String {
+pub(crate) fn exit(exit: ExitStatus) -> String {
     match exit {
         ExitStatus::Code(code) => code.to_string(),
         ExitStatus::Signal { number, .. } => {

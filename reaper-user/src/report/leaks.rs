@@ -8,11 +8,12 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{
     columns::{cut, wrap},
     numbered,
-    origin::ShownStack,
+    origin::{ShownOrigin, ShownStack},
     reporter::Page,
     site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
 };
+use crate::{origin::Quality, text::Untrusted};
 
 /// Columns of a page whose width is not known.
 const WIDTH: usize = 120;
@@ -144,11 +145,16 @@ fn row(site: &SiteEvent) -> [String; 6] {
 
 /// How good it is, and the frame to look at; without a stack, who forked whom.
 pub(super) fn place(site: &SiteEvent, room: usize) -> String {
-    let quality = format!("{}: ", site.quality.as_str());
+    place_of(site.quality, &site.origin, &site.comm, room)
+}
+
+/// The same of an origin.
+pub(super) fn place_of(quality: Quality, origin: &ShownOrigin, zombie: &Untrusted, room: usize) -> String {
+    let quality = format!("{}: ", quality.as_str());
     let left = room.saturating_sub(quality.width());
-    let place = match site.origin.stack.as_ref().and_then(ShownStack::place) {
+    let place = match origin.stack.as_ref().and_then(ShownStack::place) {
         Some(frame) => frame.within(left),
-        None => site.origin.chain_text(&site.comm),
+        None => origin.chain_text(zombie),
     };
     cut(&(quality + &place), room)
 }

@@ -27,6 +27,7 @@ mod reporter;
 mod signals;
 mod site;
 mod span;
+pub(crate) mod words;
 mod workload;
 
 pub use self::{

@@ -124,7 +124,7 @@ impl ShownOrigin {
     }
 
     /// The lines below a zombie's: what forked what, how good that is, and the stack, the innermost frame first.
-    pub(super) fn lines(&self, zombie: &Untrusted, width: usize) -> Vec<String> {
+    pub(crate) fn lines(&self, zombie: &Untrusted, width: usize) -> Vec<String> {
         let mut lines = self.chain_lines(zombie, width);
         lines.extend(wrap("  ", &self.quality_text(), 4, width));
         lines.extend(self.stack.iter().flat_map(|stack| stack.lines(width)));

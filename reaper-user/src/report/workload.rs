@@ -95,7 +95,7 @@ impl ShownWorkload {
     }
 
     /// The same with as much before it as there are places for: namespace and container are left out first.
-    pub(super) fn shown_within(&self, width: usize) -> String {
+    pub(crate) fn shown_within(&self, width: usize) -> String {
         use unicode_width::UnicodeWidthStr as _;
         let Self { namespace, pod, container, .. } = self;
         let Some(pod) = pod else {
@@ -122,7 +122,7 @@ impl ShownWorkload {
     }
 
     /// All of it, in a sentence.
-    pub(super) fn whole(&self) -> String {
+    pub(crate) fn whole(&self) -> String {
         let Self {
             kind,
             id,

@@ -15,7 +15,7 @@ pub use self::{
 };
 pub(super) use self::{
     table::{table, whole},
-    words::sentences,
+    words::{left, pace, sentences},
 };
 use super::{
     event::{Process, Seconds},

@@ -134,7 +134,7 @@ pub fn forecast(exhaustion: &Exhaustion) -> String {
 
 /// `3h10m ± 20m`, or `now`: what is left is rounded down, and by how much that may be wrong is rounded up.
 #[must_use]
-pub(super) fn left(exhaustion: &Exhaustion) -> String {
+pub(in crate::report) fn left(exhaustion: &Exhaustion) -> String {
     let Exhaustion { seconds: Seconds(left), plus_minus_seconds: Seconds(plus_minus), rate: _ } = exhaustion;
     if left.is_zero() {
         return "now".to_owned();
@@ -161,7 +161,7 @@ fn rounded_up(span: Duration) -> Duration {
 
 /// `1.9 zombies/s`, and for slow ones `3.1 zombies/min`.
 #[must_use]
-pub(super) fn pace(rate: &ShownRate) -> String {
+pub(in crate::report) fn pace(rate: &ShownRate) -> String {
     let of = |number: f64| if number < 10.0 { format!("{number:.1}") } else { format!("{number:.0}") };
     match rate.per_second {
         second @ 0.95.. => format!("{} zombies/s", of(second)),
