@@ -1,11 +1,11 @@
 //! The command line: what can be typed, and what `--help` says about it.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::{
-    config::{Age, MaxPause, Natives, Output, Overrides, PinPath, Span},
+    config::{Age, MaxPause, Natives, Output, Overrides, PinPath, Span, SpanError},
     exit_code,
     report::Filter,
     zombie::Cause,
@@ -30,6 +30,7 @@ Examples:
   reaper ls                           the zombies that stand now
   reaper leaks                        the lines of code that leak, from the daemon
   reaper headroom                     how near workloads are to their limits on processes
+  reaper top                          the same, live
   reaper check                        what this machine has and lacks for it
   reaper config default > reaper.toml
   reaper run --config reaper.toml     the daemon
@@ -53,6 +54,8 @@ pub enum Command {
     Leaks(LeaksArgs),
     /// Show how near workloads are to their limits on processes, and when those are full
     Headroom(HeadroomArgs),
+    /// Watch workloads in the terminal: zombies, rates, and when limits are full
+    Top(TopArgs),
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
@@ -151,6 +154,38 @@ pub struct HeadroomArgs {
     /// path [default: a row for each that has zombies]
     #[arg(value_name = "WORKLOAD")]
     pub workload: Option<String>,
+}
+
+/// `reaper top`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The running daemon is asked again and again; what is shown is never older than is said in the upper right corner. Enter opens a workload
+(its zombies by holder, cause and leak site) and then one of these lines (the stack, and each zombie); ? lists the keys; q ends it with
+exit code 0.
+
+With --allow-remedies the key x does for the selected line what `reaper reap` does: it shows what would be done and why (--dry-run), and
+does it when y is pressed then. What needs --parent-may-miss-status stays with the command line.
+
+Exit code 69 where no daemon runs, or the terminal is none.
+
+Examples:
+  reaper top
+  reaper top --interval 5s
+  reaper top --allow-remedies
+  NO_COLOR=1 reaper top")]
+pub struct TopArgs {
+    /// How often the daemon is asked, between 200ms and 1h; less often where it takes long to answer
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: Span,
+    /// Have the key x reap by hand; without, it only shows the command
+    #[arg(long)]
+    pub allow_remedies: bool,
+}
+
+fn interval(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: SpanError| error.to_string())?;
+    let fits = (Duration::from_millis(200)..=Duration::from_secs(3_600)).contains(&span.0);
+    if fits { Ok(span) } else { Err("write a duration between 200ms and 1h".to_owned()) }
 }
 
 /// `reaper explain`.

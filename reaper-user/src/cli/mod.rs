@@ -14,6 +14,7 @@ mod reload;
 mod run;
 mod session;
 mod source;
+mod top;
 mod trace;
 mod unload;
 mod writer;
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, output.unwrap_or_default()),
         Command::Leaks(args) => leaks::run(&args, output),
         Command::Headroom(args) => headroom::run(&args, output.unwrap_or_default()),
+        Command::Top(args) => top::run(&args, output),
         Command::Reap(args) => reap::run(&args, output.unwrap_or_default()),
         Command::Check => check::run(output.unwrap_or_default()),
         Command::Config(args) => {

@@ -1,4 +1,4 @@
-//! The control socket: how `reaper ls`, `leaks`, `headroom`, `explain` and `check` ask the running daemon. Root's; nothing is done to a process by it; one question a
+//! The control socket: how `reaper ls`, `leaks`, `headroom`, `top`, `explain` and `check` ask the running daemon. Root's; nothing is done to a process by it; one question a
 //! connection.
 //!
 //! A client writes one line, `{"version":1,"request":"zombies"}`; the daemon answers with one JSON line that says whether it

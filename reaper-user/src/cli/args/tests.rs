@@ -85,6 +85,8 @@ fn wrong_usage_exits_64_and_says_what_can_be_written() {
         ("reaper explain", "<PID>"),
         ("reaper explain 0", "1..=4194304"),
         ("reaper leaks --since 5", "\"30s\""),
+        ("reaper top --interval 5", "\"30s\""),
+        ("reaper top --interval 100ms", "between 200ms and 1h"),
         ("reaper leaks --folded --pprof -", "--pprof"),
     ] {
         let (code, text) = refusal(line);
@@ -105,6 +107,7 @@ fn help_and_version_are_no_errors_and_help_has_examples() {
         "reaper reap -h",
         "reaper leaks -h",
         "reaper explain -h",
+        "reaper top -h",
     ] {
         let (code, text) = refusal(line);
         assert_eq!(code, exit_code::OK, "{line}");

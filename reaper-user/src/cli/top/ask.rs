@@ -1,0 +1,115 @@
+//! Asking the daemon again and again, in a thread of its own: an answer may take as long as it takes, and the view goes on meanwhile.
+
+use std::{
+    io,
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::Sender;
+
+use crate::{
+    control::{self, ControlError},
+    report::{HeadroomEvent, ZombieEvent},
+};
+
+/// What is asked for: what is shown, and no more, for each zombie of a list is looked at anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Question {
+    /// How workloads stand to their limits.
+    Workloads,
+    /// That, and each zombie.
+    Zombies,
+}
+
+/// What the daemon says.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// When it was asked: what is shown is so old.
+    pub(super) asked: Instant,
+    /// A row for each workload that has zombies.
+    pub(super) workloads: Vec<HeadroomEvent>,
+    /// Each zombie; `None` where it was not asked for.
+    pub(super) zombies: Option<Vec<ZombieEvent>>,
+}
+
+/// An answer, or why there is none.
+pub(super) type Asked = Result<Answer, ControlError>;
+
+/// Asks once, and waits for the answer.
+pub(super) fn ask(question: Question) -> Asked {
+    let (asked, socket) = (Instant::now(), control::socket());
+    let workloads = control::headroom(&socket, None)?;
+    let zombies = match question {
+        Question::Workloads => None,
+        Question::Zombies => Some(control::zombies(&socket)?.zombies),
+    };
+    Ok(Answer { asked, workloads, zombies })
+}
+
+/// The thread that asks.
+#[derive(Debug)]
+pub(super) struct Asker {
+    question: Question,
+    questions: mpsc::Sender<Question>,
+}
+
+impl Asker {
+    /// Asks this every so often from one interval on, until it is dropped. Whoever listens no more ends it, too.
+    pub(super) fn start(question: Question, interval: Duration, answers: Sender<Asked>) -> io::Result<Self> {
+        let (questions, wanted) = mpsc::channel();
+        thread::Builder::new()
+            .name("asker".to_owned())
+            .spawn(move || work(question, interval, &wanted, &answers))?;
+        Ok(Self { question, questions })
+    }
+
+    /// Asks this from now on; at once where it is another question than before.
+    pub(super) fn want(&mut self, question: Question) {
+        if question != self.question {
+            self.question = question;
+            // A thread that has ended is noticed by the end of its answers.
+            let _ended = self.questions.send(question);
+        }
+    }
+}
+
+fn work(mut question: Question, interval: Duration, wanted: &Receiver<Question>, answers: &Sender<Asked>) {
+    let mut next = Instant::now() + interval;
+    loop {
+        match wanted.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            Ok(other) => question = wanted.try_iter().last().unwrap_or(other),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let begun = Instant::now();
+        if answers.blocking_send(ask(question)).is_err() {
+            return;
+        }
+        next = begun + pause(begun.elapsed(), interval);
+    }
+}
+
+/// From the beginning of a question to the next: whole intervals, so that those that an answer takes are left out, and at least twice
+/// as long as it took, so that the daemon is not kept busy by who watches it.
+fn pause(took: Duration, interval: Duration) -> Duration {
+    let mut pause = interval;
+    while pause < took.saturating_mul(2) {
+        pause += interval;
+    }
+    pause
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_costs_beats_and_not_the_daemon() {
+        let second = Duration::from_secs(1);
+        for (took, beats) in [(0, 1), (300, 1), (500, 1), (501, 2), (1_200, 3), (10_000, 20)] {
+            assert_eq!(pause(Duration::from_millis(took), second), second * beats, "{took} ms");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Zombies that have holder, cause and leak site in common: what that is, in full, and each of them.
+
+use ratatui::text::Line;
+
+use super::{
+    super::{
+        groups::Group,
+        state::{Opened, State},
+    },
+    Look, above,
+    table::{Column, table},
+};
+use crate::report::{ZombieEvent, words};
+
+pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: Look) -> Vec<Line<'static>> {
+    let (width, height) = size;
+    let name = words::cut(&opened.row.workload.shown(), width);
+    let Some((group, selected)) = state.group() else {
+        let text = words::wrap("  ", "none of these zombies stands any more", 2, width);
+        return std::iter::once(name).chain(text).map(Line::raw).collect();
+    };
+    let said = std::iter::once(name).chain(story(&group, width)).collect();
+    let mut lines: Vec<_> = above(said, group.zombies.len(), height).into_iter().map(Line::raw).collect();
+    if let Some(first) = lines.first_mut() {
+        *first = std::mem::take(first).style(look.head());
+    }
+    let rest = (width, height.saturating_sub(lines.len()));
+    lines.extend(table(&columns(), &group.zombies, selected, rest, look, |_| Default::default()));
+    lines
+}
+
+/// Who holds them, why they stand, and where they come from.
+fn story(group: &Group<'_>, width: usize) -> Vec<String> {
+    let zombie = group.oldest;
+    let zombies = if group.zombies.len() == 1 {
+        "1 zombie".to_owned()
+    } else {
+        format!("{} zombies", group.zombies.len())
+    };
+    let holder = words::process(&zombie.holder, usize::MAX);
+    let state = zombie.holder.state.map(|state| format!(" (state {state})")).unwrap_or_default();
+    let cause = group.key.cause;
+    let head = format!("{zombies} of {holder}{state}: {}: {}", cause.as_str(), words::meaning(cause));
+    let mut lines = words::wrap("  ", &head, 4, width);
+    let evidence = words::evidence(zombie).join("; ");
+    if !evidence.is_empty() {
+        lines.extend(words::wrap("  ", &evidence, 4, width));
+    }
+    match &zombie.origin {
+        Some(origin) => {
+            lines.extend(words::wrap("  ", &format!("leak site {}", origin.site), 4, width));
+            lines.extend(origin.lines(&zombie.comm, width));
+        }
+        None => lines.extend(words::wrap("  ", "where they come from is not known", 4, width)),
+    }
+    lines
+}
+
+fn columns<'a>() -> Vec<Column<&'a ZombieEvent>> {
+    vec![
+        Column::new("PID", 7, 7, |zombie: &&'a ZombieEvent, _| zombie.pid.to_string()).core().right(),
+        Column::new("AGE", 7, 7, |zombie: &&'a ZombieEvent, _| words::age(zombie)).core().right(),
+        Column::new("EXIT", 7, 9, |zombie: &&'a ZombieEvent, _| words::exit(zombie.exit)).core(),
+        Column::new("COMM", 8, 16, |zombie: &&'a ZombieEvent, _| zombie.comm.to_string()).core(),
+        Column::new("COMMAND LINE", 12, 12, command).flexible(),
+    ]
+}
+
+fn command(zombie: &&ZombieEvent, _: usize) -> String {
+    zombie.cmdline.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+}

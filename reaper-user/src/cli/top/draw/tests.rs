@@ -1,0 +1,277 @@
+use std::{path::PathBuf, time::Duration};
+
+use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
+
+use super::*;
+use crate::{
+    cli::top::{
+        ask::Answer,
+        fixture::{answer, said, state, workload, zombie},
+        key::Key,
+        state::Act,
+    },
+    control::ControlError,
+    report::{HeadroomEvent, ShownWorkload, fixture},
+    zombie::Cause,
+};
+
+const PLAIN: Look = Look { colour: false };
+
+fn buffer(state: &State, (width, height): (u16, u16), look: Look, after: Duration) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(frame, state, look, state.asked + after)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+/// What is to be read, line by line.
+fn picture_after(state: &State, (width, height): (u16, u16), after: Duration) -> Vec<String> {
+    let buffer = buffer(state, (width, height), PLAIN, after);
+    let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    (0..height).map(line).collect()
+}
+
+fn picture(state: &State, size: (u16, u16)) -> Vec<String> {
+    picture_after(state, size, Duration::ZERO)
+}
+
+fn assert_shows(picture: &[String], parts: &[&str]) {
+    for part in parts {
+        assert!(
+            picture.iter().any(|line| line.contains(part)),
+            "{part:?} is not in:\n{}",
+            picture.join("\n")
+        );
+    }
+}
+
+/// The workload of the fixtures, opened, with this many zombies of one holder and one of another cause.
+fn opened(zombies: u32) -> State {
+    let mut state = state(true, vec![fixture::headroom()]);
+    state.press(Key::Enter);
+    let of_line = (0..zombies).map(|number| zombie(5_000 + number, 4700, Cause::NeverWaited));
+    let zombies = of_line.chain([fixture::shown(&fixture::adopted())]).collect();
+    state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
+    state
+}
+
+/// Each view and each pane.
+fn all() -> Vec<State> {
+    let failed = || Err(ControlError::NoDaemon(PathBuf::from("/run/reaper/reaper.sock")));
+    let mut troubled = state(false, vec![fixture::headroom(), workload(1, 1)]);
+    troubled.take(failed());
+    let mut helped = state(false, Vec::new());
+    helped.press(Key::Char('?'));
+    let mut of_group = opened(500);
+    of_group.press(Key::Enter);
+    let mut gone = opened(3);
+    gone.press(Key::Enter);
+    gone.take(Ok(answer(Vec::new(), Some(Vec::new()))));
+    let (mut trying, mut tried, mut done) = (opened(0), opened(0), opened(0));
+    trying.press(Key::Char('x'));
+    for state in [&mut tried, &mut done] {
+        let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!() };
+        state.hear(said(&order, false, None));
+    }
+    let Some(Act::Reap(order)) = done.press(Key::Char('y')) else { panic!() };
+    done.hear(said(&order, true, None));
+    let mut unasked = state(false, vec![hostile()]);
+    unasked.press(Key::Enter);
+    vec![
+        state(false, Vec::new()),
+        state(false, vec![hostile(), workload(1, 3)]),
+        troubled,
+        helped,
+        opened(3),
+        of_group,
+        gone,
+        trying,
+        tried,
+        done,
+        unasked,
+    ]
+}
+
+/// A workload whose names somebody has chosen to do harm.
+fn hostile() -> HeadroomEvent {
+    let zombie = fixture::hostile();
+    let mut row = fixture::headroom();
+    row.workload = ShownWorkload::new(&zombie.workload, &zombie.named);
+    row.holder = Some((&zombie.holder).into());
+    row.limits[0].cgroup = row.workload.cgroup.clone();
+    row
+}
+
+#[test]
+fn in_80_columns_a_row_tells_zombies_rate_headroom_and_forecast() {
+    let state = state(false, vec![workload(1, 7), fixture::headroom()]);
+    let picture = picture(&state, (80, 24));
+    assert_eq!(
+        picture[..4],
+        [
+            "reaper top: 2 workloads, 3000 zombies in all                                 now",
+            "  WORKLOAD                    ZOMBIES▼     RATE  FREE        FULL IN  USED/LIMIT",
+            "> 3f2a9c0d1e4b                    3000    1.9/s   26%     9m14s ± 1m   3042/4096",
+            "  w1                                 7    1.9/s   26%     9m14s ± 1m   3042/4096",
+        ]
+        .map(str::to_owned)
+    );
+    assert_eq!(picture[23], "q quit  ? help  Enter open  z r h f n sort  ↑↓ select");
+}
+
+#[test]
+fn in_40_columns_and_10_lines_the_core_is_left() {
+    let state = state(false, vec![workload(1, 7), fixture::headroom()]);
+    let picture = picture(&state, (40, 10));
+    assert_shows(&picture[..1], &["reaper top: 2 workloads, 3000"]);
+    assert_shows(&picture[2..3], &["> 3f2a9c0d1e4b", "3000", "26%", "9m14s"]);
+    assert_shows(&picture[9..], &["q quit  ? help  Enter open"]);
+}
+
+#[test]
+fn wide_terminals_have_holder_and_cause() {
+    let picture = picture(&state(false, vec![fixture::headroom()]), (140, 10));
+    assert_shows(&picture, &["app(4700)", "never-waited"]);
+}
+
+#[test]
+fn a_workload_has_its_limits_and_its_zombies_by_holder_cause_and_leak_site() {
+    let picture = picture(&opened(3), (80, 24));
+    assert_shows(
+        &picture,
+        &[
+            "3000 zombies, 2990 of them reported",
+            "full in 9m14s ± 1m at 1.9 zombies/s",
+            "ZOMBIES HOLDER",
+            ">       3 app(4700)          never-waited ",
+            "exact: open_bro",
+            "crawl.py:42",
+            "        1 tini(4700)         adopted ",
+            "x reap",
+        ],
+    );
+    let narrow = self::picture(&opened(3), (40, 10));
+    assert_shows(&narrow, &[">       3 app(4700)", "never-waited"]);
+}
+
+#[test]
+fn a_group_has_its_stack_and_each_of_its_zombies() {
+    let mut state = opened(500);
+    state.press(Key::Enter);
+    state.press(Key::End);
+    let picture = picture(&state, (80, 24));
+    assert_shows(
+        &picture,
+        &[
+            "500 zombies of app(4700) (state S): never-waited: ",
+            "no wait seen in 2.5s",
+            "> open_browser /srv/crawl.py:42",
+            "    PID     AGE EXIT",
+            ">    5499      5s 0",
+        ],
+    );
+}
+
+#[test]
+fn of_a_thousand_workloads_the_selected_one_is_in_sight() {
+    let mut state = state(false, (0..1_000).map(|number| workload(number, u64::from(number))).collect());
+    for (key, name) in [(Key::End, "> w0 "), (Key::Home, "> w999 "), (Key::PageDown, "> w989 ")] {
+        state.press(key);
+        for size in [(80, 24), (40, 10), (80, 4)] {
+            let picture = picture(&state, size);
+            assert_shows(&picture, &[name, "1000 workloads"]);
+            assert!(picture.iter().all(|line| !line.is_empty()), "{picture:?}");
+        }
+    }
+}
+
+#[test]
+fn without_workloads_that_is_what_is_said() {
+    assert_shows(&picture(&state(false, Vec::new()), (80, 24)), &["0 workloads", "no workload has zombies"]);
+}
+
+#[test]
+fn what_is_shown_is_said_to_be_as_old_as_it_is_and_why_it_is_not_newer() {
+    let mut state = state(false, vec![fixture::headroom()]);
+    let after = |state: &State, seconds: u64| {
+        picture_after(state, (80, 24), Duration::from_millis(seconds * 1_000 + 900))
+    };
+    assert!(after(&state, 0)[0].ends_with(" now"));
+    assert!(after(&state, 75)[0].ends_with(" 1m15s old"), "{:?}", after(&state, 75));
+    state.take(Err(ControlError::NoDaemon(PathBuf::from("/run/reaper/reaper.sock"))));
+    let picture = after(&state, 3);
+    assert!(picture[0].ends_with(" 3s old"));
+    assert_eq!(picture[1], "no daemon listens at /run/reaper/reaper.sock; asked again every 1s");
+    assert_shows(&picture, &["> 3f2a9c0d1e4b"]);
+    state.take(Ok(answer(vec![fixture::headroom()], None)));
+    assert!(!after(&state, 0)[1].contains("no daemon"));
+}
+
+#[test]
+fn no_colour_is_used_where_none_may_be_and_nothing_is_told_by_colour_alone() {
+    for state in all() {
+        let buffer = |look| buffer(&state, (80, 24), look, Duration::from_secs(60));
+        let (plain, coloured) = (buffer(PLAIN), buffer(Look { colour: true }));
+        for (plain, coloured) in plain.content().iter().zip(coloured.content()) {
+            assert_eq!((plain.fg, plain.bg), (Color::Reset, Color::Reset));
+            assert_eq!((plain.symbol(), plain.modifier), (coloured.symbol(), coloured.modifier));
+        }
+    }
+    let state = state(false, vec![workload(1, 2), workload(2, 1)]);
+    let buffer = buffer(&state, (80, 24), Look { colour: true }, Duration::ZERO);
+    assert_eq!(buffer[(2, 3)].fg, Color::Red, "it is full in ten minutes");
+}
+
+#[test]
+fn every_size_is_drawn_and_no_byte_of_a_name_acts_on_the_terminal() {
+    for size in [(1, 1), (1, 30), (300, 1), (7, 3), (20, 5), (40, 10), (80, 24), (200, 60)] {
+        for state in all() {
+            for line in picture(&state, size) {
+                assert!(!line.chars().any(|c| c.is_control() || c == '\u{202e}'), "{size:?}: {line:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_late_answer_is_not_drawn_as_if_it_were_new() {
+    let asked = Instant::now().checked_sub(Duration::from_secs(9)).unwrap();
+    let mut state = state(false, Vec::new());
+    state.take(Ok(Answer { asked, workloads: vec![fixture::headroom()], zombies: None }));
+    assert_eq!(state.asked, asked, "it is as old as the question");
+}
+
+#[test]
+fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
+    let mut state = opened(0);
+    let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!() };
+    assert_shows(&picture(&state, (80, 24)), &["reaper reap --holder 4700 --cause adopted", "wait calls"]);
+    state.hear(said(&order, false, None));
+    assert_shows(
+        &picture(&state, (80, 24)),
+        &["of tini(4700)", "planned", "Do it? y: yes, Esc: no", "y do it"],
+    );
+    state.hear(said(&order, false, None));
+    let mut refused = opened(0);
+    refused.press(Key::Char('x'));
+    refused.hear(said(&order, false, Some(&crate::policy::Refusal::WaitSeen)));
+    let picture = picture(&refused, (80, 24));
+    assert_shows(&picture, &["refused", "nothing here that it would do"]);
+    assert!(!picture.iter().any(|line| line.contains("y do it")), "{picture:?}");
+}
+
+#[test]
+fn without_leave_the_command_is_shown_and_the_consent_that_it_takes() {
+    let mut state = state(false, vec![fixture::headroom()]);
+    state.press(Key::Enter);
+    let zombies = vec![zombie(1, 4700, Cause::NeverWaited)];
+    state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
+    assert_shows(&picture(&state, (80, 24)), &["x reap (off)"]);
+    state.press(Key::Char('x'));
+    let picture = picture(&state, (80, 24));
+    let command = "reaper reap --holder 4700 --cause never-waited";
+    assert_eq!(picture[1], command);
+    assert_shows(
+        &picture,
+        &["--allow-remedies", "--dry-run", &format!("{command} --parent-may-miss-status")],
+    );
+}

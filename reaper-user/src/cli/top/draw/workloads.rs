@@ -1,0 +1,97 @@
+//! The workloads, a row each.
+
+use std::time::Duration;
+
+use ratatui::text::Line;
+
+use super::{
+    super::{
+        sort::{By, Sort},
+        state::State,
+    },
+    Look,
+    table::{Column, table},
+};
+use crate::report::{HeadroomEvent, percent, shown, words};
+
+/// Less is pressing: the part that is left, and the time until nothing is.
+const PRESSING: (f64, Duration) = (0.1, Duration::from_secs(3_600));
+
+/// Less is near.
+const NEAR: (f64, Duration) = (0.25, Duration::from_secs(86_400));
+
+pub(super) fn lines(state: &State, size: (usize, usize), look: Look) -> Vec<Line<'static>> {
+    let (rows, selected) = state.workloads();
+    if rows.is_empty() {
+        let text = words::wrap("", "no workload has zombies that are older than half the age", 0, size.0);
+        return text.into_iter().map(Line::raw).collect();
+    }
+    table(&columns(state.sort), rows, selected, size, look, |row| {
+        let is_below = |(part, span): (f64, Duration)| {
+            row.free().is_some_and(|free| free < part)
+                || row.exhaustion().is_some_and(|exhaustion| exhaustion.seconds.0 < span)
+        };
+        if is_below(PRESSING) {
+            look.pressing()
+        } else if is_below(NEAR) {
+            look.near()
+        } else {
+            Default::default()
+        }
+    })
+}
+
+fn columns(sort: Sort) -> Vec<Column<HeadroomEvent>> {
+    let head = |name: &str, by: By| {
+        let mark = match sort {
+            Sort { by: other, .. } if other != by => "",
+            Sort { reversed: false, .. } => "▼",
+            Sort { reversed: true, .. } => "▲",
+        };
+        format!("{name}{mark}")
+    };
+    vec![
+        Column::new(&head("WORKLOAD", By::Name), 14, 26, name).core().flexible(),
+        Column::new(&head("ZOMBIES", By::Zombies), 8, 8, |row: &HeadroomEvent, _| row.zombies.to_string())
+            .core()
+            .right(),
+        Column::new(&head("RATE", By::Rate), 8, 8, rate).right(),
+        Column::new(&head("FREE", By::Headroom), 5, 5, free).core().right(),
+        Column::new(&head("FULL IN", By::Forecast), 8, 14, full_in).core().right(),
+        Column::new("USED/LIMIT", 11, 11, used).right(),
+        Column::new("HOLDER", 17, 22, holder),
+        Column::new("CAUSE", 14, 22, |row: &HeadroomEvent, _| {
+            row.cause.map_or("-", |cause| cause.as_str()).to_owned()
+        }),
+    ]
+}
+
+fn name(row: &HeadroomEvent, room: usize) -> String {
+    row.workload.shown_within(room)
+}
+
+fn rate(row: &HeadroomEvent, _: usize) -> String {
+    row.rate.as_ref().map_or_else(|| "-".to_owned(), words::rate)
+}
+
+fn free(row: &HeadroomEvent, _: usize) -> String {
+    row.free().map_or_else(|| "-".to_owned(), |free| percent(free).replace(' ', ""))
+}
+
+/// With how sure that is where there is room for it.
+fn full_in(row: &HeadroomEvent, room: usize) -> String {
+    let Some(exhaustion) = row.exhaustion() else { return "-".to_owned() };
+    let whole = words::full_in(exhaustion);
+    if whole.chars().count() <= room { whole } else { shown(exhaustion.seconds.0) }
+}
+
+fn used(row: &HeadroomEvent, _: usize) -> String {
+    match row.nearest().map(|nearest| (nearest.used, nearest.limit)) {
+        Some((Some(used), Some(limit))) => format!("{used}/{limit}"),
+        _ => "-".to_owned(),
+    }
+}
+
+fn holder(row: &HeadroomEvent, room: usize) -> String {
+    row.holder.as_ref().map_or_else(|| "-".to_owned(), |holder| words::process(holder, room))
+}
