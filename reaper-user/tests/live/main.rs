@@ -58,4 +58,6 @@ mod standing;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod top;
+#[cfg(test)]
 mod upgrade;

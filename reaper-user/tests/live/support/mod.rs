@@ -13,6 +13,7 @@ mod random;
 mod reports;
 mod schema;
 mod sys;
+mod terminal;
 mod workload;
 
 use std::{
@@ -38,6 +39,7 @@ pub(crate) use self::{
         adopt_orphans, boot_now, deny_bpf, deny_wait_for_every_kind, limit_files, queue, signal,
         waiting_bytes,
     },
+    terminal::Terminal,
     workload::{Leak, Truth, Workload},
 };
 

@@ -1,0 +1,212 @@
+//! A terminal for the binary under test: a pseudo-terminal, and what a terminal would show of what is written to it.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::OwnedFd,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    termios::{Winsize, tcgetattr, tcsetwinsize},
+};
+
+use super::{
+    reaper, signal,
+    sys::{in_terminal, pseudo_terminal},
+};
+
+/// How long it may take to end.
+const END: Duration = Duration::from_secs(10);
+
+/// How long it is waited for something to read before it is seen whether somebody wants to.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// The binary on a terminal of its own; it is killed when this is dropped.
+pub(crate) struct Terminal {
+    child: Child,
+    typing: File,
+    own: Option<OwnedFd>,
+    settings: String,
+    seen: Arc<Mutex<Seen>>,
+    reader: Option<JoinHandle<()>>,
+    hung_up: Arc<AtomicBool>,
+}
+
+/// What is seen on it.
+struct Seen {
+    parser: vt100::Parser,
+    /// All bytes that were written.
+    bytes: Vec<u8>,
+    /// Whether a cell had a colour at any moment.
+    coloured: bool,
+}
+
+impl Terminal {
+    /// `reaper` with these arguments on a terminal of so many rows and columns, where `TERM` is what `arrange` says, else xterm.
+    pub(crate) fn start(
+        arguments: &[&str],
+        (rows, columns): (u16, u16),
+        arrange: impl FnOnce(&mut Command),
+    ) -> Self {
+        let [looks, own] = pseudo_terminal(rows, columns);
+        let stdio = || Stdio::from(own.try_clone().unwrap());
+        let mut command = Command::new(reaper());
+        command.args(arguments).env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
+        arrange(&mut command);
+        in_terminal(&mut command);
+        let settings = settings(&own);
+        let child = command.spawn().unwrap();
+        // It has the descriptors of the other end, too.
+        drop(command);
+        let parser = vt100::Parser::new(rows, columns, 0);
+        let seen = Arc::new(Mutex::new(Seen { parser, bytes: Vec::new(), coloured: false }));
+        let (looking, shared) = (File::from(looks), Arc::clone(&seen));
+        let hung_up = Arc::new(AtomicBool::new(false));
+        let stops = Arc::clone(&hung_up);
+        let mut reading = looking.try_clone().unwrap();
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while !stops.load(Ordering::Relaxed) {
+                let mut waiting = [PollFd::new(&reading, PollFlags::IN)];
+                if poll(&mut waiting, Some(&LOOK)).unwrap() == 0 {
+                    continue;
+                }
+                // When nobody has the other end any more, that is EIO.
+                let Ok(count) = reading.read(&mut bytes) else { return };
+                shared.lock().unwrap().take(&bytes[..count]);
+            }
+        });
+        Self { child, typing: looking, own: Some(own), settings, seen, reader: Some(reader), hung_up }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What is to be read on it now, line by line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.seen.lock().unwrap().parser.screen().contents().lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until what is to be read is so; panics after `timeout`.
+    pub(crate) fn until(&self, what: &str, timeout: Duration, done: impl Fn(&[String]) -> bool) {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let lines = self.lines();
+            if done(&lines) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "waited {timeout:?} in vain: {what}\n{}", lines.join("\n"));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a line has all of these parts, and returns it.
+    pub(crate) fn line_with(&self, parts: &[&str], timeout: Duration) -> String {
+        let has_all = |line: &&String| parts.iter().all(|part| line.contains(part));
+        self.until(&parts.join(", "), timeout, |lines| lines.iter().any(|line| has_all(&line)));
+        // It may have gone since.
+        self.lines().iter().find(has_all).cloned().unwrap_or_default()
+    }
+
+    /// Types.
+    pub(crate) fn types(&mut self, keys: &str) {
+        self.typing.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Makes it another size.
+    pub(crate) fn resize(&mut self, rows: u16, columns: u16) {
+        self.seen.lock().unwrap().parser.screen_mut().set_size(rows, columns);
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.typing, size).unwrap();
+    }
+
+    /// Whether it shows what covers all, and not what was there before.
+    pub(crate) fn is_covered(&self) -> bool {
+        self.seen.lock().unwrap().parser.screen().alternate_screen()
+    }
+
+    /// Whether a colour was seen on it.
+    pub(crate) fn was_coloured(&self) -> bool {
+        self.seen.lock().unwrap().coloured
+    }
+
+    /// Takes the terminal away, and waits for its end: its exit code.
+    pub(crate) fn hang_up(mut self) -> Option<i32> {
+        self.hung_up.store(true, Ordering::Relaxed);
+        self.reader.take().unwrap().join().unwrap();
+        self.own = None;
+        self.typing = File::open("/dev/null").unwrap();
+        self.ended(Instant::now() + END)
+    }
+
+    /// Its exit code, when it has ended.
+    fn ended(&mut self, deadline: Instant) -> Option<i32> {
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "does not end:\n{}", self.lines().join("\n"));
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits for its end, after which the terminal must be as it was before. Its exit code, and what was left to read.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + END;
+        let code = self.ended(deadline);
+        let own = self.own.take().unwrap();
+        assert_eq!(settings(&own), self.settings, "the terminal is not as it was");
+        drop(own);
+        let reader = self.reader.take().unwrap();
+        while !reader.is_finished() {
+            assert!(Instant::now() < deadline, "somebody has the terminal still");
+            thread::sleep(Duration::from_millis(2));
+        }
+        reader.join().unwrap();
+        let seen = self.seen.lock().unwrap();
+        let screen = seen.parser.screen();
+        assert!(!screen.alternate_screen(), "what was on the terminal before is still covered");
+        assert!(!screen.hide_cursor(), "the cursor is still hidden");
+        let text = String::from_utf8_lossy(&seen.bytes);
+        assert!(!text.contains("panicked"), "{text}");
+        (code, screen.contents())
+    }
+}
+
+impl Seen {
+    fn take(&mut self, bytes: &[u8]) {
+        self.parser.process(bytes);
+        self.bytes.extend_from_slice(bytes);
+        let screen = self.parser.screen();
+        let (rows, columns) = screen.size();
+        let mut cells =
+            (0..rows).flat_map(|row| (0..columns).filter_map(move |column| screen.cell(row, column)));
+        self.coloured |= cells
+            .any(|cell| cell.fgcolor() != vt100::Color::Default || cell.bgcolor() != vt100::Color::Default);
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Not of one that has been waited for.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal(self.child.id(), libc::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// How input and output are treated.
+fn settings(terminal: &OwnedFd) -> String {
+    format!("{:?}", tcgetattr(terminal).unwrap())
+}

@@ -1,0 +1,244 @@
+//! `reaper top` on a terminal: what it shows of zombies that are there, what it says when the daemon goes, and that it gives the
+//! terminal back. What is on the terminal is what a terminal makes of its bytes.
+
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    Container, Daemon, Rootfs, Terminal, assert_refused, machine, pids_mount, reaper, run_briefly, signal,
+};
+
+const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
+
+/// What does not come within this does not come.
+const SHOWN: Duration = Duration::from_secs(20);
+
+/// A dry run and the watch before the act, with two loads of the kernel side.
+const REAPED: Duration = Duration::from_secs(60);
+
+const WIDE: (u16, u16) = (30, 140);
+
+/// Leaves seven children of its own.
+const LEAK: &str = "import os, time
+for _ in range(7):
+    os.fork() or os._exit(0)
+time.sleep(3600)";
+
+/// Is left three orphans, as PID 1, that die after their parent was waited for.
+const ADOPT: &str = "import os, time
+if (child := os.fork()) == 0:
+    for _ in range(3):
+        if os.fork() == 0:
+            while os.getppid() != 1:
+                time.sleep(0.01)
+            os._exit(0)
+    os._exit(0)
+os.waitpid(child, 0)
+while True:
+    time.sleep(3600)";
+
+fn container(name: &str, program: &str) -> Container {
+    Container::start(name, Rootfs::HostPrograms, |_| (), &["/usr/bin/python3", "-I", "-S", "-c", program])
+}
+
+/// The states of a process's children, as /proc says.
+fn children(pid: u32) -> Vec<char> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let state = |child: &str| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.trim_start().chars().next()
+    };
+    children.split_whitespace().filter_map(state).collect()
+}
+
+fn await_zombies(pid: u32, count: usize) {
+    let deadline = Instant::now() + SHOWN;
+    while children(pid).iter().filter(|state| **state == 'Z').count() != count {
+        assert!(Instant::now() < deadline, "{:?}", children(pid));
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Goes down until this workload is selected.
+fn select(top: &mut Terminal, name: &str) {
+    let selected = format!("> {name}");
+    top.line_with(&[name], SHOWN);
+    let deadline = Instant::now() + SHOWN;
+    while !top.lines().iter().any(|line| line.starts_with(&selected)) {
+        assert!(Instant::now() < deadline, "{selected}\n{}", top.lines().join("\n"));
+        top.types("j");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_leak_is_counted_and_opened_and_the_terminal_is_given_back() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("top", LEAK);
+    await_zombies(container.init(), 7);
+    let mut top = Terminal::start(&["top"], WIDE, |_| ());
+    let holder = format!("python3({})", container.init());
+    // Holder and cause are known when they have been reported.
+    let row = top.line_with(&[&container.id, &holder, "never-waited"], SHOWN);
+    let zombies = row
+        .split_whitespace()
+        .skip_while(|word| !container.id.starts_with(word.trim_end_matches('…')))
+        .nth(1);
+    assert_eq!(zombies, Some("7"), "{row}");
+    assert!(top.is_covered());
+    assert!(top.lines()[0].starts_with("reaper top: "), "{:?}", top.lines());
+
+    top.resize(24, 80);
+    top.until("the footer is in the last of 24 lines", SHOWN, |lines| {
+        lines.len() == 24 && lines[23].starts_with("q quit") && lines[0].starts_with("reaper top")
+    });
+    select(&mut top, &container.id[..8]);
+    top.types("\r");
+    // An interpreter that has just started may not be recognized at its first forks: then there are two leak sites.
+    top.until("the groups have 7 zombies together", SHOWN, |lines| {
+        let of_holder =
+            lines.iter().filter(|line| line.contains(&holder) && line.contains(" never-waited  "));
+        let counts = of_holder.filter_map(|line| line.trim_start_matches(['>', ' ']).split(' ').next());
+        counts.filter_map(|count| count.parse::<u64>().ok()).sum::<u64>() == 7
+    });
+    top.line_with(&["7 zombies, 7 of them reported"], SHOWN);
+    // What could be done is said, and not done.
+    top.types("x");
+    top.line_with(&[&format!("reaper reap --holder {} --cause never-waited", container.init())], SHOWN);
+    top.types("y");
+    top.types("\x1b");
+    // Or Esc and what follows at once would be one key.
+    top.until("the command has gone", SHOWN, |lines| {
+        !lines.iter().any(|line| line.contains("reaper reap --holder"))
+    });
+    top.line_with(&["x reap (off)"], SHOWN);
+    top.types("\r");
+    top.line_with(&[" zombies of ", &holder, "never-waited: "], SHOWN);
+    assert_eq!(children(container.init()), ['Z'; 7]);
+    top.types("?");
+    top.line_with(&["PgUp"], SHOWN);
+    top.types("q");
+    top.until("help is closed", SHOWN, |lines| !lines.iter().any(|line| line.contains("PgUp")));
+    top.types("q");
+    assert_eq!(top.end(), (Some(0), String::new()));
+    drop(container);
+    daemon.end();
+}
+
+#[test]
+fn a_signal_and_ctrl_c_give_the_terminal_back_and_without_colour_there_is_none() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("plain", LEAK);
+    await_zombies(container.init(), 7);
+    // A full limit is what is shown in colour.
+    fs::write(pids_mount().join(&container.id).join("pids.max"), "8").unwrap();
+    let full = [&container.id[..8], " 7 ", " 0%"];
+    let mut top = Terminal::start(&["top"], (10, 40), |_| ());
+    top.line_with(&full, SHOWN);
+    assert!(top.was_coloured());
+    top.types("\x03");
+    assert_eq!(top.end(), (Some(0), String::new()));
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let top = Terminal::start(&["top"], (24, 80), |command| {
+            command.env("NO_COLOR", "1");
+        });
+        top.line_with(&full, SHOWN);
+        assert!(top.is_covered() && !top.was_coloured());
+        signal(top.pid(), number);
+        assert_eq!(top.end(), (Some(0), String::new()), "signal {number}");
+    }
+    drop(container);
+    daemon.end();
+}
+
+#[test]
+fn a_terminal_that_is_gone_ends_it() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let top = Terminal::start(&["top"], (24, 80), |_| ());
+    top.line_with(&["reaper top: "], SHOWN);
+    // By SIGHUP, or because nothing can be written any more, whichever is first.
+    assert!(matches!(top.hang_up(), Some(0 | UNAVAILABLE)));
+    daemon.end();
+}
+
+#[test]
+fn a_daemon_that_dies_is_said_to_be_gone_and_the_next_one_is_asked() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("dies", LEAK);
+    let mut top = Terminal::start(&["top", "--interval", "300ms"], WIDE, |_| ());
+    top.line_with(&[&container.id, " 7 "], SHOWN);
+    assert_eq!(daemon.end_with(libc::SIGKILL).code, None);
+    top.line_with(&["no daemon listens at ", "asked again every 300ms"], SHOWN);
+    top.until("what is shown is said to be old", SHOWN, |lines| lines[0].ends_with("s old"));
+    assert!(top.lines().iter().any(|line| line.contains(&container.id)), "{:?}", top.lines());
+
+    let daemon = Daemon::run(&["--age", "1s"]);
+    top.until("nothing is amiss any more", SHOWN, |lines| {
+        lines[0].ends_with(" now") && !lines.iter().any(|line| line.contains("no daemon"))
+    });
+    top.line_with(&[&container.id, " 7 "], SHOWN);
+    top.types("q");
+    assert_eq!(top.end().0, Some(0));
+    drop(container);
+    daemon.end();
+}
+
+#[test]
+fn where_it_is_allowed_zombies_are_reaped_after_a_look_and_a_yes() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("orphans", ADOPT);
+    await_zombies(container.init(), 3);
+    let mut top = Terminal::start(&["top", "--allow-remedies"], WIDE, |_| ());
+    top.line_with(&[&container.id, "adopted"], SHOWN);
+    select(&mut top, &container.id);
+    top.types("\r");
+    top.line_with(&[">       3 ", "adopted"], SHOWN);
+    top.types("x");
+    top.line_with(&["planned"], REAPED);
+    top.line_with(&["Do it? y: yes, Esc: no"], SHOWN);
+    assert_eq!(children(container.init()), ['Z'; 3], "it was only looked at");
+    top.types("y");
+    top.line_with(&["applied", "3 of 3 gone"], REAPED);
+    assert_eq!(children(container.init()), []);
+    top.types("\x1b");
+    top.line_with(&["none of its zombies stands"], SHOWN);
+    top.types("q");
+    assert_eq!(top.end(), (Some(0), String::new()));
+    drop(container);
+    daemon.end();
+}
+
+#[test]
+fn without_a_daemon_or_a_terminal_it_says_what_to_do_and_touches_nothing() {
+    let _machine = machine();
+    let refused = |terminal: Terminal, parts: &[&str]| {
+        let (code, text) = terminal.end();
+        // It wraps where it likes.
+        let text = text.replace('\n', "");
+        assert_eq!(code, Some(UNAVAILABLE), "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    };
+    refused(Terminal::start(&["top"], (24, 200), |_| ()), &["no daemon listens at ", "start `reaper run`"]);
+    let daemon = Daemon::run(&["--age", "1s"]);
+    for name in ["dumb", ""] {
+        let on = Terminal::start(&["top"], (24, 200), |command| {
+            command.env("TERM", name);
+        });
+        refused(on, &["TERM names no terminal", "reaper headroom"]);
+    }
+    let no_terminal = run_briefly(Command::new(reaper()).arg("top"));
+    assert_refused(&no_terminal, UNAVAILABLE, &["a live view takes a terminal", "reaper headroom"]);
+    let json = run_briefly(Command::new(reaper()).args(["top", "--output", "json"]));
+    assert_refused(&json, USAGE, &["reaper headroom --output json"]);
+    daemon.end();
+}
