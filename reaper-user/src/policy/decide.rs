@@ -280,7 +280,7 @@ impl Policy {
             until: *until,
             passes: !lasts,
         });
-        // What lasts is behind every limit, and nothing is gained by waiting for those.
+        // What lasts would be so behind a limit, too: nothing is gained by waiting for that first.
         if refused.as_ref().is_some_and(|refused| !refused.passes) {
             return refused;
         }

@@ -166,9 +166,9 @@ impl Agenda {
         self.due.insert((moment, Item::Zombie(id)));
     }
 
-    /// Looks at it at `moment` if it has only a later one and stands in no queue.
+    /// Looks at it at `moment` if it has only a later one of its own, wherever it stands besides.
     pub(super) fn bring_forward(&mut self, id: u64, moment: BootTime) {
-        let waits = |plan: &Plan| plan.line.is_none() && plan.next.is_some_and(|next| next > moment);
+        let waits = |plan: &Plan| plan.next.is_some_and(|next| next > moment);
         if self.plans.get(&id).is_some_and(waits) && !self.asked.contains(&id) {
             self.schedule(id, moment);
         }

@@ -11,8 +11,16 @@ use crate::{
 /// Holders that are remembered with what was refused of them.
 const HOLDERS: usize = 16_384;
 
-/// What passes has not passed when it was in the way so often in a row, for more than five minutes by then.
+/// Reasons of the holder's own that should pass, and count as lasting where they do not: not whether a cgroup is frozen, or what is
+/// short on the machine.
+const PASS: [&str; 5] = ["running", "timed-wait", "uninterruptible", "user-code", "vfork"];
+
+/// They do not pass where they were in the way so often, for so long without a break.
 const OFTEN: u32 = 6;
+const LONG: Duration = Duration::from_secs(300);
+
+/// Whoever was not tried for so long after it could have been begins anew: nothing stood there meanwhile.
+const BREAK: Duration = Duration::from_secs(600);
 
 /// How long until it is tried again: after the first time, and after so many that it has doubled up to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +71,8 @@ const LASTS: [&str; 12] = [
 struct Tried {
     /// The last time.
     refused: Refused,
+    /// Since when, without a break.
+    since: BootTime,
     /// How often for each reason: one that alternates between two is not tried more often for that.
     times: HashMap<&'static str, u32>,
 }
@@ -95,14 +105,21 @@ impl Backoff {
         }
         let of_holder = self.0.entry(holder).or_default();
         let place = of_holder.iter().position(|tried| tried.is(act));
-        let mut times = place.map(|place| of_holder.swap_remove(place).times).unwrap_or_default();
+        let before = place.map(|place| of_holder.swap_remove(place));
+        let before = before.filter(|tried| now <= tried.refused.until.plus(BREAK));
+        let (since, mut times) =
+            before.map_or_else(|| (now, HashMap::new()), |tried| (tried.since, tried.times));
         let count = times.entry(refusal.as_str()).or_default();
         *count += 1;
         let until = now.plus(Pace::for_reason(refusal).after(*count));
-        let lasts = matches!(refusal, Refusal::Hand { word, .. } if LASTS.contains(word) || *count >= OFTEN);
+        let is_stuck = *count >= OFTEN && now.since(since) >= LONG;
+        let lasts = matches!(
+            refusal,
+            Refusal::Hand { word, .. } if LASTS.contains(word) || (is_stuck && PASS.contains(word))
+        );
         let Act { rule, remedy, .. } = act;
         let refused = Refused { rule, remedy, refusal: refusal.clone(), until, lasts };
-        of_holder.push(Tried { refused, times });
+        of_holder.push(Tried { refused, since, times });
         (until, lasts)
     }
 
@@ -110,6 +127,9 @@ impl Backoff {
     pub(super) fn done(&mut self, act: Act, holder: Identity) {
         if let Some(tried) = self.0.get_mut(&holder) {
             tried.retain(|tried| !tried.is(act));
+            if tried.is_empty() {
+                self.0.remove(&holder);
+            }
         }
     }
 
@@ -221,7 +241,21 @@ mod tests {
         };
         assert_eq!(lasting(hand("seccomp-denied")), Some(0));
         assert_eq!(lasting(hand("running")), Some(5));
+        // Of the machine, or of somebody who will undo it.
+        for word in ["no-tracer", "no-zombie", "frozen", "out-of-time"] {
+            assert_eq!(lasting(hand(word)), None, "{word}");
+        }
         assert_eq!(lasting(Refusal::Busy), None);
         assert_eq!(lasting(Refusal::IdentityChanged), None);
+    }
+
+    #[test]
+    fn whoever_was_busy_once_a_day_is_not_stuck() {
+        let mut backoff = Backoff::default();
+        for day in 0..20 {
+            let now = BootTime(0).plus(Duration::from_secs(day * 24 * 3_600));
+            let (until, lasts) = backoff.refused(REAP, HOLDER, &hand("running"), now);
+            assert_eq!((until.since(now).as_secs(), lasts), (10, false), "day {day}");
+        }
     }
 }

@@ -229,6 +229,8 @@ impl Remedies {
         if lasts && self.policy.has_more(underway.act) {
             self.agenda.dissolve(|other| *other == line, now);
         }
+        // Whatever else waits for this holder need not wait for that.
+        self.agenda.wake(underway.holder, now);
         for id in &underway.ids {
             if let Some(plan) = self.agenda.plan_mut(*id) {
                 plan.looked.refusals.push((underway.act, refusal.clone()));
@@ -276,7 +278,8 @@ impl Remedies {
         underway.acted = deed.refusal.is_none() || deed.acted();
         // Whom it touched before it came to a refusal may die of that all the same.
         if let Some(refusal) = deed.refusal.as_ref().filter(|_| !deed.touched()) {
-            if *refusal == Refusal::Withdrawn {
+            // What stood in its way was in the way of a rule that there is no more.
+            if *refusal == Refusal::Withdrawn || underway.outlived {
                 self.put_back(&underway, now);
                 return;
             }

@@ -78,6 +78,10 @@ impl Remedies {
                 self.agenda.schedule(*id, again);
             }
             for (act, refusal) in &decision.refusals {
+                // That the hand has refused it was told when it did.
+                if matches!(refusal, Refusal::Hand { .. }) {
+                    continue;
+                }
                 let alike = refusals.entry((*holder, *act, refusal.as_str())).or_default();
                 alike.push((refusal.clone(), zombie.clone()));
             }

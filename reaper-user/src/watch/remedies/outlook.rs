@@ -73,10 +73,15 @@ fn steps(plan: &Plan, rule: &Rule, turn: Option<&Turn>) -> Vec<OutlookStep> {
     let step = |(number, step): (usize, &crate::policy::Step)| {
         let waits = turn.filter(|turn| turn.line.1.step == number);
         let in_the_way = waits.and_then(|turn| turn.obstacle.as_ref()).map(|(refusal, _)| refusal);
-        // A limit is known as it is now, anything else as it was when it was last looked at.
-        let found = refusals
-            .iter()
-            .find(|(act, refusal)| act.step == number && (waits.is_none() || !refusal.is_about_all()));
+        // A limit, and what the hand has refused, is known as it is now, anything else as it was when it was last looked at.
+        let stands = |refusal: &Refusal| match refusal {
+            Refusal::Hand { .. } | Refusal::Busy => {
+                in_the_way.is_some_and(|now| now.as_str() == refusal.as_str())
+            }
+            _ => !refusal.is_about_all(),
+        };
+        let found =
+            refusals.iter().find(|(act, refusal)| act.step == number && (waits.is_none() || stands(refusal)));
         let refusal = found.map(|(_, refusal)| refusal);
         let passed = place.is_some_and(|place| plan.progress.has_passed(place, number));
         let reason = refusal.or(in_the_way);

@@ -102,6 +102,8 @@ fn what_the_hand_refuses_is_tried_again_with_the_same_and_nothing_else_is_looked
     let looks = machine.looks;
     refuse(&mut machine, "running");
     let again = machine.now.plus(10 * SECOND);
+    // What else waits for the holder could be done now.
+    assert!(machine.look().is_empty());
     assert_eq!(machine.remedies.next(), Some(again));
     machine.now = again;
     assert_eq!(machine.look(), (1..=256).collect::<Vec<_>>());
@@ -152,6 +154,37 @@ fn that_a_holder_is_busy_for_a_moment_is_no_reason_for_something_stronger() {
     let (remedy, after) = until_something_stronger(&mut machine, "running", HOUR).unwrap();
     assert_eq!(remedy, Remedy::TerminateHolder);
     assert!((300..600).contains(&after), "{after} s");
+}
+
+#[test]
+fn what_is_refused_when_the_rules_have_changed_says_nothing_of_the_new_ones() {
+    let steps = [(Remedy::Reap, 90), (Remedy::TerminateHolder, 100)];
+    let mut machine = Machine::with(terms(&steps));
+    machine.leak(7, 1);
+    machine.look();
+    let number = only(&machine);
+    machine.remedies.forget_rules(terms(&steps));
+    machine.leak(7, 0);
+    let deed = Deed::refused(Refusal::Hand { word: "not-permitted", message: String::new() });
+    machine.remedies.take_deed(number, deed, machine.now, &mut machine.outbox);
+    assert_eq!(machine.remedies.next(), Some(machine.now), "SIGHUP tries at once");
+    machine.look();
+    assert_eq!(machine.remedies.underway[&only(&machine)].act.remedy, Remedy::Reap);
+}
+
+#[test]
+fn what_waits_for_a_stronger_step_is_looked_at_when_little_is_left() {
+    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90), (Remedy::TerminateHolder, 24 * 3_600)]));
+    machine.leak(7, 1);
+    machine.look();
+    refuse(&mut machine, "seccomp-denied");
+    assert_eq!(machine.look(), [1]);
+    assert!(machine.look().is_empty());
+    let later = machine.now.plus(10 * SECOND);
+    assert!(machine.remedies.next().unwrap() > later);
+    machine.remedies.bring_forward(&[1], later);
+    machine.now = later;
+    assert_eq!(machine.look(), [1]);
 }
 
 #[test]
