@@ -110,7 +110,7 @@ struct Pending {
 
 impl Follower {
     /// Finds out what those are that run already. Looks again until none of the new ones is an interpreter: what one forks before it is
-    /// followed is not. All others may fork as they like.
+    /// followed is not. Those of which it is known that they are none may fork as they like.
     fn begin(&mut self, looks: Vec<Running>) {
         let mut met = HashSet::new();
         for look in looks {
@@ -250,8 +250,8 @@ impl Follower {
         }
     }
 
-    /// Finds out what a process is, `before` the kernel side was there or now. True where it is an interpreter, or may turn out to be
-    /// one.
+    /// Finds out what a process is, `before` the kernel side was there or now. True where it is an interpreter, may turn out to be
+    /// one, or may have been one.
     fn meet(&mut self, exec: &Exec, times: usize, before: bool) -> bool {
         let Exec { tgid, start, code, image, executable, .. } = *exec;
         if let Some(following) = self.origins.inherit(exec, before) {
@@ -287,7 +287,8 @@ impl Follower {
         };
         tracing::trace!(pid = tgid, ?found, "recognition");
         match found {
-            Found::Gone => return false,
+            // It may have been one, and have forked: daemons do, and end.
+            Found::Gone => return before,
             Found::Other => {
                 self.know(exec, Verdict { kind: kind::OTHER, ..Verdict::default() });
                 self.origins.unfollow(exec);

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::line;
-use crate::support::{Daemon, Workload, fixture, machine, rounds, run, signal};
+use crate::support::{Daemon, fixture, machine, program, rounds, run, signal};
 
 /// What is linked to libpython and has an interpreter's `main`.
 const LINKED: &str =
@@ -168,8 +168,10 @@ fn workers_that_nobody_could_be_asked_about_are_asked_about_later() {
 #[test]
 fn that_others_fork_on_while_the_daemon_starts_is_no_loss() {
     let _machine = machine();
-    let load = ["load", "--rate", "2000", "--workers", "4", "--leaks", "0", "--seconds", "600"];
-    let churn = Workload::start(&load);
+    // So many live at once that each look finds new ones.
+    let forks = "$SIG{CHLD} = 'IGNORE'; while (1) { if (!fork) { select undef, undef, undef, 0.05; exit } \
+                 select undef, undef, undef, 0.0002 }";
+    let mut forker = Command::new(program("perl")).args(["-e", forks]).spawn().unwrap();
     for _ in 0..3 {
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = Daemon::trace(&["--age", "200ms"]);
@@ -179,7 +181,8 @@ fn that_others_fork_on_while_the_daemon_starts_is_no_loss() {
             daemon.end().into_iter().filter(|seen| seen.is("lost") && seen.text("/what") == "unrecognized");
         assert_eq!(lost.map(|seen| seen.event).collect::<Vec<_>>(), [Value::Null; 0]);
     }
-    drop(churn);
+    forker.kill().unwrap();
+    forker.wait().unwrap();
 }
 
 /// Those that run when the daemon starts fork while it looks at them.
