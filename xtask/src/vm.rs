@@ -148,7 +148,7 @@ impl Boots {
 
     /// What the failed tests printed.
     pub(crate) fn failures(&self) -> String {
-        report::failed(&self.rows).map(|(_, row)| row.verdict.said.as_str()).collect()
+        report::failed(&self.rows).map(report::said).collect()
     }
 }
 

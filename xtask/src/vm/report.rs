@@ -25,12 +25,15 @@ pub(crate) fn failed(rows: &[Row]) -> impl Iterator<Item = (usize, &Row)> {
 /// One that failed: `3 (6.12.94, cgroup v2): clock::one, pins::two`.
 pub(crate) fn in_short((number, row): (usize, &Row)) -> String {
     let Verdict { complaint, trouble, .. } = &row.verdict;
-    let why = match (complaint, trouble, row.verdict.bad()) {
-        (_, _, bad) if !bad.is_empty() => bad.join(", "),
-        (Some(why), _, _) | (None, Some(why), _) => why.clone(),
-        (None, None, _) => "no test passed".to_owned(),
-    };
+    let mut why = row.verdict.bad();
+    why.extend([complaint, trouble].into_iter().flatten().map(String::as_str));
+    let why = if why.is_empty() { "no test passed".to_owned() } else { why.join(", ") };
     format!("{number} ({}, {}): {why}", kernel(row), row.mode)
+}
+
+/// What the failed tests of one have printed.
+pub(crate) fn said((number, row): (usize, &Row)) -> String {
+    format!("==== boot {number} ({}, {}) ====\n{}", kernel(row), row.mode, row.verdict.said)
 }
 
 fn kernel(row: &Row) -> &str {
