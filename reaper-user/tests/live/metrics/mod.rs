@@ -10,6 +10,7 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -225,6 +226,7 @@ fn what_the_daemon_says_of_itself_is_what_proc_says() {
             Some((name, told, _)) => {
                 let value = page.sum(name, &[]);
                 assert!(Instant::now() < deadline, "{name} is {value}, /proc says {told}");
+                thread::sleep(Duration::from_millis(100));
             }
         }
     };

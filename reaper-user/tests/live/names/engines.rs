@@ -77,7 +77,7 @@ impl Drop for Podman {
 /// Docker's containers' cgroups are below this one.
 const DOCKERS: &str = "reaper-live-docker";
 
-/// A Docker daemon of the test's own, with a containerd of its own; both are ended with its containers when this is dropped.
+/// A Docker daemon of the test's own; it is ended with its container when this is dropped.
 struct Docker {
     daemon: Child,
     directory: tempfile::TempDir,
@@ -144,6 +144,11 @@ impl Drop for Docker {
         let _ = run_briefly(self.command().args(["rm", "--force", "shop-web"]));
         signal(self.daemon.id(), libc::SIGTERM);
         let _ = self.daemon.wait();
+        // It leaves the host's network namespace mounted for the container that was in it.
+        let mounted = fs::read_dir(self.directory.path().join("exec/netns")).into_iter().flatten().flatten();
+        for entry in mounted {
+            let _ = run_briefly(Command::new(program("umount")).arg(entry.path()));
+        }
     }
 }
 
