@@ -86,12 +86,23 @@ impl Series {
             self.samples.pop_front();
         }
         if self.samples.len() > KEPT {
-            // Of the older half every second one is enough.
-            let mut number = 0;
-            self.samples.retain(|_| {
-                number += 1;
-                number > KEPT / 2 || number % 2 == 1
-            });
+            self.thin(at);
+        }
+    }
+
+    /// Leaves out the one that says least: its neighbours are the nearest to each other for how long ago they are. However often it
+    /// is looked, the longest window stays.
+    fn thin(&mut self, now: BootTime) {
+        let says = |place: usize| {
+            let [before, own, after] =
+                [place - 1, place, place + 1].map(|place| self.samples.get(place).map(|sample| sample.at));
+            let apart = after?.since(before?).as_secs_f64();
+            Some(apart / (now.since(own?).as_secs_f64() + 1.0))
+        };
+        let places =
+            (1..self.samples.len().saturating_sub(1)).filter_map(|place| Some((place, says(place)?)));
+        if let Some((place, _)) = places.min_by(|(_, one), (_, other)| one.total_cmp(other)) {
+            self.samples.remove(place);
         }
     }
 
@@ -295,6 +306,18 @@ mod tests {
         assert!(rate.window > Duration::from_secs(1_000), "{rate:?}");
         let hours = left(&leak, 1_000).unwrap() / 3_600.0;
         assert!((hours - 820.0 / 180.0).abs() < 0.3, "{hours}");
+    }
+
+    #[test]
+    fn the_longest_window_stays_however_often_somebody_looks() {
+        // One each twenty minutes, of which four hours are seen.
+        for apart in [0.2, 1.0, 30.0] {
+            let looks = (0..).map(|look| f64::from(look) * apart).take_while(|second| *second <= 14_400.0);
+            let series = series(looks.map(|second| (second, whole(second / 1_200.0))));
+            let oldest = series.samples.front().unwrap().at;
+            assert!(series.samples.back().unwrap().at.since(oldest) > Duration::from_secs(7_000), "{apart}");
+            assert!(series.samples.len() <= KEPT);
+        }
     }
 
     #[test]
