@@ -247,7 +247,7 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io::Write as _};
 
     use tokio::sync::mpsc::unbounded_channel;
 
@@ -275,7 +275,9 @@ mod tests {
             panic!("no answer");
         };
         assert_eq!(levels.len(), 2);
-        fs::write(cgroup.join("pids.events"), "max 10000\n").unwrap();
+        // At once, as the kernel does: not empty in between.
+        let events = fs::OpenOptions::new().write(true).open(cgroup.join("pids.events"));
+        events.unwrap().write_all(b"max 10000\n").unwrap();
         let Some(Report::Refused(refusal)) = reports.blocking_recv() else { panic!("not told") };
         assert_eq!((refusal.count, refusal.levels.len()), (10_000, 2));
         drop(reader);
