@@ -7,6 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use crate::{
     config::{Age, MaxPause, Natives, Output, Overrides, PinPath, Span, SpanError},
     exit_code,
+    identity::{BootTime, Identity},
     report::Filter,
     zombie::Cause,
 };
@@ -159,12 +160,12 @@ pub struct HeadroomArgs {
 /// `reaper top`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The running daemon is asked again and again; what is shown is never older than is said in the upper right corner. Enter opens a workload
+The running daemon is asked again and again; how long ago is said in the upper right corner. Enter opens a workload
 (its zombies by holder, cause and leak site) and then one of these lines (the stack, and each zombie); ? lists the keys; q ends it with
 exit code 0.
 
-With --allow-remedies the key x does for the selected line what `reaper reap` does: it shows what would be done and why (--dry-run), and
-does it when y is pressed then. What needs --parent-may-miss-status stays with the command line.
+With --allow-remedies the key x does for the zombies of the selected line what `reaper reap` does: it shows what would be done and why
+(--dry-run), and does it when y is pressed then. What needs --parent-may-miss-status stays with the command line.
 
 Exit code 69 where no daemon runs, or the terminal is none.
 
@@ -174,8 +175,8 @@ Examples:
   reaper top --allow-remedies
   NO_COLOR=1 reaper top")]
 pub struct TopArgs {
-    /// How often the daemon is asked, between 200ms and 1h; less often where it takes long to answer
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    /// How often the daemon is asked, between 1s and 1h; less often where it takes long to answer
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     pub interval: Span,
     /// Have the key x reap by hand; without, it only shows the command
     #[arg(long)]
@@ -184,8 +185,8 @@ pub struct TopArgs {
 
 fn interval(text: &str) -> Result<Span, String> {
     let span: Span = text.parse().map_err(|error: SpanError| error.to_string())?;
-    let fits = (Duration::from_millis(200)..=Duration::from_secs(3_600)).contains(&span.0);
-    if fits { Ok(span) } else { Err("write a duration between 200ms and 1h".to_owned()) }
+    let fits = (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(&span.0);
+    if fits { Ok(span) } else { Err("write a duration between 1s and 1h".to_owned()) }
 }
 
 /// `reaper explain`.
@@ -313,9 +314,18 @@ pub struct ReapArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+    /// Nothing where the holder is not this process: its pid, and its start in nanoseconds since boot
+    #[arg(long, value_name = "PID@START", value_parser = identity, hide = true)]
+    pub only_holder: Option<Identity>,
     /// Take back what the remedy autoreap has set inside the holder
     #[arg(long, requires = "holder", conflicts_with_all = ["pids", "workload", "cause"])]
     pub undo_autoreap: bool,
+}
+
+fn identity(text: &str) -> Result<Identity, String> {
+    let parsed = text.split_once('@').and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+    let (pid, start) = parsed.ok_or_else(|| "write PID@START".to_owned())?;
+    Ok(Identity { pid, start: BootTime(start) })
 }
 
 fn cause(word: &str) -> Result<Cause, String> {

@@ -91,8 +91,14 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             .filter(|event| is_of(event, zombie))
             .and_then(reap_times);
         let case = Case { zombie, holder, waited, reap_times, free: None, refused: &[] };
+        let is_other = args.only_holder.is_some_and(|only| holder.identity != Some(only));
         let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
-        match allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now())) {
+        let verdict = if is_other {
+            Err(Refusal::IdentityChanged)
+        } else {
+            allows(Remedy::Reap, &rule, case, zombie.died.age(boot_now()))
+        };
+        match verdict {
             Ok(()) => allowed.entry(of).or_default().push(zombie),
             Err(refusal) => {
                 let alike = refusals.entry((of, refusal.as_str())).or_insert((refusal, Vec::new()));

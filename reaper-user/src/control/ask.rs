@@ -24,6 +24,12 @@ pub fn zombies(path: &Path) -> Result<Listing, ControlError> {
     ask(path, &Question::of(ZOMBIES), ANSWER).map(listing)
 }
 
+/// The same for those only that died in this cgroup and below it.
+pub fn zombies_in(path: &Path, cgroup: &str) -> Result<Listing, ControlError> {
+    let question = Question { workload: Some(cgroup.to_owned()), ..Question::of(ZOMBIES) };
+    ask(path, &question, ANSWER).map(listing)
+}
+
 pub(super) fn listing(events: Vec<Event>) -> Listing {
     let mut listing = Listing::default();
     for event in events {

@@ -6,7 +6,7 @@
 //!
 //! | request | with | events |
 //! |---|---|---|
-//! | `zombies` | | zombies, circuit breakers that are open |
+//! | `zombies` | `workload`, not required: a cgroup's path | zombies, of that cgroup and below it, circuit breakers that are open |
 //! | `losses` | | losses |
 //! | `leaks` | `span_ms`, not required | one `leaks`, leak sites that leaked within that span |
 //! | `setup` | | none; how it was set up is in the first line, as `setup` |
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
-    ask::{Leaks, explain, headroom, leaks, losses, setup, watch, zombies},
+    ask::{Leaks, explain, headroom, leaks, losses, setup, watch, zombies, zombies_in},
     serve::Control,
 };
 use crate::{lock, names, report::ParseError};

@@ -147,7 +147,9 @@ async fn events(question: Question, queries: &mpsc::Sender<Query>) -> Result<Vec
     let Question { version: _, request, span_ms, pid, workload } = question;
     match request.as_str() {
         ZOMBIES => {
-            let Listing { zombies, breakers } = answer(queries, Query::Zombies).await?;
+            let cgroup = workload.map(|path| Untrusted::new(path.as_bytes()));
+            let Listing { zombies, breakers } =
+                answer(queries, |reply| Query::Zombies(cgroup, reply)).await?;
             let zombies = zombies.into_iter().map(|zombie| Event::Zombie(Box::new(zombie)));
             Ok(zombies.chain(breakers.into_iter().map(|breaker| Event::Breaker(Box::new(breaker)))).collect())
         }

@@ -52,7 +52,7 @@ pub use self::{
     reporter::{Page, Reporter},
     site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
-    workload::ShownWorkload,
+    workload::{ShownWorkload, is_within},
 };
 
 #[cfg(test)]

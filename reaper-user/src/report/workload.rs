@@ -38,6 +38,13 @@ pub struct ShownWorkload {
     pub description: Option<Untrusted>,
 }
 
+/// Whether a cgroup is this one or below it. The root is above nobody here: what is in none but that is the machine's own.
+#[must_use]
+pub fn is_within(own: &Untrusted, cgroup: &Untrusted) -> bool {
+    let below = own.as_str().strip_prefix(cgroup.as_str());
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 impl ShownWorkload {
     /// A workload, with its names where they are known.
     #[must_use]

@@ -7,14 +7,15 @@ use tokio::sync::oneshot;
 use super::{Watch, leaks::moment};
 use crate::{
     identity::BootTime,
-    report::{Event, SiteEvent, ZombieEvent},
+    report::{Event, SiteEvent, ZombieEvent, is_within},
+    text::Untrusted,
 };
 
 /// Who has asked for a list, and for which.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// All that stand.
-    Listing(oneshot::Sender<super::Listing>),
+    /// All that stand, or those that died in this cgroup and below it.
+    Listing(Option<Untrusted>, oneshot::Sender<super::Listing>),
     /// What is known of a pid.
     About(u32, oneshot::Sender<Vec<Event>>),
 }
@@ -24,7 +25,7 @@ impl Watch {
     pub(super) fn hand_over(&mut self, reply: Reply, zombies: Vec<(u64, ZombieEvent)>, now: BootTime) {
         let breakers = self.remedies.open_breakers(now);
         match reply {
-            Reply::Listing(reply) => {
+            Reply::Listing(_, reply) => {
                 let zombies = zombies.into_iter().map(|(_, zombie)| zombie).collect();
                 let _left = reply.send(super::Listing { zombies, breakers });
             }
@@ -75,6 +76,12 @@ impl Watch {
             records.retain(|record| record.tgid() == *pid);
         }
         self.describer.look_up_v1()?;
+        if let Reply::Listing(Some(cgroup), _) = &reply {
+            records.retain(|record| {
+                let [v2, v1] = self.describer.cgroups(record);
+                self.describer.workloads.of(v2, v1).cgroup.is_some_and(|own| is_within(&own, cgroup))
+            });
+        }
         let requests =
             records.iter().map(|record| self.request(crate::ledger::Due::Report, record)).collect();
         let number = self.lists.open(reply);

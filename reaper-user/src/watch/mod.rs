@@ -129,7 +129,7 @@ pub enum WatchError {
 #[derive(Debug)]
 pub enum Query {
     /// Every zombie that stands now, of any age.
-    Zombies(oneshot::Sender<Listing>),
+    Zombies(Option<Untrusted>, oneshot::Sender<Listing>),
     /// All that is known of a pid: the zombie that it is, or those that it holds, with their leak sites.
     Explain(u32, oneshot::Sender<Vec<Event>>),
     /// The leak sites that leaked within a span, or all of them: a [`LeaksEvent`](crate::report::LeaksEvent), then one each.
@@ -432,7 +432,7 @@ impl Watch {
 
     fn answer(&mut self, query: Query) -> Result<(), WatchError> {
         match query {
-            Query::Zombies(reply) => self.look_for(Reply::Listing(reply))?,
+            Query::Zombies(cgroup, reply) => self.look_for(Reply::Listing(cgroup, reply))?,
             Query::Explain(pid, reply) => self.look_for(Reply::About(pid, reply))?,
             Query::Leaks(since, reply) => {
                 if self.describer.stacks.is_some() {

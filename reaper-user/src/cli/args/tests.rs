@@ -86,7 +86,8 @@ fn wrong_usage_exits_64_and_says_what_can_be_written() {
         ("reaper explain 0", "1..=4194304"),
         ("reaper leaks --since 5", "\"30s\""),
         ("reaper top --interval 5", "\"30s\""),
-        ("reaper top --interval 100ms", "between 200ms and 1h"),
+        ("reaper top --interval 100ms", "between 1s and 1h"),
+        ("reaper reap 7 --only-holder 4700", "PID@START"),
         ("reaper leaks --folded --pprof -", "--pprof"),
     ] {
         let (code, text) = refusal(line);

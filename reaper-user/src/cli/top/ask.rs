@@ -12,15 +12,19 @@ use tokio::sync::mpsc::Sender;
 use crate::{
     control::{self, ControlError},
     report::{HeadroomEvent, ZombieEvent},
+    text::Untrusted,
 };
 
+/// The daemon is busy with the answers for one part in so many of the time, at most.
+const REST: u32 = 10;
+
 /// What is asked for: what is shown, and no more, for each zombie of a list is looked at anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     /// How workloads stand to their limits.
     Workloads,
-    /// That, and each zombie.
-    Zombies,
+    /// That, and each zombie of this cgroup and below it; of the machine where it is not known.
+    Zombies(Option<Untrusted>),
 }
 
 /// What the daemon says.
@@ -38,12 +42,13 @@ pub(super) struct Answer {
 pub(super) type Asked = Result<Answer, ControlError>;
 
 /// Asks once, and waits for the answer.
-pub(super) fn ask(question: Question) -> Asked {
+pub(super) fn ask(question: &Question) -> Asked {
     let (asked, socket) = (Instant::now(), control::socket());
     let workloads = control::headroom(&socket, None)?;
     let zombies = match question {
         Question::Workloads => None,
-        Question::Zombies => Some(control::zombies(&socket)?.zombies),
+        Question::Zombies(Some(cgroup)) => Some(control::zombies_in(&socket, cgroup.as_str())?.zombies),
+        Question::Zombies(None) => Some(control::zombies(&socket)?.zombies),
     };
     Ok(Answer { asked, workloads, zombies })
 }
@@ -59,16 +64,17 @@ impl Asker {
     /// Asks this every so often from one interval on, until it is dropped. Whoever listens no more ends it, too.
     pub(super) fn start(question: Question, interval: Duration, answers: Sender<Asked>) -> io::Result<Self> {
         let (questions, wanted) = mpsc::channel();
+        let first = question.clone();
         thread::Builder::new()
             .name("asker".to_owned())
-            .spawn(move || work(question, interval, &wanted, &answers))?;
+            .spawn(move || work(first, interval, &wanted, &answers))?;
         Ok(Self { question, questions })
     }
 
     /// Asks this from now on; at once where it is another question than before.
     pub(super) fn want(&mut self, question: Question) {
         if question != self.question {
-            self.question = question;
+            self.question = question.clone();
             // A thread that has ended is noticed by the end of its answers.
             let _ended = self.questions.send(question);
         }
@@ -84,18 +90,18 @@ fn work(mut question: Question, interval: Duration, wanted: &Receiver<Question>,
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let begun = Instant::now();
-        if answers.blocking_send(ask(question)).is_err() {
+        if answers.blocking_send(ask(&question)).is_err() {
             return;
         }
         next = begun + pause(begun.elapsed(), interval);
     }
 }
 
-/// From the beginning of a question to the next: whole intervals, so that those that an answer takes are left out, and at least twice
-/// as long as it took, so that the daemon is not kept busy by who watches it.
+/// From the beginning of a question to the next: whole intervals, so that those that an answer takes are left out, and at least
+/// [`REST`] times as long as it took, so that the daemon is not kept busy by who watches it.
 fn pause(took: Duration, interval: Duration) -> Duration {
     let mut pause = interval;
-    while pause < took.saturating_mul(2) {
+    while pause < took.saturating_mul(REST) {
         pause += interval;
     }
     pause
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_late_answer_costs_beats_and_not_the_daemon() {
         let second = Duration::from_secs(1);
-        for (took, beats) in [(0, 1), (300, 1), (500, 1), (501, 2), (1_200, 3), (10_000, 20)] {
+        for (took, beats) in [(0, 1), (30, 1), (100, 1), (101, 2), (1_200, 12), (10_000, 100)] {
             assert_eq!(pause(Duration::from_millis(took), second), second * beats, "{took} ms");
         }
     }

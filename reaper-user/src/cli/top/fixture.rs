@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{
     ask::Answer,
+    key::Key,
     reaping::{Order, Said},
-    state::{Settings, State},
+    state::{Act, Settings, State},
 };
 use crate::{
     origin,
@@ -63,4 +64,11 @@ pub(super) fn said_about(order: &Order, is_done: bool, refusal: Option<&Refusal>
         stderr: b"a \x1b[31mword\n".to_vec(),
     };
     Said::read(order.clone(), is_done, &output)
+}
+
+/// A key that was typed when what is drawn had been on the screen for a second.
+pub(super) fn typed(state: &mut State, key: Key) -> Option<Act> {
+    let drawn = Instant::now();
+    state.was_drawn(drawn);
+    state.press(key, drawn + Duration::from_secs(1))
 }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 use crate::{
     identity::BootTime,
     origin::SiteId,
-    report::{HeadroomEvent, ShownWorkload, ZombieEvent},
+    report::{HeadroomEvent, ShownWorkload, ZombieEvent, is_within},
     zombie::Cause,
 };
 
@@ -68,6 +68,5 @@ fn is_of(workload: &ShownWorkload, row: &HeadroomEvent) -> bool {
     let (Some(own), Some(of_row)) = (&workload.cgroup, &row.workload.cgroup) else {
         return workload.cgroup == row.workload.cgroup;
     };
-    let below = own.as_str().strip_prefix(of_row.as_str());
-    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    is_within(own, of_row)
 }

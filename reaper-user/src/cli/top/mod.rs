@@ -16,7 +16,12 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{io, io::Write as _, thread, time::Duration};
+use std::{
+    io,
+    io::Write as _,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -44,7 +49,7 @@ pub(super) fn run(args: &TopArgs, output: Option<Output>) -> Result<u8, Failure>
         return Err(Failure::new(exit_code::USAGE, message.to_owned()));
     }
     let look = screen::look()?;
-    let first = ask::ask(Question::Workloads).map_err(|error| match error {
+    let first = ask::ask(&Question::Workloads).map_err(|error| match error {
         ControlError::NoDaemon(_) => Failure::new(
             exit_code::UNAVAILABLE,
             format!("{error}: start `reaper run`, or look once without it: `reaper headroom`, `reaper ls`"),
@@ -76,6 +81,7 @@ async fn show(settings: Settings, first: Answer, look: Look) -> Result<u8, Failu
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         screen.draw(&state, look).map_err(written)?;
+        state.was_drawn(Instant::now());
         let act = tokio::select! {
             () = ends.come() => Some(Act::Leave),
             act = typed(&mut keys, &mut state) => act.map_err(written)?,
@@ -97,8 +103,8 @@ async fn show(settings: Settings, first: Answer, look: Look) -> Result<u8, Failu
                 return state.reaping().map_or(Ok(exit_code::OK), left_alone);
             }
             Some(Act::Redraw) => screen.clear().map_err(written)?,
-            Some(Act::Try(order)) => begin(order, Order::attempt, &reaped).map_err(unable)?,
-            Some(Act::Reap(order)) => begin(order, Order::carry_out, &reaped).map_err(unable)?,
+            Some(Act::Try(order)) => begin(&mut state, order, false, &reaped),
+            Some(Act::Reap(order)) => begin(&mut state, order, true, &reaped),
         }
         asker.want(state.question());
     }
@@ -121,17 +127,20 @@ async fn heard(answers: &mut Receiver<Asked>) -> Result<Asked, Failure> {
 /// What a key asks for. Where nobody can type any more, the view is left.
 async fn typed(keys: &mut Keys, state: &mut State) -> io::Result<Option<Act>> {
     match keys.recv().await {
-        Some(key) => Ok(key?.and_then(|key| state.press(key))),
+        Some((at, key)) => Ok(key?.and_then(|key| state.press(key, at))),
         None => Ok(Some(Act::Leave)),
     }
 }
 
-/// Does what takes its time in a thread.
-fn begin(order: Order, how: fn(Order) -> Said, said: &Sender<Said>) -> io::Result<()> {
-    let said = said.clone();
+/// Looks what would be done, or does it, in a thread: it takes its time. Where threads are what is short, that is said, and the view stays.
+fn begin(state: &mut State, order: Order, is_done: bool, said: &Sender<Said>) {
+    let (said, again) = (said.clone(), order.clone());
+    let how = if is_done { Order::carry_out } else { Order::attempt };
     // Who has left meanwhile is not told.
     let work = move || drop(said.blocking_send(how(order)));
-    thread::Builder::new().name("reaping".to_owned()).spawn(work).map(drop)
+    if let Err(error) = thread::Builder::new().name("reaping".to_owned()).spawn(work) {
+        state.hear(again.failed(is_done, &error));
+    }
 }
 
 /// The signals that end the view as q does.

@@ -1,11 +1,18 @@
 //! What lies over a view: help, and what is done about zombies.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     reaping::{Order, Said},
     state::Act,
 };
+
+/// What would be done has to be on the screen for so long before a yes is one: who holds a key down, or types it again because nothing
+/// happens, has not read it.
+const READ: Duration = Duration::from_millis(500);
+
+/// After so long it is looked again what would be done.
+const STALE: Duration = Duration::from_secs(60);
 
 /// What lies over a view.
 #[derive(Debug)]
@@ -32,8 +39,8 @@ pub(super) enum Stage {
     NotAllowed,
     /// It is looked what would be done, since then.
     Trying(Instant),
-    /// That is known, and it is asked whether to do it.
-    Tried(Said),
+    /// That is known, and it is asked whether to do it; on the screen since then.
+    Tried(Said, Option<Instant>),
     /// It is being done, since then.
     Doing(Instant),
     /// It was done.
@@ -50,15 +57,27 @@ impl Remedy {
         (Self { order, stage: Stage::Trying(Instant::now()) }, Some(act))
     }
 
-    /// Somebody says yes: it is done where it was looked at before, and something would be done to whom it was asked for.
-    pub(super) fn agree(&mut self) -> Option<Act> {
-        match &self.stage {
-            Stage::Tried(said) if said.is_offered(&self.order) => {
-                self.stage = Stage::Doing(Instant::now());
-                Some(Act::Reap(self.order.clone()))
-            }
-            _ => None,
+    /// It is on the screen.
+    pub(super) fn was_drawn(&mut self, now: Instant) {
+        if let Stage::Tried(_, shown @ None) = &mut self.stage {
+            *shown = Some(now);
         }
+    }
+
+    /// Somebody said yes then: it is done where it could be read what would be done, and to whom it was asked for. Where that was long
+    /// ago, it is looked again.
+    pub(super) fn agree(&mut self, at: Instant) -> Option<Act> {
+        let Stage::Tried(said, Some(shown)) = &self.stage else { return None };
+        let read_for = at.saturating_duration_since(*shown);
+        if !said.is_offered(&self.order) || read_for < READ {
+            return None;
+        }
+        if read_for > STALE {
+            self.stage = Stage::Trying(Instant::now());
+            return Some(Act::Try(self.order.clone()));
+        }
+        self.stage = Stage::Doing(Instant::now());
+        Some(Act::Reap(self.order.clone()))
     }
 
     /// It has come to its end, or what it would do is known. What was said about another order is not taken: its pane was left.
@@ -67,7 +86,7 @@ impl Remedy {
             return;
         }
         match (&self.stage, said.is_done) {
-            (Stage::Trying(_), false) => self.stage = Stage::Tried(said),
+            (Stage::Trying(_), false) => self.stage = Stage::Tried(said, None),
             (Stage::Doing(_), true) => self.stage = Stage::Done(said),
             _ => {}
         }

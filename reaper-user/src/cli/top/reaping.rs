@@ -2,10 +2,13 @@
 //! it, and what it says goes to no terminal that is drawn on.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _, Seek as _},
     os::unix::process::CommandExt as _,
     process::{Command, Output, Stdio},
 };
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::{
     config,
@@ -21,12 +24,16 @@ const WIDTH: usize = 4_096;
 /// What `reaper reap` is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    words: Vec<String>,
+    /// The zombies.
+    pids: Vec<u32>,
     cause: Cause,
     /// The holder, and when that was forked.
     holder: u32,
     start: Option<BootTime>,
 }
+
+/// So many pids are shown of a command that names more.
+const SHOWN: usize = 6;
 
 /// What it said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,29 +49,21 @@ pub(super) struct Said {
 }
 
 impl Order {
-    /// About all zombies of this one's holder that have its cause.
-    pub(super) fn for_holder(zombie: &ZombieEvent) -> Self {
-        let holder = zombie.holder.pid.to_string();
-        Self::about(
-            zombie,
-            vec!["--holder".to_owned(), holder, "--cause".to_owned(), zombie.cause.as_str().to_owned()],
-        )
+    /// About these, which have holder and cause in common, and no others; `None` where there is none.
+    pub(super) fn of(zombies: &[&ZombieEvent]) -> Option<Self> {
+        let ZombieEvent { holder, cause, .. } = zombies.first()?;
+        let pids = zombies.iter().map(|zombie| zombie.pid).collect();
+        Some(Self { pids, cause: *cause, holder: holder.pid, start: holder.start_time })
     }
 
-    /// About this one.
-    pub(super) fn for_zombie(zombie: &ZombieEvent) -> Self {
-        let cause = zombie.cause.as_str().to_owned();
-        Self::about(zombie, vec![zombie.pid.to_string(), "--cause".to_owned(), cause])
-    }
-
-    fn about(zombie: &ZombieEvent, words: Vec<String>) -> Self {
-        let ZombieEvent { holder, cause, .. } = zombie;
-        Self { words, cause: *cause, holder: holder.pid, start: holder.start_time }
-    }
-
-    /// As it is typed.
+    /// As it is typed; of many zombies the first.
     pub(super) fn command(&self) -> String {
-        format!("reaper reap {}", self.words.join(" "))
+        let pids: Vec<_> = self.pids.iter().take(SHOWN).map(u32::to_string).collect();
+        let more = match self.pids.len() {
+            all if all > SHOWN => format!(" … ({all} pids)"),
+            _ => String::new(),
+        };
+        format!("reaper reap {}{more} --cause {}", pids.join(" "), self.cause.as_str())
     }
 
     /// What can be said to it on the command line only, and as what; `None` where its cause needs no consent, or none helps.
@@ -92,19 +91,39 @@ impl Order {
     }
 
     fn run(self, how: &str, is_done: bool) -> Said {
+        match self.output(how) {
+            Ok(output) => Said::read(self, is_done, &output),
+            Err(error) => self.failed(is_done, &error),
+        }
+    }
+
+    /// It could not be begun.
+    pub(super) fn failed(self, is_done: bool, error: &io::Error) -> Said {
+        let lines = vec![format!("reaper could not be started: {error}")];
+        Said { order: self, is_done, lines, planned: Vec::new() }
+    }
+
+    fn output(&self, how: &str) -> io::Result<Output> {
+        // Not into pipes: who leaves the view meanwhile reads them no more, and it has to go to its end all the same.
+        let file = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
+        let (mut said, mut complained) = (file("said")?, file("complained")?);
         // By the link, not by its path: an upgrade may have replaced the file.
         let mut reaper = Command::new("/proc/self/exe");
-        reaper.arg0("reaper").args(["--output", "json", "reap", how]).args(&self.words).stdin(Stdio::null());
-        // Whatever the terminal sends to this program's group is not for it: it goes to its end.
-        match reaper.process_group(0).output() {
-            Ok(output) => Said::read(self, is_done, &output),
-            Err(error) => Said {
-                order: self,
-                is_done,
-                lines: vec![format!("reaper could not be started: {error}")],
-                planned: Vec::new(),
-            },
+        reaper.arg0("reaper").args(["--output", "json", "reap", how, "--cause", self.cause.as_str()]);
+        if let Some(start) = self.start {
+            // Whoever has that number by then is somebody else.
+            reaper.arg("--only-holder").arg(format!("{}@{}", self.holder, start.0));
         }
+        reaper.args(self.pids.iter().map(u32::to_string));
+        reaper.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(complained.try_clone()?);
+        // Whatever the terminal sends to this program's group is not for it.
+        let status = reaper.process_group(0).spawn()?.wait()?;
+        let read = |file: &mut File| {
+            let mut bytes = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut bytes).map(|_| bytes)
+        };
+        Ok(Output { status, stdout: read(&mut said)?, stderr: read(&mut complained)? })
     }
 }
 
@@ -120,8 +139,10 @@ impl Said {
         }
         let complaints = output.stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         this.lines.extend(complaints.map(|line| Untrusted::new(line).to_string()));
-        if this.lines.is_empty() {
-            this.lines.push(format!("no zombie is meant any more ({})", output.status));
+        if output.status.code().is_none() {
+            this.lines.push(format!("it has ended with {}: what it has done is not known", output.status));
+        } else if this.lines.is_empty() {
+            this.lines.push("no zombie is meant any more".to_owned());
         }
         this
     }
@@ -140,10 +161,10 @@ impl Said {
         }
     }
 
-    /// Whether there is something to do, to the holder that was selected and to no other that has its number now.
+    /// Whether there is something to do, to the holder that was selected and to no other that has its number now: its start has to be known.
     pub(super) fn is_offered(&self, order: &Order) -> bool {
         let is_it = |(pid, start): &(u32, Option<BootTime>)| {
-            *pid == order.holder && (order.start.is_none() || start.is_none() || *start == order.start)
+            *pid == order.holder && order.start.is_some() && *start == order.start
         };
         !self.is_done && !self.planned.is_empty() && self.planned.iter().all(is_it)
     }

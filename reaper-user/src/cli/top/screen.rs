@@ -21,6 +21,7 @@ use ratatui::{
         event, execute,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
+    layout::Rect,
 };
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -87,7 +88,9 @@ impl Screen {
 
     /// Has all of it drawn next time.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.0.clear()
+        // Its `clear` asks the terminal where the cursor is, and whoever reads keys would take the answer.
+        let size = self.0.size()?;
+        self.0.resize(Rect::new(0, 0, size.width, size.height))
     }
 }
 
@@ -105,8 +108,8 @@ fn give_back() {
     }
 }
 
-/// What comes from the terminal: keys, and `None` for another size.
-pub(super) type Keys = Receiver<io::Result<Option<Key>>>;
+/// What comes from the terminal and when: keys, and `None` for another size.
+pub(super) type Keys = Receiver<(Instant, io::Result<Option<Key>>)>;
 
 /// Reads the terminal, in a thread that ends with the program.
 pub(super) fn keys() -> io::Result<Keys> {
@@ -115,11 +118,11 @@ pub(super) fn keys() -> io::Result<Keys> {
     Ok(keys)
 }
 
-fn read(keys: &Sender<io::Result<Option<Key>>>) {
+fn read(keys: &Sender<(Instant, io::Result<Option<Key>>)>) {
     loop {
         let event = event::read().map(|event| Key::of(&event));
         let failed = event.is_err();
-        if keys.blocking_send(event).is_err() || failed {
+        if keys.blocking_send((Instant::now(), event)).is_err() || failed {
             return;
         }
     }

@@ -82,14 +82,14 @@ pub(super) struct State {
     each: Cursor<(u32, BootTime)>,
 }
 
-/// What a row of the workloads is known by: the cgroup that counts, else the one that it is named after.
+/// What a row of the workloads is known by: its cgroup, else the one that counts. Another one may count from one moment to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct WorkloadKey(Option<Untrusted>);
 
 impl WorkloadKey {
     fn of(row: &HeadroomEvent) -> Self {
-        let counts = row.limits.first().and_then(|limit| limit.cgroup.clone());
-        Self(counts.or_else(|| row.workload.cgroup.clone()))
+        let counts = || row.limits.first().and_then(|limit| limit.cgroup.clone());
+        Self(row.workload.cgroup.clone().or_else(counts))
     }
 }
 
@@ -114,10 +114,12 @@ impl State {
     }
 
     /// What has to be asked for to show it.
-    pub(super) const fn question(&self) -> Question {
-        match self.view {
+    pub(super) fn question(&self) -> Question {
+        match &self.view {
             View::Workloads => Question::Workloads,
-            View::Workload(_) | View::Group(..) => Question::Zombies,
+            View::Workload(opened) | View::Group(opened, _) => {
+                Question::Zombies(opened.row.workload.cgroup.clone())
+            }
         }
     }
 
@@ -194,6 +196,13 @@ impl State {
         }
     }
 
+    /// It was drawn as it is.
+    pub(super) fn was_drawn(&mut self, now: Instant) {
+        if let Some(Pane::Remedy(remedy)) = &mut self.pane {
+            remedy.was_drawn(now);
+        }
+    }
+
     /// What is being done about zombies at this moment.
     pub(super) fn reaping(&self) -> Option<&Order> {
         match &self.pane {
@@ -202,15 +211,15 @@ impl State {
         }
     }
 
-    /// Does what a key says, and says what else is to be done.
-    pub(super) fn press(&mut self, key: Key) -> Option<Act> {
+    /// Does what a key says that was read then, and says what else is to be done.
+    pub(super) fn press(&mut self, key: Key, at: Instant) -> Option<Act> {
         match key {
             Key::Interrupt => return Some(Act::Leave),
             Key::Redraw => return Some(Act::Redraw),
             _ => {}
         }
         if let Some(pane) = self.pane.take() {
-            return self.press_in(pane, key);
+            return self.press_in(pane, key, at);
         }
         match key {
             Key::Char('q') => return Some(Act::Leave),
@@ -236,7 +245,7 @@ impl State {
     }
 
     /// Keys while a pane is open, which is put back unless it was left.
-    fn press_in(&mut self, mut pane: Pane, key: Key) -> Option<Act> {
+    fn press_in(&mut self, mut pane: Pane, key: Key, at: Instant) -> Option<Act> {
         let mut act = None;
         let leaves = match (key, &mut pane) {
             (Key::Up, _) => {
@@ -248,7 +257,7 @@ impl State {
                 false
             }
             (Key::Char('y'), Pane::Remedy(remedy)) => {
-                act = remedy.agree();
+                act = remedy.agree(at);
                 false
             }
             // What has been begun is waited for.
@@ -339,11 +348,11 @@ impl State {
             View::Workloads => None,
             View::Workload(_) => self.groups().and_then(|(groups, place)| {
                 let group = groups.get(place?)?;
-                Some(Order::for_holder(group.oldest))
+                Order::of(&group.zombies)
             }),
             View::Group(..) => self.group().and_then(|(group, place)| {
                 let zombie = group.zombies.get(place?)?;
-                Some(Order::for_zombie(zombie))
+                Order::of(&[zombie])
             }),
         }?;
         let (remedy, act) = Remedy::begin(order, self.settings.allow_remedies);

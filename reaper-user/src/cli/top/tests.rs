@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::{
     ask::Question,
-    fixture::{answer, said, said_about, state, workload, zombie},
+    fixture::{answer, said, said_about, state, typed, workload, zombie},
     key::Key,
     pane::{Pane, Remedy, Stage},
     reaping::Order,
@@ -27,14 +27,14 @@ fn selected(state: &State) -> String {
 
 fn press(state: &mut State, keys: &str) {
     for key in keys.chars() {
-        assert_eq!(state.press(Key::Char(key)), None, "{key}");
+        assert_eq!(typed(state, Key::Char(key)), None, "{key}");
     }
 }
 
 /// The workload of the fixtures, opened, with these zombies.
 fn opened(allow_remedies: bool, zombies: Vec<crate::report::ZombieEvent>) -> State {
     let mut state = state(allow_remedies, vec![fixture::headroom()]);
-    state.press(Key::Enter);
+    typed(&mut state, Key::Enter);
     state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
     state
 }
@@ -80,7 +80,7 @@ fn workloads_are_sorted_by_what_is_asked_for_and_turned_round_when_it_is_asked_f
 fn who_is_selected_stays_so_whatever_the_next_answer_brings() {
     let mut state = state(false, vec![workload(1, 30), workload(2, 20), workload(3, 10)]);
     assert_eq!(selected(&state), "w1");
-    state.press(Key::Down);
+    typed(&mut state, Key::Down);
     assert_eq!(selected(&state), "w2");
     state.take(Ok(answer(vec![workload(1, 1), workload(2, 2), workload(3, 90)], None)));
     assert_eq!((names(&state)[0].as_str(), selected(&state).as_str()), ("w3", "w2"));
@@ -90,8 +90,8 @@ fn who_is_selected_stays_so_whatever_the_next_answer_brings() {
     assert_eq!(selected(&state), "w3", "its neighbour");
     state.take(Ok(answer(Vec::new(), None)));
     assert_eq!(state.workloads().1, None);
-    state.press(Key::Down);
-    state.press(Key::Enter);
+    typed(&mut state, Key::Down);
+    typed(&mut state, Key::Enter);
     assert!(matches!(state.view, View::Workloads));
 }
 
@@ -99,11 +99,11 @@ fn who_is_selected_stays_so_whatever_the_next_answer_brings() {
 fn a_workload_opens_into_groups_and_those_into_zombies_and_is_asked_about_as_long() {
     let mut state = state(false, vec![fixture::headroom(), workload(7, 9_000)]);
     assert_eq!(state.question(), Question::Workloads);
-    state.press(Key::Down);
-    state.press(Key::Enter);
-    assert_eq!(state.question(), Question::Zombies);
+    typed(&mut state, Key::Down);
+    typed(&mut state, Key::Enter);
+    assert_eq!(state.question(), Question::Zombies(fixture::headroom().workload.cgroup));
     assert!(state.groups().is_none(), "they have to be asked for first");
-    state.press(Key::Enter);
+    typed(&mut state, Key::Enter);
     assert!(matches!(state.view, View::Workload(_)), "there is nothing to open yet");
     let mut stranger = zombie(1, 4700, Cause::NeverWaited);
     stranger.workload = workload(7, 0).workload;
@@ -118,8 +118,8 @@ fn a_workload_opens_into_groups_and_those_into_zombies_and_is_asked_about_as_lon
     let counts: Vec<_> = groups.iter().map(|group| (group.key.cause, group.zombies.len())).collect();
     assert_eq!((counts, place), (vec![(Cause::NeverWaited, 3), (Cause::Adopted, 1)], Some(0)));
 
-    state.press(Key::Down);
-    state.press(Key::Enter);
+    typed(&mut state, Key::Down);
+    typed(&mut state, Key::Enter);
     let (group, place) = state.group().unwrap();
     assert_eq!((group.key.cause, group.zombies[0].pid, place), (Cause::Adopted, 4712, Some(0)));
     // An answer to the question before has no zombies, and takes none away.
@@ -127,11 +127,11 @@ fn a_workload_opens_into_groups_and_those_into_zombies_and_is_asked_about_as_lon
     assert!(state.group().is_some());
     state.take(Ok(answer(vec![fixture::headroom()], Some(Vec::new()))));
     assert!(state.group().is_none());
-    state.press(Key::Back);
+    typed(&mut state, Key::Back);
     assert!(matches!(&state.view, View::Workload(opened) if opened.is_told));
     state.take(Ok(answer(Vec::new(), Some(Vec::new()))));
     assert!(matches!(&state.view, View::Workload(opened) if !opened.is_told));
-    state.press(Key::Back);
+    typed(&mut state, Key::Back);
     assert_eq!(state.question(), Question::Workloads);
 }
 
@@ -150,14 +150,18 @@ fn a_daemon_that_does_not_answer_leaves_what_was_seen_and_how_old_that_is() {
 #[test]
 fn without_leave_a_key_shows_the_command_and_nothing_else_comes_of_it() {
     let mut state = opened(false, adopted_and_never_waited());
-    assert_eq!(state.press(Key::Char('x')), None);
+    assert_eq!(typed(&mut state, Key::Char('x')), None);
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!("{:?}", state.pane) };
     assert!(matches!(remedy.stage, Stage::NotAllowed));
-    assert_eq!(remedy.order.command(), "reaper reap --holder 4700 --cause never-waited");
+    assert_eq!(
+        remedy.order.command(),
+        "reaper reap 4712 4713 --cause never-waited",
+        "those of the line and no others"
+    );
     let consent = remedy.order.with_consent().unwrap();
-    assert_eq!(consent, "reaper reap --holder 4700 --cause never-waited --parent-may-miss-status");
+    assert_eq!(consent, "reaper reap 4712 4713 --cause never-waited --parent-may-miss-status");
     for key in [Key::Char('y'), Key::Char('x'), Key::Enter] {
-        assert_eq!(state.press(key), None, "{key:?}");
+        assert_eq!(typed(&mut state, key), None, "{key:?}");
     }
     assert!(state.pane.is_none());
 }
@@ -165,8 +169,8 @@ fn without_leave_a_key_shows_the_command_and_nothing_else_comes_of_it() {
 /// A remedy for the adopted zombie, asked for and looked at.
 fn tried(refusal: Option<&Refusal>) -> (State, Order) {
     let mut state = opened(true, vec![fixture::shown(&fixture::adopted())]);
-    let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!("{:?}", state.pane) };
-    assert_eq!(state.press(Key::Char('y')), None, "it is not known yet what would be done");
+    let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!("{:?}", state.pane) };
+    assert_eq!(typed(&mut state, Key::Char('y')), None, "it is not known yet what would be done");
     state.hear(said(&order, false, refusal));
     (state, order)
 }
@@ -174,53 +178,96 @@ fn tried(refusal: Option<&Refusal>) -> (State, Order) {
 #[test]
 fn a_remedy_is_done_after_it_was_looked_at_and_agreed_to_and_once() {
     let (mut state, order) = tried(None);
-    assert_eq!(order.command(), "reaper reap --holder 4700 --cause adopted");
+    assert_eq!(order.command(), "reaper reap 4712 --cause adopted");
     assert_eq!(order.with_consent(), None);
-    assert_eq!(state.press(Key::Enter), None);
+    assert_eq!(typed(&mut state, Key::Enter), None);
     assert!(state.pane.is_none(), "Enter is no yes");
 
     let (mut state, order) = tried(None);
     assert_eq!(state.reaping(), None);
-    assert_eq!(state.press(Key::Char('y')), Some(Act::Reap(order.clone())));
-    assert_eq!(state.press(Key::Char('y')), None, "once");
+    assert_eq!(typed(&mut state, Key::Char('y')), Some(Act::Reap(order.clone())));
+    assert_eq!(typed(&mut state, Key::Char('y')), None, "once");
     assert_eq!(state.reaping(), Some(&order));
     // What has been begun is waited for; who insists is let go.
-    assert_eq!((state.press(Key::Char('q')), state.press(Key::Back)), (None, None));
-    assert_eq!(state.press(Key::Interrupt), Some(Act::Leave));
+    assert_eq!((typed(&mut state, Key::Char('q')), typed(&mut state, Key::Back)), (None, None));
+    assert_eq!(typed(&mut state, Key::Interrupt), Some(Act::Leave));
     state.hear(said(&order, true, None));
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!() };
     let Stage::Done(said) = &remedy.stage else { panic!("{remedy:?}") };
     assert!(said.lines[0].contains("of tini(4700)"), "{:?}", said.lines);
     assert_eq!(said.lines[1], "a \\x1b[31mword", "what it complains about is escaped");
-    assert_eq!(state.press(Key::Char('y')), None);
+    assert_eq!(typed(&mut state, Key::Char('y')), None);
 }
 
 #[test]
 fn what_would_not_be_done_or_to_somebody_else_is_not_offered() {
     let (mut state, _) = tried(Some(&Refusal::WaitSeen));
-    assert_eq!(state.press(Key::Char('y')), None);
+    assert_eq!(typed(&mut state, Key::Char('y')), None);
     // The number is another process's now.
     let mut other = fixture::adopted();
     other.holder.start = Some(BootTime(9));
     let mut state = opened(true, vec![fixture::shown(&fixture::adopted())]);
-    let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!() };
+    let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
     state.hear(said_about(&order, false, None, &other));
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!() };
-    assert!(matches!(remedy.stage, Stage::Tried(_)));
-    assert_eq!(state.press(Key::Char('y')), None);
+    assert!(matches!(remedy.stage, Stage::Tried(..)));
+    assert_eq!(typed(&mut state, Key::Char('y')), None);
 }
 
 #[test]
 fn what_was_said_of_a_remedy_that_was_left_is_not_taken_for_anothers() {
-    let (mut state, first) = tried(None);
-    state.press(Key::Back);
-    state.press(Key::Enter);
-    let Some(Act::Try(second)) = state.press(Key::Char('x')) else { panic!() };
-    assert_eq!(second.command(), "reaper reap 4712 --cause adopted");
+    let mut state = opened(true, adopted_and_never_waited());
+    let Some(Act::Try(first)) = typed(&mut state, Key::Char('x')) else { panic!() };
+    typed(&mut state, Key::Back);
+    typed(&mut state, Key::Enter);
+    let Some(Act::Try(second)) = typed(&mut state, Key::Char('x')) else { panic!() };
+    assert_eq!(second.command(), "reaper reap 4712 --cause never-waited");
     state.hear(said(&first, false, None));
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!() };
     let Remedy { order, stage } = &**remedy;
     assert!(matches!(stage, Stage::Trying(_)) && *order == second);
+}
+
+#[test]
+fn a_yes_that_nobody_can_have_meant_is_none_and_what_is_old_is_looked_at_again() {
+    let (mut state, order) = tried(None);
+    let now = std::time::Instant::now();
+    let after = |seconds| now + std::time::Duration::from_secs_f64(seconds);
+    assert_eq!(state.press(Key::Char('y'), after(9.0)), None, "it was not on the screen yet");
+    state.was_drawn(now);
+    assert_eq!(state.press(Key::Char('y'), after(0.1)), None, "a key that is held down");
+    assert_eq!(state.press(Key::Char('y'), after(61.0)), Some(Act::Try(order.clone())));
+    state.hear(said(&order, false, None));
+    assert_eq!(state.press(Key::Char('y'), after(62.0)), None, "it was not on the screen yet");
+    state.was_drawn(after(62.0));
+    assert_eq!(state.press(Key::Char('y'), after(63.0)), Some(Act::Reap(order)));
+}
+
+#[test]
+fn rows_whose_limits_are_those_of_one_cgroup_above_are_told_apart() {
+    let above = |number| {
+        let mut row = workload(number, 5);
+        row.limits[0].cgroup = Some("/above".into());
+        row
+    };
+    let mut state = state(false, vec![above(1), above(2), above(3)]);
+    let mut seen = vec![selected(&state)];
+    for _ in 0..2 {
+        typed(&mut state, Key::Down);
+        seen.push(selected(&state));
+    }
+    assert_eq!(seen.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{seen:?}");
+    // Its own limit is gone with its cgroup, and its zombies stand.
+    typed(&mut state, Key::Enter);
+    let last = seen.pop().unwrap();
+    let mut gone = [above(1), above(2), above(3)];
+    for row in &mut gone {
+        row.limits.clear();
+    }
+    state.take(Ok(answer(gone.to_vec(), None)));
+    assert!(
+        matches!(&state.view, View::Workload(opened) if opened.is_told && opened.row.workload.shown() == last)
+    );
 }
 
 #[test]
@@ -231,5 +278,5 @@ fn q_leaves_a_view_and_only_closes_what_lies_over_it() {
     // There is nothing to reap in a list of workloads.
     press(&mut state, "x");
     assert!(state.pane.is_none());
-    assert_eq!(state.press(Key::Char('q')), Some(Act::Leave));
+    assert_eq!(typed(&mut state, Key::Char('q')), Some(Act::Leave));
 }

@@ -127,7 +127,7 @@ fn footer(state: &State, width: usize) -> String {
     let mut keys: Vec<&str> = match (&state.pane, &state.view) {
         (Some(Pane::Help), _) => vec!["Esc back", "↑↓ scroll"],
         (Some(Pane::Remedy(remedy)), _) => match &remedy.stage {
-            Stage::Tried(said) if said.is_offered(&remedy.order) => {
+            Stage::Tried(said, _) if said.is_offered(&remedy.order) => {
                 vec!["y do it", "Esc leave it", "↑↓ scroll"]
             }
             Stage::Doing(_) => vec!["it is being done"],

@@ -31,7 +31,7 @@ pub(super) fn lines(remedy: &Remedy, width: usize, look: Look, now: Instant) -> 
                 plain,
             );
         }
-        Stage::Tried(said) => {
+        Stage::Tried(said, _) => {
             said.lines.iter().for_each(|line| say(line, plain));
             if said.is_offered(&remedy.order) {
                 say("Do it? y: yes, Esc: no", look.pressing());
@@ -50,7 +50,8 @@ pub(super) fn lines(remedy: &Remedy, width: usize, look: Look, now: Instant) -> 
         }
         Stage::Done(said) => said.lines.iter().for_each(|line| say(line, plain)),
     }
-    if let (Stage::NotAllowed | Stage::Tried(_), Some(command)) = (&remedy.stage, remedy.order.with_consent())
+    if let (Stage::NotAllowed | Stage::Tried(..), Some(command)) =
+        (&remedy.stage, remedy.order.with_consent())
     {
         say(
             "Zombies of this cause are only touched where it is accepted that their parent may ask for a status that is gone. That is said on the command line:",

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     cli::top::{
         ask::Answer,
-        fixture::{answer, said, state, workload, zombie},
+        fixture::{answer, said, state, typed, workload, zombie},
         key::Key,
         state::Act,
     },
@@ -47,7 +47,7 @@ fn assert_shows(picture: &[String], parts: &[&str]) {
 /// The workload of the fixtures, opened, with this many zombies of one holder and one of another cause.
 fn opened(zombies: u32) -> State {
     let mut state = state(true, vec![fixture::headroom()]);
-    state.press(Key::Enter);
+    typed(&mut state, Key::Enter);
     let of_line = (0..zombies).map(|number| zombie(5_000 + number, 4700, Cause::NeverWaited));
     let zombies = of_line.chain([fixture::shown(&fixture::adopted())]).collect();
     state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
@@ -60,22 +60,22 @@ fn all() -> Vec<State> {
     let mut troubled = state(false, vec![fixture::headroom(), workload(1, 1)]);
     troubled.take(failed());
     let mut helped = state(false, Vec::new());
-    helped.press(Key::Char('?'));
+    typed(&mut helped, Key::Char('?'));
     let mut of_group = opened(500);
-    of_group.press(Key::Enter);
+    typed(&mut of_group, Key::Enter);
     let mut gone = opened(3);
-    gone.press(Key::Enter);
+    typed(&mut gone, Key::Enter);
     gone.take(Ok(answer(Vec::new(), Some(Vec::new()))));
     let (mut trying, mut tried, mut done) = (opened(0), opened(0), opened(0));
-    trying.press(Key::Char('x'));
+    typed(&mut trying, Key::Char('x'));
     for state in [&mut tried, &mut done] {
-        let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!() };
+        let Some(Act::Try(order)) = typed(state, Key::Char('x')) else { panic!() };
         state.hear(said(&order, false, None));
     }
-    let Some(Act::Reap(order)) = done.press(Key::Char('y')) else { panic!() };
+    let Some(Act::Reap(order)) = typed(&mut done, Key::Char('y')) else { panic!() };
     done.hear(said(&order, true, None));
     let mut unasked = state(false, vec![hostile()]);
-    unasked.press(Key::Enter);
+    typed(&mut unasked, Key::Enter);
     vec![
         state(false, Vec::new()),
         state(false, vec![hostile(), workload(1, 3)]),
@@ -156,8 +156,8 @@ fn a_workload_has_its_limits_and_its_zombies_by_holder_cause_and_leak_site() {
 #[test]
 fn a_group_has_its_stack_and_each_of_its_zombies() {
     let mut state = opened(500);
-    state.press(Key::Enter);
-    state.press(Key::End);
+    typed(&mut state, Key::Enter);
+    typed(&mut state, Key::End);
     let picture = picture(&state, (80, 24));
     assert_shows(
         &picture,
@@ -175,7 +175,7 @@ fn a_group_has_its_stack_and_each_of_its_zombies() {
 fn of_a_thousand_workloads_the_selected_one_is_in_sight() {
     let mut state = state(false, (0..1_000).map(|number| workload(number, u64::from(number))).collect());
     for (key, name) in [(Key::End, "> w0 "), (Key::Home, "> w999 "), (Key::PageDown, "> w989 ")] {
-        state.press(key);
+        typed(&mut state, key);
         for size in [(80, 24), (40, 10), (80, 4)] {
             let picture = picture(&state, size);
             assert_shows(&picture, &[name, "1000 workloads"]);
@@ -243,8 +243,8 @@ fn a_late_answer_is_not_drawn_as_if_it_were_new() {
 #[test]
 fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
     let mut state = opened(0);
-    let Some(Act::Try(order)) = state.press(Key::Char('x')) else { panic!() };
-    assert_shows(&picture(&state, (80, 24)), &["reaper reap --holder 4700 --cause adopted", "wait calls"]);
+    let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
+    assert_shows(&picture(&state, (80, 24)), &["reaper reap 4712 --cause adopted", "wait calls"]);
     state.hear(said(&order, false, None));
     assert_shows(
         &picture(&state, (80, 24)),
@@ -252,7 +252,7 @@ fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
     );
     state.hear(said(&order, false, None));
     let mut refused = opened(0);
-    refused.press(Key::Char('x'));
+    typed(&mut refused, Key::Char('x'));
     refused.hear(said(&order, false, Some(&crate::policy::Refusal::WaitSeen)));
     let picture = picture(&refused, (80, 24));
     assert_shows(&picture, &["refused", "nothing here that it would do"]);
@@ -262,13 +262,13 @@ fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
 #[test]
 fn without_leave_the_command_is_shown_and_the_consent_that_it_takes() {
     let mut state = state(false, vec![fixture::headroom()]);
-    state.press(Key::Enter);
+    typed(&mut state, Key::Enter);
     let zombies = vec![zombie(1, 4700, Cause::NeverWaited)];
     state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
     assert_shows(&picture(&state, (80, 24)), &["x reap (off)"]);
-    state.press(Key::Char('x'));
+    typed(&mut state, Key::Char('x'));
     let picture = picture(&state, (80, 24));
-    let command = "reaper reap --holder 4700 --cause never-waited";
+    let command = "reaper reap 1 --cause never-waited";
     assert_eq!(picture[1], command);
     assert_shows(
         &picture,
