@@ -26,7 +26,7 @@ use crate::{
     names,
     observe::{self, Answer, Request, Scene},
     policy::{Case, Match, Refusal, Rule, Step, Waited, allows},
-    proc::Seen,
+    proc::{Seen, ticks},
     remedy::{
         Deed, Guard, Handle, Holder, Injector, Options, Order, Remedy, Target, Warrant, apply, take_lock,
     },
@@ -91,7 +91,10 @@ pub(super) fn run(args: &ReapArgs, output: Output) -> Result<u8, Failure> {
             .filter(|event| is_of(event, zombie))
             .and_then(reap_times);
         let case = Case { zombie, holder, waited, reap_times, free: None, refused: &[] };
-        let is_other = args.only_holder.is_some_and(|only| holder.identity != Some(only));
+        // Without a ledger its start is known in ticks.
+        let is_it = |is: Identity, only: Identity| is.pid == only.pid && ticks(is.start) == ticks(only.start);
+        let is_other =
+            args.only_holder.is_some_and(|only| !holder.identity.is_some_and(|is| is_it(is, only)));
         let of = holder.identity.unwrap_or(Identity { pid: zombie.holder.pid, start: BootTime(0) });
         let verdict = if is_other {
             Err(Refusal::IdentityChanged)

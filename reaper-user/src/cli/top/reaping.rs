@@ -13,6 +13,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::{
     config,
     identity::BootTime,
+    proc::ticks,
     report::{Event, Outcome, Page, Reporter, ZombieEvent, parse},
     text::Untrusted,
     zombie::Cause,
@@ -164,8 +165,9 @@ impl Said {
     /// Whether there is something to do, to the holder that was selected and to no other that has its number now: its start has to be known.
     pub(super) fn is_offered(&self, order: &Order) -> bool {
         let is_it = |(pid, start): &(u32, Option<BootTime>)| {
-            *pid == order.holder && order.start.is_some() && *start == order.start
+            // Where it does not say, it has looked itself: it does nothing to another one.
+            *pid == order.holder && start.is_none_or(|start| order.start.map(ticks) == Some(ticks(start)))
         };
-        !self.is_done && !self.planned.is_empty() && self.planned.iter().all(is_it)
+        !self.is_done && order.start.is_some() && !self.planned.is_empty() && self.planned.iter().all(is_it)
     }
 }
