@@ -262,7 +262,11 @@ impl Rig<'_> {
         // The guest's tests change the whole machine: one at a time.
         let harness = ["--include-ignored", "--test-threads=1", "--color=never"].map(str::to_owned);
         let harness = if args.tests.is_empty() { harness.to_vec() } else { Vec::new() };
-        let test_args: Vec<String> = harness.into_iter().chain(args.test_args.iter().cloned()).collect();
+        let skips = boot.skips.iter().flat_map(|test| ["--skip".to_owned(), (*test).to_owned()]);
+        // Who names tests has them run.
+        let harness =
+            harness.into_iter().chain(skips.filter(|_| args.tests.is_empty() && args.test_args.is_empty()));
+        let test_args: Vec<String> = harness.chain(args.test_args.iter().cloned()).collect();
         let timeout = Duration::from_secs(args.timeout.unwrap_or(TIMEOUT));
         let orders = Orders {
             cgroup: boot.cgroup,

@@ -15,12 +15,30 @@ pub(crate) struct Boot {
     pub(crate) cgroup: Cgroup,
     /// Under systemd, with the test program that is for it.
     pub(crate) systemd: bool,
+    /// Tests that are left out, for this mode changes nothing about them: they run in the plain boot of the same kernel.
+    pub(crate) skips: &'static [&'static str],
 }
+
+/// What lockdown has no say in.
+const UNLOCKED: &[&str] = &["apparmor::", "clock::", "hotplug::", "suspend::", "yama::"];
+
+/// What does not depend on how cgroups are mounted.
+const WITHOUT_CGROUPS: &[&str] = &[
+    "apparmor::",
+    "clock::",
+    "hotplug::",
+    "kinds::",
+    "pid_reuse::",
+    "reap::",
+    "suspend::",
+    "waits::",
+    "yama::",
+];
 
 impl Boot {
     /// How it differs from others of the same kernel.
     pub(crate) fn mode(&self) -> String {
-        let Self { wanted: _, lockdown, cgroup, systemd } = self;
+        let Self { wanted: _, lockdown, cgroup, systemd, skips: _ } = self;
         let lockdown = lockdown.as_ref().map(|mode| format!(", lockdown {mode}"));
         let systemd = if *systemd { ", systemd" } else { "" };
         format!("cgroup {}{}{systemd}", cgroup.as_str(), lockdown.unwrap_or_default())
@@ -36,6 +54,7 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
         lockdown: None,
         cgroup: Cgroup::V2,
         systemd: *systemd,
+        skips: &[],
     };
     // One is as good as the others: what is tested is the unit.
     if *systemd && kernels.is_empty() {
@@ -43,13 +62,15 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
     }
     if args.arch == Arch::X86 && kernels.is_empty() && lockdown.is_none() && cgroup.is_none() {
         let [oldest, second, third, newest] = &lines;
-        let locked = |wanted| Boot { lockdown: Some("confidentiality".to_owned()), ..plain(wanted) };
+        let locked =
+            |wanted| Boot { lockdown: Some("confidentiality".to_owned()), skips: UNLOCKED, ..plain(wanted) };
+        let mounted = |wanted, cgroup| Boot { cgroup, skips: WITHOUT_CGROUPS, ..plain(wanted) };
         let special = [
             locked(oldest),
             locked(newest),
             // v1 alone is what machines with old kernels have.
-            Boot { cgroup: Cgroup::V1, ..plain(oldest) },
-            Boot { cgroup: Cgroup::Both, ..plain(second) },
+            mounted(oldest, Cgroup::V1),
+            mounted(second, Cgroup::Both),
             Boot { systemd: true, ..plain(third) },
         ];
         return lines.iter().map(plain).chain(special).collect();
@@ -65,6 +86,7 @@ pub(crate) fn of(args: &Args) -> Vec<Boot> {
         lockdown: lockdown.clone(),
         cgroup: cgroup.unwrap_or(Cgroup::V2),
         systemd: *systemd,
+        skips: &[],
     };
     chosen.iter().map(boot).collect()
 }
@@ -81,6 +103,15 @@ mod tests {
         assert_eq!(modes.iter().filter(|mode| mode.contains("confidentiality")).count(), 2);
         assert_eq!(modes.iter().filter(|mode| mode.contains("systemd")).count(), 1);
         assert!(modes.contains(&"cgroup v1".to_owned()) && modes.contains(&"cgroup both".to_owned()));
+        // Whatever is left out somewhere runs on the same kernel elsewhere, and nothing is where a mode was asked for.
+        for boot in &boots {
+            let whole =
+                |other: &Boot| other.wanted == boot.wanted && other.skips.is_empty() && !other.systemd;
+            assert!(boots.iter().any(whole), "{boot:?}");
+        }
+        for asked in [&["--cgroup", "v1"][..], &["--lockdown", "integrity"]] {
+            assert!(of(&parsed(asked)).iter().all(|boot| boot.skips.is_empty()));
+        }
     }
 
     #[test]

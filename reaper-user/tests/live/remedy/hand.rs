@@ -87,6 +87,27 @@ fn without_a_daemon_the_cause_is_unknown_and_needs_a_consent() {
     assert_eq!(output.status.code(), Some(REFUSED), "no zombie: {output:?}");
 }
 
+/// The view reaps those that it has shown: a pid may be another process's by the time that somebody has said yes.
+#[test]
+fn a_holder_that_is_another_process_by_now_is_left_alone() {
+    let _machine = machine();
+    let holder = Holder::start("adopt", 1);
+    let pid = holder.zombies[0].to_string();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid())).unwrap();
+    let start: u64 =
+        stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
+    for (ticks, outcome) in [(start, "planned"), (start - 1, "refused")] {
+        let only = format!("{}@{}", holder.pid(), ticks * 10_000_000 + 1);
+        let consent = ["--cause", "unknown", "--parent-may-miss-status"];
+        let output = reap(&[&[pid.as_str(), "--dry-run", "--only-holder", &only], &consent[..]].concat());
+        let event = &events(&output)[0];
+        assert_eq!(event["outcome"], outcome, "{output:?}");
+        if outcome == "refused" {
+            assert_eq!(event["reason"], "identity-changed", "{output:?}");
+        }
+    }
+}
+
 #[test]
 fn a_zombie_with_another_cause_than_is_meant_is_told_from_none() {
     let _machine = machine();
