@@ -205,7 +205,7 @@ fn what_would_not_be_done_or_to_somebody_else_is_not_offered() {
     assert_eq!(typed(&mut state, Key::Char('y')), None);
     // The number is another process's now.
     let mut other = fixture::adopted();
-    other.holder.start = Some(BootTime(9));
+    other.holder.start = Some(BootTime(9_000_000_000_000_000));
     let mut state = opened(true, vec![fixture::shown(&fixture::adopted())]);
     let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
     state.hear(said_about(&order, false, None, &other));
