@@ -88,14 +88,8 @@ impl Tried {
 pub(super) struct Backoff(HashMap<Identity, Vec<Tried>>);
 
 impl Backoff {
-    /// The hand has refused it. Says when it is tried again, and whether it will hardly be otherwise then.
-    pub(super) fn refused(
-        &mut self,
-        act: Act,
-        holder: Identity,
-        refusal: &Refusal,
-        now: BootTime,
-    ) -> (BootTime, bool) {
+    /// The hand has refused it. Says whether it will hardly be otherwise when it is tried again.
+    pub(super) fn refused(&mut self, act: Act, holder: Identity, refusal: &Refusal, now: BootTime) -> bool {
         if self.0.len() >= HOLDERS {
             // Most of these are gone; whoever is not begins anew.
             self.0.retain(|_, tried| tried.iter().any(|tried| tried.refused.until > now));
@@ -120,7 +114,7 @@ impl Backoff {
         let Act { rule, remedy, .. } = act;
         let refused = Refused { rule, remedy, refusal: refusal.clone(), until, lasts };
         of_holder.push(Tried { refused, since, times });
-        (until, lasts)
+        lasts
     }
 
     /// It was done: what has stood in its way is over.
@@ -135,8 +129,7 @@ impl Backoff {
 
     /// All that is not tried now with a holder.
     pub(super) fn of(&self, holder: Identity, now: BootTime) -> Vec<Refused> {
-        let tried = self.0.get(&holder).into_iter().flatten();
-        tried.filter(|tried| tried.refused.until > now).map(|tried| tried.refused.clone()).collect()
+        self.standing(holder, now).cloned().collect()
     }
 
     /// Why it is not tried now, and until when.
@@ -146,9 +139,15 @@ impl Backoff {
         holder: Identity,
         now: BootTime,
     ) -> Option<(Refusal, BootTime)> {
-        let tried = self.0.get(&holder)?.iter().find(|tried| tried.is(act))?;
-        let Refused { refusal, until, .. } = &tried.refused;
-        (*until > now).then(|| (refusal.clone(), *until))
+        let stands = |of: &&Refused| (of.rule, of.remedy) == (act.rule, act.remedy);
+        self.standing(holder, now)
+            .find(stands)
+            .map(|Refused { refusal, until, .. }| (refusal.clone(), *until))
+    }
+
+    fn standing(&self, holder: Identity, now: BootTime) -> impl Iterator<Item = &Refused> {
+        let tried = self.0.get(&holder).into_iter().flatten().map(|tried| &tried.refused);
+        tried.filter(move |refused| refused.until > now)
     }
 
     /// The machine or the rules may be others now.
@@ -174,8 +173,9 @@ mod tests {
         let (mut backoff, mut now, mut apart) = (Backoff::default(), BootTime(0), Vec::new());
         let day = BootTime(0).plus(Duration::from_secs(24 * 3_600));
         for refusal in reasons.iter().cycle() {
-            let (until, _) = backoff.refused(REAP, HOLDER, refusal, now);
-            assert_eq!(backoff.stands_against(REAP, HOLDER, now), Some((refusal.clone(), until)));
+            backoff.refused(REAP, HOLDER, refusal, now);
+            let (stands, until) = backoff.stands_against(REAP, HOLDER, now).unwrap();
+            assert_eq!(stands, *refusal);
             assert_eq!(backoff.stands_against(REAP, HOLDER, until), None);
             apart.push(until.since(now).as_secs());
             now = until;
@@ -223,7 +223,8 @@ mod tests {
         }
         backoff.done(REAP, HOLDER);
         assert_eq!(backoff.stands_against(REAP, HOLDER, BootTime(0)), None);
-        let (until, _) = backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
+        backoff.refused(REAP, HOLDER, &hand("running"), BootTime(0));
+        let (_, until) = backoff.stands_against(REAP, HOLDER, BootTime(0)).unwrap();
         assert_eq!(until, BootTime(0).plus(Duration::from_secs(10)), "as the first time");
     }
 
@@ -232,9 +233,10 @@ mod tests {
         let lasting = |refusal: Refusal| {
             let (mut backoff, mut now) = (Backoff::default(), BootTime(0));
             let lasts = (1..=20).map(|_| {
-                let (until, lasts) = backoff.refused(REAP, HOLDER, &refusal, now);
-                assert_eq!(backoff.of(HOLDER, now)[0].lasts, lasts);
-                now = until;
+                let lasts = backoff.refused(REAP, HOLDER, &refusal, now);
+                let stands = &backoff.of(HOLDER, now)[0];
+                assert_eq!(stands.lasts, lasts);
+                now = stands.until;
                 lasts
             });
             lasts.collect::<Vec<_>>().iter().position(|lasts| *lasts)
@@ -254,8 +256,9 @@ mod tests {
         let mut backoff = Backoff::default();
         for day in 0..20 {
             let now = BootTime(0).plus(Duration::from_secs(day * 24 * 3_600));
-            let (until, lasts) = backoff.refused(REAP, HOLDER, &hand("running"), now);
-            assert_eq!((until.since(now).as_secs(), lasts), (10, false), "day {day}");
+            assert!(!backoff.refused(REAP, HOLDER, &hand("running"), now), "day {day}");
+            let (_, until) = backoff.stands_against(REAP, HOLDER, now).unwrap();
+            assert_eq!(until.since(now).as_secs(), 10, "day {day}");
         }
     }
 }

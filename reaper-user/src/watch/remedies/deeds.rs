@@ -159,17 +159,18 @@ impl Remedies {
         }
     }
 
-    /// It was not done: those that it was about are the first when it is tried again, at `moment`.
-    pub(super) fn put_back(&mut self, underway: &Underway, moment: BootTime) {
+    /// It was not done: those that it was about are the first when it is tried again. When that can be is asked now, for all that waits for the
+    /// holder.
+    pub(super) fn put_back(&mut self, underway: &Underway, now: BootTime) {
         let Underway { act, holder, ids, zombies, outlived, .. } = underway;
         for (id, zombie) in ids.iter().zip(zombies) {
             if *outlived {
-                self.agenda.schedule(*id, moment);
+                self.agenda.schedule(*id, now);
             } else {
-                self.queue(*id, zombie, (*holder, *act), moment);
+                self.queue(*id, zombie, (*holder, *act), now);
             }
         }
-        self.agenda.wake(*holder, moment);
+        self.agenda.wake(*holder, now);
     }
 
     /// It is known what came of it: its zombies go on to what is next, and breakers open.
@@ -224,13 +225,11 @@ impl Remedies {
     /// Where that will hardly be, all that wait for it are looked at: something stronger may come in its place.
     fn come_again(&mut self, underway: &Underway, refusal: &Refusal, now: BootTime) {
         let line = (underway.holder, underway.act);
-        let (again, lasts) = self.backoff.refused(underway.act, underway.holder, refusal, now);
-        self.put_back(underway, again);
+        let lasts = self.backoff.refused(underway.act, underway.holder, refusal, now);
+        self.put_back(underway, now);
         if lasts && self.policy.has_more(underway.act) {
             self.agenda.dissolve(|other| *other == line, now);
         }
-        // Whatever else waits for this holder need not wait for that.
-        self.agenda.wake(underway.holder, now);
         for id in &underway.ids {
             if let Some(plan) = self.agenda.plan_mut(*id) {
                 plan.looked.refusals.push((underway.act, refusal.clone()));
