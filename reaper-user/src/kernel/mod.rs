@@ -43,7 +43,7 @@ pub use self::{
     error::{KernelError, lockdown},
     natives::{Copied, Copying, Natives},
     notices::{LogLines, Notices},
-    origins::{Following, Origins, Running, Written},
+    origins::{Origins, Running, Written},
     pins::unload,
     reap_times::ReapTimes,
     release::ReleaseHook,

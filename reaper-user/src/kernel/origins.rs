@@ -91,17 +91,6 @@ impl Kernel {
     }
 }
 
-/// Whether a process is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Following {
-    /// From now on.
-    Begun,
-    /// It is gone, or executes something else by now.
-    Other,
-    /// There is no room.
-    NoRoom,
-}
-
 impl Running {
     /// Looks now.
     pub fn read(mut self) -> io::Result<Vec<Exec>> {
@@ -123,8 +112,9 @@ impl Origins {
         }
     }
 
-    /// A process's forks are looked at; where it is not known yet, only if it was there `before` the kernel side was.
-    pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> Following {
+    /// A process's forks are looked at, unless it is gone or executes something else by now; where it is not known yet, only if it was there
+    /// `before` the kernel side was. False where there is no room.
+    pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> bool {
         let Followed { start, image, head, exec, shape, layout } = *followed;
         let [first, second, third, fourth] = layout_words(layout);
         let number = reaper_ebpf::pack(shape, exec);
@@ -133,7 +123,7 @@ impl Origins {
 
     /// The same as those of the process that exec'ed the program which this one was forked in, where that is followed and has not
     /// exec'ed since: everything is at the same addresses in both. `None` where there is no such process.
-    pub fn inherit(&mut self, exec: &Exec, before: bool) -> Option<Following> {
+    pub fn inherit(&mut self, exec: &Exec, before: bool) -> Option<bool> {
         let founder = reaper_ebpf::tgid_of(exec.image);
         let mut words = (founder != exec.tgid).then(|| self.followed.get(&founder, 0).ok())??;
         let [start, image, head, number, ..] = &mut words;
@@ -145,17 +135,13 @@ impl Origins {
         Some(self.put(exec.tgid, words, before))
     }
 
-    fn put(&mut self, tgid: u32, words: [u64; FOLLOWED_WORDS], before: bool) -> Following {
+    fn put(&mut self, tgid: u32, words: [u64; FOLLOWED_WORDS], before: bool) -> bool {
         let is_meant = match self.known(tgid) {
             // Between this look and the last one it may have exec'ed, and what was written over was newer.
             Some((start, exec)) => start == words[0] && !is_newer(exec, low(words[3])),
             None => before,
         };
-        match is_meant.then(|| self.followed.insert(tgid, words, 0)) {
-            None => Following::Other,
-            Some(Ok(())) => Following::Begun,
-            Some(Err(_)) => Following::NoRoom,
-        }
+        !is_meant || self.followed.insert(tgid, words, 0).is_ok()
     }
 
     /// They are not any more, unless it executes something else by now.

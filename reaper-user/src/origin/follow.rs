@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     identity::BootTime,
-    kernel::{Copied, Following, Natives, Origins, Running, Written, boot_now},
+    kernel::{Copied, Natives, Origins, Running, Written, boot_now},
     proc::Proc,
 };
 
@@ -254,8 +254,8 @@ impl Follower {
     /// one, or may have been one.
     fn meet(&mut self, exec: &Exec, times: usize, before: bool) -> bool {
         let Exec { tgid, start, code, image, executable, .. } = *exec;
-        if let Some(following) = self.origins.inherit(exec, before) {
-            self.count_lost(following);
+        if let Some(there_is_room) = self.origins.inherit(exec, before) {
+            self.count_lost(there_is_room);
             return true;
         }
         let pace = match &self.recognizer {
@@ -307,15 +307,15 @@ impl Follower {
                     self.know(exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
                 }
                 let followed = Followed { start, image, head, exec: exec.exec, shape, layout };
-                let following = self.origins.follow(tgid, &followed, before);
-                self.count_lost(following);
+                let there_is_room = self.origins.follow(tgid, &followed, before);
+                self.count_lost(there_is_room);
             }
         }
         true
     }
 
-    fn count_lost(&self, following: Following) {
-        if following == Following::NoRoom {
+    fn count_lost(&self, there_is_room: bool) {
+        if !there_is_room {
             self.stacks.count_unrecognized();
         }
     }
