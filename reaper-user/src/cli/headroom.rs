@@ -8,7 +8,7 @@ use super::{Failure, args::HeadroomArgs, ls, source::daemon_else_census, start_l
 use crate::{
     config::{LogLevel, Output},
     control, exit_code,
-    headroom::{Accounts, Ask, CgroupPath, Files, Seen, upwards},
+    headroom::{Accounts, Ask, CgroupPath, Files, Seen, is_within},
     kernel::boot_now,
     report::{HeadroomEvent, Holding, Reporter, ShownWorkload, Source, ZombieEvent, meant_by},
     text::Untrusted,
@@ -79,8 +79,7 @@ fn rows(
     hierarchy: Hierarchy,
 ) -> Vec<HeadroomEvent> {
     let below = |path: &[u8]| -> u64 {
-        let is_below = |own: &CgroupPath| **own == *path || upwards(own).any(|level| *level == *path);
-        by_cgroup.iter().filter(|(own, _)| is_below(own)).map(|(_, held)| held.len() as u64).sum()
+        by_cgroup.iter().filter(|(own, _)| is_within(own, path)).map(|(_, held)| held.len() as u64).sum()
     };
     let (now, time) = (boot_now(), Timestamp::now());
     let mut accounts = Accounts::default();

@@ -262,6 +262,12 @@ pub fn upwards(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Whether a cgroup is this one or below it. The root is above nobody: it has no limit.
+#[must_use]
+pub fn is_within(cgroup: &[u8], outer: &[u8]) -> bool {
+    cgroup == outer || upwards(cgroup).any(|level| level == outer)
+}
+
 /// Those that are below no other one of them, each once.
 #[must_use]
 pub fn outermost(paths: &[CgroupPath]) -> Vec<CgroupPath> {

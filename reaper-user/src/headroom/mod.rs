@@ -13,7 +13,7 @@ mod refusals;
 
 pub use self::{
     accounts::{Accounts, Disagreement, FORGOTTEN},
-    files::{CgroupPath, Files, Level, Node, Nproc, outermost, upwards},
+    files::{CgroupPath, Files, Level, Node, Nproc, is_within, outermost, upwards},
     forecast::{Forecast, Rate, Series},
     limit::{Headroom, Limit, Use, free},
     reader::{Ask, Reader, Report, Seen},

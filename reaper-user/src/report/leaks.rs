@@ -149,7 +149,7 @@ pub(super) fn place(site: &SiteEvent, room: usize) -> String {
 }
 
 /// The same of an origin.
-pub(super) fn place_of(quality: Quality, origin: &ShownOrigin, zombie: &Untrusted, room: usize) -> String {
+pub(crate) fn place_of(quality: Quality, origin: &ShownOrigin, zombie: &Untrusted, room: usize) -> String {
     let quality = format!("{}: ", quality.as_str());
     let left = room.saturating_sub(quality.width());
     let place = match origin.stack.as_ref().and_then(ShownStack::place) {

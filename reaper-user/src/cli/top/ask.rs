@@ -90,10 +90,13 @@ fn work(mut question: Question, interval: Duration, wanted: &Receiver<Question>,
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let begun = Instant::now();
-        if answers.blocking_send(ask(&question)).is_err() {
+        let asked = ask(&question);
+        // One that does not answer is not busy with that.
+        next =
+            if asked.is_ok() { begun + pause(begun.elapsed(), interval) } else { Instant::now() + interval };
+        if answers.blocking_send(asked).is_err() {
             return;
         }
-        next = begun + pause(begun.elapsed(), interval);
     }
 }
 

@@ -1,6 +1,6 @@
 //! In which order workloads are shown.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Ordering;
 
 use crate::report::HeadroomEvent;
 
@@ -41,66 +41,35 @@ impl Sort {
         Self { by, reversed: self.by == by && !self.reversed }
     }
 
-    /// Sorts. Rows of which it is not known what the order goes by stay below, either way.
+    /// Sorts. Rows of which it is not known what the order goes by stay below, either way. Equal ones are in an order, too: they shall not
+    /// jump.
     pub(super) fn sort(self, rows: &mut [HeadroomEvent]) {
-        let Self { by, reversed } = self;
-        match by {
-            By::Zombies => arrange(rows, reversed, |row| Some(Reverse(row.zombies))),
-            By::Rate => arrange(rows, reversed, |row| Some(Reverse(Number(row.rate?.per_second)))),
-            By::Headroom => arrange(rows, reversed, |row| row.free().map(Number)),
-            By::Forecast => arrange(rows, reversed, |row| row.exhaustion().map(|of| of.seconds)),
-            By::Name => arrange(rows, reversed, |row| Some(row.workload.shown())),
+        rows.sort_by(|one, other| {
+            let alike = || {
+                let by_name = one.workload.shown().cmp(&other.workload.shown());
+                other
+                    .zombies
+                    .cmp(&one.zombies)
+                    .then(by_name)
+                    .then(one.workload.cgroup.cmp(&other.workload.cgroup))
+            };
+            self.order(one, other).then_with(alike)
+        });
+    }
+
+    fn order(self, one: &HeadroomEvent, other: &HeadroomEvent) -> Ordering {
+        let turned = |order: Ordering| if self.reversed { order.reverse() } else { order };
+        let numbers = |one: Option<f64>, other: Option<f64>| match (one, other) {
+            (Some(one), Some(other)) => turned(one.total_cmp(&other)),
+            (one, other) => one.is_none().cmp(&other.is_none()),
+        };
+        let by = |key: fn(&HeadroomEvent) -> Option<f64>| numbers(key(one), key(other));
+        match self.by {
+            By::Zombies => turned(other.zombies.cmp(&one.zombies)),
+            By::Rate => by(|row| Some(-row.rate?.per_second)),
+            By::Headroom => by(HeadroomEvent::free),
+            By::Forecast => by(|row| Some(row.exhaustion()?.seconds.0.as_secs_f64())),
+            By::Name => turned(one.workload.shown().cmp(&other.workload.shown())),
         }
-    }
-}
-
-/// Equal rows are in an order, too: they shall not jump.
-fn arrange<K: Ord>(rows: &mut [HeadroomEvent], reversed: bool, key: impl Fn(&HeadroomEvent) -> Option<K>) {
-    rows.sort_by_cached_key(|row| {
-        let key = key(row).map(|key| Turned { key, reversed });
-        (key.is_none(), key, Reverse(row.zombies), row.workload.shown(), row.workload.cgroup.clone())
-    });
-}
-
-/// A key that may count the other way round.
-#[derive(PartialEq, Eq)]
-struct Turned<K> {
-    key: K,
-    reversed: bool,
-}
-
-impl<K: Ord> PartialOrd for Turned<K> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<K: Ord> Ord for Turned<K> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let order = self.key.cmp(&other.key);
-        if self.reversed { order.reverse() } else { order }
-    }
-}
-
-/// A number, in the order of numbers.
-struct Number(f64);
-
-impl PartialEq for Number {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Number {}
-
-impl PartialOrd for Number {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Number {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
     }
 }

@@ -9,13 +9,11 @@ mod words;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::table::{table, whole};
+pub(crate) use self::words::{free_cell, left, rate_cell, sentences};
 pub use self::{
     holding::{Holding, meant_by},
     words::{forecast, percent},
-};
-pub(super) use self::{
-    table::{table, whole},
-    words::{left, pace, sentences},
 };
 use super::{
     event::{Process, Seconds},

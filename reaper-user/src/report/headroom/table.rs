@@ -9,8 +9,8 @@ use super::{
         listing::Source,
         reporter::Page,
     },
-    HeadroomEvent, ShownLimit, percent,
-    words::{left, pace, refusals, sentences},
+    HeadroomEvent, ShownLimit,
+    words::{free_cell, left, rate_cell, refusals, sentences},
 };
 
 /// Columns of a page whose width is not known.
@@ -63,16 +63,14 @@ pub(in crate::report) fn table(source: Source, rows: &[HeadroomEvent], page: &Pa
     let cells = |row: &HeadroomEvent, name: usize, place: usize| {
         let nearest = row.nearest();
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-        let rate =
-            row.rate.as_ref().map_or_else(|| "-".to_owned(), |rate| pace(rate).replace(" zombies", ""));
         let full = row.exhaustion().map_or_else(|| "-".to_owned(), left);
         [
             cut(&row.workload.shown_within(name), name),
             row.zombies.to_string(),
-            rate,
+            rate_cell(row),
             number(nearest.and_then(|limit| limit.used)),
             number(nearest.and_then(|limit| limit.limit)),
-            row.free().map_or_else(|| "-".to_owned(), |free| percent(free).replace(' ', "")),
+            free_cell(row),
             full,
             nearest.map_or_else(|| "-".to_owned(), |limit| where_of(limit, place)),
         ]

@@ -64,7 +64,7 @@ impl ForkFailedEvent {
 }
 
 /// What there is to say of one workload, a sentence each.
-pub(in crate::report) fn sentences(row: &HeadroomEvent) -> Vec<String> {
+pub(crate) fn sentences(row: &HeadroomEvent) -> Vec<String> {
     let HeadroomEvent {
         source,
         zombies,
@@ -134,7 +134,7 @@ pub fn forecast(exhaustion: &Exhaustion) -> String {
 
 /// `3h10m ± 20m`, or `now`: what is left is rounded down, and by how much that may be wrong is rounded up.
 #[must_use]
-pub(in crate::report) fn left(exhaustion: &Exhaustion) -> String {
+pub(crate) fn left(exhaustion: &Exhaustion) -> String {
     let Exhaustion { seconds: Seconds(left), plus_minus_seconds: Seconds(plus_minus), rate: _ } = exhaustion;
     if left.is_zero() {
         return "now".to_owned();
@@ -161,13 +161,23 @@ fn rounded_up(span: Duration) -> Duration {
 
 /// `1.9 zombies/s`, and for slow ones `3.1 zombies/min`.
 #[must_use]
-pub(in crate::report) fn pace(rate: &ShownRate) -> String {
+fn pace(rate: &ShownRate) -> String {
     let of = |number: f64| if number < 10.0 { format!("{number:.1}") } else { format!("{number:.0}") };
     match rate.per_second {
         second @ 0.95.. => format!("{} zombies/s", of(second)),
         second if second * 60.0 >= 0.95 => format!("{} zombies/min", of(second * 60.0)),
         second => format!("{} zombies/h", of(second * 3_600.0)),
     }
+}
+
+/// `1.9/s`, and for slow ones `3.1/min`: how fast a workload's zombies become more, for a cell under a head that says that.
+pub(crate) fn rate_cell(row: &HeadroomEvent) -> String {
+    row.rate.as_ref().map_or_else(|| "-".to_owned(), |rate| pace(rate).replace(" zombies", ""))
+}
+
+/// `26%`: what is left of the nearest limit, for a cell.
+pub(crate) fn free_cell(row: &HeadroomEvent) -> String {
+    row.free().map_or_else(|| "-".to_owned(), |free| percent(free).replace(' ', ""))
 }
 
 /// `93 %`. What is not all is not said to be, nor what is something to be nothing.

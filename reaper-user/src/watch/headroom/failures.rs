@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    headroom::{CgroupPath, Refusal, upwards},
+    headroom::{CgroupPath, Refusal, is_within},
     identity::BootTime,
     workload::Workload,
 };
@@ -108,7 +108,6 @@ impl Failures {
 
     /// How many were refused in a cgroup and below, or by a limit of it or around it: those it may have had a part in.
     pub(super) fn total(&self, path: &[u8]) -> u64 {
-        let is_within = |inner: &[u8], outer: &[u8]| upwards(inner).any(|level| level == outer);
         let of = |(other, tally): &(&CgroupPath, &Tally)| {
             is_within(other, path) || tally.latest.at_limit && is_within(path, other)
         };

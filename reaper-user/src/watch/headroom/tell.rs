@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{NAMED, census::Census, failures::Due};
 use crate::{
-    headroom::{CgroupPath, Limit, Use, upwards},
+    headroom::{CgroupPath, Limit, Use, is_within},
     identity::BootTime,
     report::{Event, ForkFailedEvent, HeadroomEvent, Holding, ShownLimit, ShownWorkload, Source, ZombiesOf},
     text::Untrusted,
@@ -108,8 +108,7 @@ impl Watch {
         });
         let mut below: Vec<_> = match &limit {
             Some(Use { limit: Limit::PidsMax(at), .. }) => {
-                let is_below = |path: &[u8]| upwards(path).any(|level| *level == **at);
-                census.own.iter().filter(|(path, _)| is_below(path)).collect()
+                census.own.iter().filter(|(path, _)| is_within(path, at)).collect()
             }
             _ => Vec::new(),
         };

@@ -10,7 +10,7 @@ use super::{
     Look, above,
     table::{Column, table},
 };
-use crate::report::{ZombieEvent, words};
+use crate::report::{ZombieEvent, numbered, words};
 
 pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: Look) -> Vec<Line<'static>> {
     let (width, height) = size;
@@ -20,10 +20,7 @@ pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: 
         return std::iter::once(name).chain(text).map(Line::raw).collect();
     };
     let said = std::iter::once(name).chain(story(&group, width)).collect();
-    let mut lines: Vec<_> = above(said, group.zombies.len(), height).into_iter().map(Line::raw).collect();
-    if let Some(first) = lines.first_mut() {
-        *first = std::mem::take(first).style(look.head());
-    }
+    let mut lines = above(said, group.zombies.len(), height, look);
     let rest = (width, height.saturating_sub(lines.len()));
     lines.extend(table(&columns(), &group.zombies, selected, rest, look, |_| Default::default()));
     lines
@@ -32,11 +29,7 @@ pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: 
 /// Who holds them, why they stand, and where they come from.
 fn story(group: &Group<'_>, width: usize) -> Vec<String> {
     let zombie = group.oldest;
-    let zombies = if group.zombies.len() == 1 {
-        "1 zombie".to_owned()
-    } else {
-        format!("{} zombies", group.zombies.len())
-    };
+    let zombies = numbered(group.zombies.len(), "zombie", "zombies");
     let holder = words::process(&zombie.holder, usize::MAX);
     let state = zombie.holder.state.map(|state| format!(" (state {state})")).unwrap_or_default();
     let cause = group.key.cause;

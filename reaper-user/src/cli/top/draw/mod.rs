@@ -23,7 +23,7 @@ use super::{
     state::{State, View},
 };
 use crate::report::{
-    shown,
+    numbered, shown,
     words::{cut, wrap},
 };
 
@@ -104,13 +104,12 @@ fn title(state: &State, width: usize, look: Look, now: Instant) -> Line<'static>
         format!("{} old", shown(std::time::Duration::from_secs(age.as_secs())))
     };
     let (rows, _) = state.workloads();
-    let workloads =
-        if rows.len() == 1 { "1 workload".to_owned() } else { format!("{} workloads", rows.len()) };
-    let zombies = state.on_machine().map(|zombies| format!(", {zombies} zombies in all")).unwrap_or_default();
+    let workloads = numbered(rows.len(), "workload", "workloads");
+    let zombies = state.on_machine().map(|zombies| numbered(zombies, "zombie in all", "zombies in all"));
+    let zombies = zombies.map(|zombies| format!(", {zombies}")).unwrap_or_default();
     let left = cut(&format!("reaper top: {workloads}{zombies}"), width.saturating_sub(old.width() + 1));
     let blanks = " ".repeat(width.saturating_sub(left.width() + old.width()));
-    // An answer that is late by more than a beat is worth a look.
-    let style = if age > state.settings.interval * 3 { look.pressing() } else { look.head() };
+    let style = if state.trouble.is_some() { look.pressing() } else { look.head() };
     Line::styled(format!("{left}{blanks}{old}"), style)
 }
 
@@ -155,8 +154,9 @@ fn scrolled(lines: Vec<Line<'static>>, scroll: usize, height: usize) -> Vec<Line
     lines.into_iter().skip(from).take(height).collect()
 }
 
-/// What is to be said, above a table of so many rows: what there is no room for beside the table is left out, which is shown.
-fn above(said: Vec<String>, rows: usize, height: usize) -> Vec<String> {
+/// What is to be said, below its first line as a head and above a table of so many rows: what there is no room for beside the table is left
+/// out, which is shown.
+fn above(said: Vec<String>, rows: usize, height: usize, look: Look) -> Vec<Line<'static>> {
     let table = (rows + 1).min((height / 2).max(4));
     let room = height.saturating_sub(table);
     let whole = said.len() <= room;
@@ -165,7 +165,8 @@ fn above(said: Vec<String>, rows: usize, height: usize) -> Vec<String> {
     if let Some(last) = lines.last_mut().filter(|_| !whole) {
         *last = "  …".to_owned();
     }
-    lines
+    let style = |place| if place == 0 { look.head() } else { Style::new() };
+    lines.into_iter().enumerate().map(|(place, line)| Line::styled(line, style(place))).collect()
 }
 
 #[cfg(test)]

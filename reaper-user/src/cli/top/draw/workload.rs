@@ -21,10 +21,7 @@ pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: 
         said.extend(words::wrap("  ", "the daemon tells no more of it: it has no zombies", 4, width));
     }
     let (groups, selected) = state.groups().unwrap_or_default();
-    let mut lines: Vec<_> = above(said, groups.len(), height).into_iter().map(Line::raw).collect();
-    if let Some(first) = lines.first_mut() {
-        *first = std::mem::take(first).style(look.head());
-    }
+    let mut lines = above(said, groups.len(), height, look);
     let rest = (width, height.saturating_sub(lines.len()));
     if groups.is_empty() {
         let text =
@@ -49,5 +46,8 @@ fn columns<'a>() -> Vec<Column<Group<'a>>> {
 
 fn site(group: &Group<'_>, room: usize) -> String {
     let zombie = group.oldest;
-    zombie.origin.as_ref().map_or_else(|| "-".to_owned(), |origin| words::place(origin, &zombie.comm, room))
+    zombie
+        .origin
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |origin| words::place(origin.quality, origin, &zombie.comm, room))
 }

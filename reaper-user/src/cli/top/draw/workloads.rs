@@ -12,7 +12,7 @@ use super::{
     Look,
     table::{Column, table},
 };
-use crate::report::{HeadroomEvent, percent, shown, words};
+use crate::report::{HeadroomEvent, shown, words};
 
 /// Less is pressing: the part that is left, and the time until nothing is.
 const PRESSING: (f64, Duration) = (0.1, Duration::from_secs(3_600));
@@ -55,8 +55,8 @@ fn columns(sort: Sort) -> Vec<Column<HeadroomEvent>> {
         Column::new(&head("ZOMBIES", By::Zombies), 8, 8, |row: &HeadroomEvent, _| row.zombies.to_string())
             .core()
             .right(),
-        Column::new(&head("RATE", By::Rate), 8, 8, rate).right(),
-        Column::new(&head("FREE", By::Headroom), 5, 5, free).core().right(),
+        Column::new(&head("RATE", By::Rate), 8, 8, |row, _| words::rate_cell(row)).right(),
+        Column::new(&head("FREE", By::Headroom), 5, 5, |row, _| words::free_cell(row)).core().right(),
         Column::new(&head("FULL IN", By::Forecast), 8, 14, full_in).core().right(),
         Column::new("USED/LIMIT", 11, 11, used).right(),
         Column::new("HOLDER", 17, 22, holder),
@@ -70,18 +70,10 @@ fn name(row: &HeadroomEvent, room: usize) -> String {
     row.workload.shown_within(room)
 }
 
-fn rate(row: &HeadroomEvent, _: usize) -> String {
-    row.rate.as_ref().map_or_else(|| "-".to_owned(), words::rate)
-}
-
-fn free(row: &HeadroomEvent, _: usize) -> String {
-    row.free().map_or_else(|| "-".to_owned(), |free| percent(free).replace(' ', ""))
-}
-
 /// With how sure that is where there is room for it.
 fn full_in(row: &HeadroomEvent, room: usize) -> String {
     let Some(exhaustion) = row.exhaustion() else { return "-".to_owned() };
-    let whole = words::full_in(exhaustion);
+    let whole = words::left(exhaustion);
     if whole.chars().count() <= room { whole } else { shown(exhaustion.seconds.0) }
 }
 
