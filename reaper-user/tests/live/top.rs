@@ -1,12 +1,7 @@
 //! `reaper top` on a terminal: what it shows of zombies that are there, what it says when the daemon goes, and that it gives the
 //! terminal back. What is on the terminal is what a terminal makes of its bytes.
 
-use std::{
-    fs,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command, time::Duration};
 
 use crate::support::{
     Container, Daemon, Rootfs, Terminal, assert_refused, machine, pids_mount, reaper, run_briefly, signal,
@@ -57,32 +52,37 @@ fn children(pid: u32) -> Vec<char> {
     children.split_whitespace().filter_map(state).collect()
 }
 
-fn await_zombies(pid: u32, count: usize) {
-    let deadline = Instant::now() + SHOWN;
-    while children(pid).iter().filter(|state| **state == 'Z').count() != count {
-        assert!(Instant::now() < deadline, "{:?}", children(pid));
-        thread::sleep(Duration::from_millis(5));
-    }
+/// Waits until so many of a process's children were reported.
+fn await_reports(daemon: &mut Daemon, pid: u32, count: usize) {
+    let mut reported = 0;
+    daemon.until("its zombies are reported", SHOWN, |seen| {
+        reported += usize::from(seen.is("zombie") && seen.number("/holder/pid") == u64::from(pid));
+        reported == count
+    });
+    assert_eq!(children(pid), vec!['Z'; count]);
 }
 
-/// Goes down until this workload is selected.
+/// Goes down from the top until this workload is selected.
 fn select(top: &mut Terminal, name: &str) {
-    let selected = format!("> {name}");
+    let selected = |lines: &[String]| lines.iter().find(|line| line.starts_with("> ")).cloned();
+    let is_it = |line: &str| line.starts_with(&format!("> {name}"));
     top.line_with(&[name], SHOWN);
-    let deadline = Instant::now() + SHOWN;
-    while !top.lines().iter().any(|line| line.starts_with(&selected)) {
-        assert!(Instant::now() < deadline, "{selected}\n{}", top.lines().join("\n"));
+    top.types("\x1b[H");
+    while let Some(now) = selected(&top.lines()).filter(|now| !is_it(now)) {
         top.types("j");
-        thread::sleep(Duration::from_millis(200));
+        // Its figures may change, too: what counts is where the mark is in the end.
+        top.until(&format!("{name} or another line is selected"), SHOWN, |lines| {
+            selected(lines) != Some(now.clone())
+        });
     }
 }
 
 #[test]
 fn a_leak_is_counted_and_opened_and_the_terminal_is_given_back() {
     let _machine = machine();
-    let daemon = Daemon::run(&["--age", "1s"]);
+    let mut daemon = Daemon::run(&["--age", "1s"]);
     let container = container("top", LEAK);
-    await_zombies(container.init(), 7);
+    await_reports(&mut daemon, container.init(), 7);
     let mut top = Terminal::start(&["top"], WIDE, |_| ());
     let holder = format!("python3({})", container.init());
     // Holder and cause are known when they have been reported.
@@ -135,9 +135,9 @@ fn a_leak_is_counted_and_opened_and_the_terminal_is_given_back() {
 #[test]
 fn a_signal_and_ctrl_c_give_the_terminal_back_and_without_colour_there_is_none() {
     let _machine = machine();
-    let daemon = Daemon::run(&["--age", "1s"]);
+    let mut daemon = Daemon::run(&["--age", "1s"]);
     let container = container("plain", LEAK);
-    await_zombies(container.init(), 7);
+    await_reports(&mut daemon, container.init(), 7);
     // A full limit is what is shown in colour.
     fs::write(pids_mount().join(&container.id).join("pids.max"), "8").unwrap();
     let full = [&container.id[..8], " 7 ", " 0%"];
@@ -197,9 +197,9 @@ fn a_daemon_that_dies_is_said_to_be_gone_and_the_next_one_is_asked() {
 #[test]
 fn where_it_is_allowed_zombies_are_reaped_after_a_look_and_a_yes() {
     let _machine = machine();
-    let daemon = Daemon::run(&["--age", "1s"]);
+    let mut daemon = Daemon::run(&["--age", "1s"]);
     let container = container("orphans", ADOPT);
-    await_zombies(container.init(), 3);
+    await_reports(&mut daemon, container.init(), 3);
     let mut top = Terminal::start(&["top", "--allow-remedies"], WIDE, |_| ());
     top.line_with(&[&container.id, "adopted"], SHOWN);
     select(&mut top, &container.id);
@@ -209,11 +209,13 @@ fn where_it_is_allowed_zombies_are_reaped_after_a_look_and_a_yes() {
     top.line_with(&["planned"], REAPED);
     top.line_with(&["Do it? y: yes, Esc: no"], SHOWN);
     assert_eq!(children(container.init()), ['Z'; 3], "it was only looked at");
-    // Who says yes at once has not read it.
-    top.types("y");
-    thread::sleep(Duration::from_secs(1));
-    top.line_with(&["Do it? y: yes, Esc: no"], SHOWN);
-    top.types("y");
+    // Who says yes at once has not read it; and it is done once, however often that is said.
+    let is_begun = |lines: &[String]| !lines.iter().any(|line| line.contains("Do it?"));
+    let begins = |_| {
+        top.types("y");
+        top.comes(Duration::from_millis(100), is_begun)
+    };
+    assert!((0..100).any(begins), "{:?}", top.lines());
     top.line_with(&["applied", "3 of 3 gone"], REAPED);
     assert_eq!(children(container.init()), []);
     top.types("\x1b");

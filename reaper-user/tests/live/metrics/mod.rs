@@ -10,8 +10,7 @@ use std::{
     io::{Read as _, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use self::page::{ANY, PATIENCE, Page, address, get};
@@ -205,31 +204,19 @@ fn what_the_daemon_says_of_itself_is_what_proc_says() {
     let (address, pid) = (address(&daemon), daemon.pid());
     let proc = Path::new("/proc").join(pid.to_string());
     // It may open or map something between the two looks, above all when it has just begun: they agree at one time or another.
-    let deadline = Instant::now() + PATIENCE;
-    let page = loop {
-        let page = Page::take(&address);
+    let page = Page::when(&address, "it says what /proc says", |page| {
         let status = fs::read_to_string(proc.join("status")).unwrap();
         let field = |name: &str| -> f64 {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.split_ascii_whitespace().next().unwrap().parse().unwrap()
         };
         let descriptors = fs::read_dir(proc.join("fd")).unwrap().count() as f64;
-        let looks = [
-            ("reaper_resident_memory_bytes", field("VmRSS:") * 1024.0, 2e6),
+        let agree = |name: &str, told: f64, off: f64| (page.sum(name, &[]) - told).abs() <= off;
+        agree("reaper_resident_memory_bytes", field("VmRSS:") * 1024.0, 2e6)
             // The connection that is being answered is one.
-            ("reaper_open_descriptors", descriptors, 1.0),
-            ("reaper_threads", field("Threads:"), 0.0),
-        ];
-        let differ = |(name, told, off): &&(&str, f64, f64)| (page.sum(name, &[]) - told).abs() > *off;
-        match looks.iter().find(differ) {
-            None => break page,
-            Some((name, told, _)) => {
-                let value = page.sum(name, &[]);
-                assert!(Instant::now() < deadline, "{name} is {value}, /proc says {told}");
-                thread::sleep(Duration::from_millis(100));
-            }
-        }
-    };
+            && agree("reaper_open_descriptors", descriptors, 1.0)
+            && agree("reaper_threads", field("Threads:"), 0.0)
+    });
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let processes =
         processes.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok()).count();

@@ -1,9 +1,10 @@
 //! Podman and Docker: what runs containers that are called by names of their own.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::mpsc::channel,
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +12,9 @@ use std::{
 use serde_json::Value;
 
 use super::{daemon, event, is_of, names, said};
-use crate::support::{Daemon, IMAGE, Image, Parent, Seen, machine, program, run, run_briefly, signal};
+use crate::support::{
+    Daemon, IMAGE, Image, Parent, Seen, each_line, machine, program, run, run_briefly, signal,
+};
 
 /// A container that leaks, whatever runs it: on the host's network, with limits that may be set anywhere (Podman raises them where
 /// it may, and fails where it may not).
@@ -89,11 +92,10 @@ impl Docker {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let log = File::create(at("log")).unwrap();
         // Not the machine's own configuration.
         fs::write(at("daemon.json"), "{}").unwrap();
         // Nothing of the machine's own is changed: no bridge, no rules for packets.
-        let daemon = Command::new(program("dockerd"))
+        let mut daemon = Command::new(program("dockerd"))
             .args(["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"])
             .args(["--storage-driver=vfs", "--exec-opt=native.cgroupdriver=cgroupfs"])
             .arg(format!("--cgroup-parent=/{DOCKERS}/docker"))
@@ -108,24 +110,26 @@ impl Docker {
             .arg(format!("--host=unix://{}", at("docker.sock").display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let (log, lines) = (daemon.stderr.take().unwrap(), channel());
         let this = Self { daemon, directory, _cgroups: Parent(DOCKERS) };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !run_briefly(this.command().arg("version")).status.success() {
-            assert!(Instant::now() < deadline, "dockerd does not answer:\n{}", this.log());
-            thread::sleep(Duration::from_millis(50));
+        // It goes on writing when nobody listens any more.
+        thread::spawn(move || {
+            each_line(log, |line| drop(lines.0.send(String::from_utf8_lossy(&line).into_owned())));
+        });
+        let (deadline, mut said) = (Instant::now() + Duration::from_secs(30), String::new());
+        while !said.contains("API listen on") {
+            let line = lines.1.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            said += &line.unwrap_or_else(|_| panic!("dockerd does not listen:\n{said}"));
+            said.push('\n');
         }
         this
     }
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     fn command(&self) -> Command {

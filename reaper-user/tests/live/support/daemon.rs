@@ -253,7 +253,7 @@ fn reaper_to(command: &str) -> Command {
 }
 
 /// Whole lines only: one that is killed may leave a part of one.
-fn each_line(input: impl Read, mut take: impl FnMut(Vec<u8>)) {
+pub(crate) fn each_line(input: impl Read, mut take: impl FnMut(Vec<u8>)) {
     let (mut input, mut line) = (BufReader::new(input), Vec::new());
     while input.read_until(b'\n', &mut line).is_ok() && line.pop() == Some(b'\n') {
         take(std::mem::take(&mut line));

@@ -27,7 +27,7 @@ pub(crate) use self::{
     cgroup::{Cgroup, Parent, pids_mount},
     container::{Container, Rootfs},
     containerd::{Containerd, Pod},
-    daemon::{Daemon, Ended, Seen, assert_refused, run_briefly},
+    daemon::{Daemon, Ended, Seen, assert_refused, each_line, run_briefly},
     held::Held,
     image::{IMAGE, Image, run},
     mount::Mount,

@@ -61,49 +61,42 @@ pub(crate) fn waiting_bytes(pipe: &io::PipeReader) -> usize {
     bytes.try_into().unwrap()
 }
 
-/// One instruction of a filter.
-fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k }
-}
-
 /// Of `struct seccomp_data`: the system call's number, and the lower half of its third argument.
 const NUMBER: u32 = 0;
 const THIRD: u32 = 32;
 
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const EQUALS: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const HAS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const ANSWER: u32 = libc::BPF_RET | libc::BPF_K;
-const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
 /// The command will run under a seccomp filter that answers bpf(2) with EPERM, as Docker's default one does.
 pub(crate) fn deny_bpf(command: &mut Command) {
-    let bpf = u32::try_from(libc::SYS_bpf).unwrap();
-    filter(
-        command,
-        vec![
-            step(LOAD, 0, 0, NUMBER),
-            step(EQUALS, 0, 1, bpf),
-            step(ANSWER, 0, 0, DENIED),
-            step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ],
-    );
+    deny(command, &[(NUMBER, EQUALS, u32::try_from(libc::SYS_bpf).unwrap())]);
 }
 
 /// The command will run under a seccomp filter that answers a wait4(2) for children of every kind with EPERM, and allows others.
 pub(crate) fn deny_wait_for_every_kind(command: &mut Command) {
     let wait4 = u32::try_from(libc::SYS_wait4).unwrap();
-    filter(
-        command,
-        vec![
-            step(LOAD, 0, 0, NUMBER),
-            step(EQUALS, 0, 3, wait4),
-            step(LOAD, 0, 0, THIRD),
-            step(HAS, 0, 1, libc::__WALL.cast_unsigned()),
-            step(ANSWER, 0, 0, DENIED),
-            step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
-        ],
-    );
+    deny(command, &[(NUMBER, EQUALS, wait4), (THIRD, HAS, libc::__WALL.cast_unsigned())]);
+}
+
+/// Answers with EPERM what passes all of these tests: of what stands there, by which instruction, against what.
+fn deny(command: &mut Command, tests: &[(u32, u32, u32)]) {
+    let step = |code: u32, jf: usize, k: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap(),
+        jt: 0,
+        jf: u8::try_from(jf).unwrap(),
+        k,
+    };
+    let denied = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let mut steps = Vec::new();
+    for (place, (offset, test, value)) in tests.iter().enumerate() {
+        steps.push(step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, *offset));
+        // Over the tests behind it and the denial.
+        steps.push(step(*test, 2 * (tests.len() - 1 - place) + 1, *value));
+    }
+    steps
+        .extend([denied, libc::SECCOMP_RET_ALLOW].map(|answer| step(libc::BPF_RET | libc::BPF_K, 0, answer)));
+    filter(command, steps);
 }
 
 fn filter(command: &mut Command, mut filter: Vec<libc::sock_filter>) {

@@ -6,15 +6,17 @@ use std::{
     os::fd::OwnedFd,
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
     termios::{Winsize, tcgetattr, tcsetwinsize},
 };
 
@@ -35,8 +37,11 @@ pub(crate) struct Terminal {
     typing: File,
     own: Option<OwnedFd>,
     settings: String,
-    seen: Arc<Mutex<Seen>>,
+    /// With word of whatever comes.
+    seen: Arc<(Mutex<Seen>, Condvar)>,
     reader: Option<JoinHandle<()>>,
+    /// Ends with that thread.
+    reads: Receiver<()>,
     hung_up: Arc<AtomicBool>,
 }
 
@@ -68,12 +73,15 @@ impl Terminal {
         // It has the descriptors of the other end, too.
         drop(command);
         let parser = vt100::Parser::new(rows, columns, 0);
-        let seen = Arc::new(Mutex::new(Seen { parser, bytes: Vec::new(), coloured: false }));
+        let seen = Seen { parser, bytes: Vec::new(), coloured: false };
+        let seen = Arc::new((Mutex::new(seen), Condvar::new()));
+        let (reading_on, reads) = channel();
         let (looking, shared) = (File::from(looks), Arc::clone(&seen));
         let hung_up = Arc::new(AtomicBool::new(false));
         let stops = Arc::clone(&hung_up);
         let mut reading = looking.try_clone().unwrap();
         let reader = thread::spawn(move || {
+            let _reading_on = reading_on;
             let mut bytes = [0; 4096];
             while !stops.load(Ordering::Relaxed) {
                 let mut waiting = [PollFd::new(&reading, PollFlags::IN)];
@@ -82,10 +90,11 @@ impl Terminal {
                 }
                 // When nobody has the other end any more, that is EIO.
                 let Ok(count) = reading.read(&mut bytes) else { return };
-                shared.lock().unwrap().take(&bytes[..count]);
+                shared.0.lock().unwrap().take(&bytes[..count]);
+                shared.1.notify_all();
             }
         });
-        Self { child, typing: looking, own: Some(own), settings, seen, reader: Some(reader), hung_up }
+        Self { child, typing: looking, own: Some(own), settings, seen, reader: Some(reader), reads, hung_up }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -94,20 +103,21 @@ impl Terminal {
 
     /// What is to be read on it now, line by line.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.seen.lock().unwrap().parser.screen().contents().lines().map(str::to_owned).collect()
+        self.seen.0.lock().unwrap().lines()
     }
 
     /// Waits until what is to be read is so; panics after `timeout`.
     pub(crate) fn until(&self, what: &str, timeout: Duration, done: impl Fn(&[String]) -> bool) {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let lines = self.lines();
-            if done(&lines) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "waited {timeout:?} in vain: {what}\n{}", lines.join("\n"));
-            thread::sleep(Duration::from_millis(5));
-        }
+        let came = self.comes(timeout, done);
+        assert!(came, "waited {timeout:?} in vain: {what}\n{}", self.lines().join("\n"));
+    }
+
+    /// The same; false after `timeout`.
+    pub(crate) fn comes(&self, timeout: Duration, done: impl Fn(&[String]) -> bool) -> bool {
+        let (seen, word) = &*self.seen;
+        let is_not_yet = |seen: &mut Seen| !done(&seen.lines());
+        let waited = word.wait_timeout_while(seen.lock().unwrap(), timeout, is_not_yet);
+        !waited.unwrap().1.timed_out()
     }
 
     /// Waits until a line has all of these parts, and returns it.
@@ -125,19 +135,19 @@ impl Terminal {
 
     /// Makes it another size.
     pub(crate) fn resize(&mut self, rows: u16, columns: u16) {
-        self.seen.lock().unwrap().parser.screen_mut().set_size(rows, columns);
+        self.seen.0.lock().unwrap().parser.screen_mut().set_size(rows, columns);
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&self.typing, size).unwrap();
     }
 
     /// Whether it shows what covers all, and not what was there before.
     pub(crate) fn is_covered(&self) -> bool {
-        self.seen.lock().unwrap().parser.screen().alternate_screen()
+        self.seen.0.lock().unwrap().parser.screen().alternate_screen()
     }
 
     /// Whether a colour was seen on it.
     pub(crate) fn was_coloured(&self) -> bool {
-        self.seen.lock().unwrap().coloured
+        self.seen.0.lock().unwrap().coloured
     }
 
     /// Takes the terminal away, and waits for its end: its exit code.
@@ -146,34 +156,28 @@ impl Terminal {
         self.reader.take().unwrap().join().unwrap();
         self.own = None;
         self.typing = File::open("/dev/null").unwrap();
-        self.ended(Instant::now() + END)
+        self.ended()
     }
 
     /// Its exit code, when it has ended.
-    fn ended(&mut self, deadline: Instant) -> Option<i32> {
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "does not end:\n{}", self.lines().join("\n"));
-            thread::sleep(Duration::from_millis(2));
-        }
+    fn ended(&mut self) -> Option<i32> {
+        let child = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
+        let patience = Timespec::try_from(END).unwrap();
+        let ended = poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ended, 1, "does not end:\n{}", self.lines().join("\n"));
+        self.child.wait().unwrap().code()
     }
 
     /// Waits for its end, after which the terminal must be as it was before. Its exit code, and what was left to read.
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + END;
-        let code = self.ended(deadline);
+        let code = self.ended();
         let own = self.own.take().unwrap();
         assert_eq!(settings(&own), self.settings, "the terminal is not as it was");
         drop(own);
-        let reader = self.reader.take().unwrap();
-        while !reader.is_finished() {
-            assert!(Instant::now() < deadline, "somebody has the terminal still");
-            thread::sleep(Duration::from_millis(2));
-        }
-        reader.join().unwrap();
-        let seen = self.seen.lock().unwrap();
+        let read_all = self.reads.recv_timeout(END);
+        assert_eq!(read_all, Err(RecvTimeoutError::Disconnected), "somebody has the terminal still");
+        self.reader.take().unwrap().join().unwrap();
+        let seen = self.seen.0.lock().unwrap();
         let screen = seen.parser.screen();
         assert!(!screen.alternate_screen(), "what was on the terminal before is still covered");
         assert!(!screen.hide_cursor(), "the cursor is still hidden");
@@ -184,6 +188,10 @@ impl Terminal {
 }
 
 impl Seen {
+    fn lines(&self) -> Vec<String> {
+        self.parser.screen().contents().lines().map(str::to_owned).collect()
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         self.parser.process(bytes);
         self.bytes.extend_from_slice(bytes);
