@@ -50,7 +50,7 @@ const TIMEOUT: u64 = 300;
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
 /// Without arguments: every kernel of the matrix with cgroup v2; the oldest and the newest once more with
-/// lockdown=confidentiality; one with cgroup v1 only and one with both; one under systemd, for the deployed unit. qemu and
+/// lockdown=confidentiality; one with cgroup v1 only and one with both (these three modes without the tests that they change nothing about); one under systemd, for the deployed unit. qemu and
 /// the keys of Debian's archive are set up first where they are missing, kernels are fetched once, into target/vm. The rest needs no root and changes nothing
 /// outside target/.
 ///
