@@ -55,7 +55,7 @@ pub struct CgroupId {
 
 /// The root of every hierarchy: kernfs numbers from 1 and makes the root first.
 /// <https://elixir.bootlin.com/linux/v6.12/source/fs/kernfs/dir.c> (`kernfs_create_root`)
-const ROOT: u64 = 1;
+pub(super) const ROOT: u64 = 1;
 
 /// Bounds of what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     Workload,
-    cgroups::{CgroupId, Cgroups, Hierarchy},
+    cgroups::{CgroupId, Cgroups, Hierarchy, ROOT},
     mounts::ProcCgroups,
     path::Reading,
     states::RuntimeStates,
@@ -47,10 +47,10 @@ impl Workloads {
         workload
     }
 
-    /// The cgroups of a hierarchy that are kept, and whose they are; some may be gone.
+    /// The root of a hierarchy and its cgroups that are kept, and whose they are; some may be gone.
     pub fn of_all(&mut self, hierarchy: Hierarchy) -> Vec<(Arc<[u8]>, Workload)> {
         let all = self.cgroups.paths(hierarchy).map(|(id, path)| (id.id, Arc::clone(path)));
-        let all: Vec<_> = all.collect();
+        let all: Vec<_> = std::iter::once((ROOT, Arc::from(&b"/"[..]))).chain(all).collect();
         let workload = |(id, path)| match hierarchy {
             Hierarchy::V2 => (path, self.of(id, 0)),
             Hierarchy::V1Pids => (path, self.of(0, id)),
@@ -124,6 +124,7 @@ mod tests {
         let path = format!("/docker/{}", "ab".repeat(32));
         let all = workloads.of_all(Hierarchy::V1Pids);
         assert!(all.iter().any(|(at, whose)| (&**at, whose) == (path.as_bytes(), &workload)), "{all:?}");
+        assert!(all.iter().any(|(at, whose)| (&**at, whose.kind) == (b"/", Kind::Host)), "{all:?}");
         assert_eq!(workloads.at(Hierarchy::V1Pids, path.as_bytes()), workload);
         assert_eq!(workloads.at(Hierarchy::V2, b"/a.service").id, Some("a.service".into()));
         fs::remove_dir(&named).unwrap();

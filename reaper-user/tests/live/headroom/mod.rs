@@ -12,9 +12,12 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    Container, Daemon, Parent, Rootfs, SECOND, Seen, assert_valid, boot_now, fixture, machine, pids_mount,
-    reaper, rounds, run_briefly,
+use crate::{
+    remedy::Holder,
+    support::{
+        Container, Daemon, Parent, Rootfs, SECOND, Seen, assert_valid, boot_now, fixture, machine,
+        pids_mount, reaper, rounds, run, run_briefly,
+    },
 };
 
 /// Processes that are allowed.
@@ -239,4 +242,27 @@ fn without_a_daemon_limits_and_shares_are_known_and_forecasts_are_not() {
     let refused = run_briefly(Command::new(reaper()).args(["headroom", "nobody-is-called-so"]));
     assert_eq!(refused.status.code(), Some(69));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("nobody-is-called-so"));
+}
+
+/// Also what is in no cgroup of its own.
+#[test]
+fn whatever_a_list_shows_can_be_asked_for_by_that_name() {
+    let _machine = machine();
+    let holder = Holder::start("deaf", 1);
+    let by_each_name = || {
+        let list = run(Command::new(reaper()).args(["headroom"]));
+        let names: Vec<_> = list.lines().skip(2).filter_map(|line| line.split_whitespace().next()).collect();
+        assert!(!names.is_empty(), "{list}");
+        for name in names {
+            let one = run(Command::new(reaper()).args(["headroom", name]));
+            assert!(one.contains("kernel.pid_max"), "{name}: {one}");
+        }
+    };
+    by_each_name();
+    let mut daemon = Daemon::run(&["--age", "200ms"]);
+    daemon.until("it is reported", Duration::from_secs(20), |seen| {
+        seen.is("zombie") && seen.number("/holder/pid") == u64::from(holder.pid())
+    });
+    by_each_name();
+    daemon.end();
 }
