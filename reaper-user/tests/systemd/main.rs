@@ -6,16 +6,19 @@
     reason = "clippy.toml's exceptions reach test functions but not what they call"
 )]
 
+mod container;
 mod unit;
 
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use unit::{Leak, Unit, must, property};
+use container::Container;
+use unit::{Leak, Unit, must, property, property_of};
 
 /// What the manifests put a daemon under that only reports.
 const PROFILE: &str = include_str!("../../../deploy/kubernetes/seccomp/report-only.json");
@@ -42,7 +45,7 @@ fn mask(capabilities: &[(&str, u32)]) -> u64 {
 
 /// The capabilities and the seccomp mode of the running daemon.
 fn status(pid: u32, field: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let value = text.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel knows that field");
     let radix = if field == "Seccomp:" { 10 } else { 16 };
     u64::from_str_radix(value.trim(), radix).expect("a number")
@@ -62,7 +65,7 @@ fn the_unit_reports_a_leak_with_its_capabilities_alone_reloads_and_ends_at_once(
     assert_eq!(status(pid, "Seccomp:"), 2, "a filter");
 
     let leak = Leak::start("leak");
-    let event = unit.zombie_of(&leak);
+    let event = unit.zombie_of(leak.pid());
     assert_eq!(event["workload"]["kind"], "unit", "{event:#}");
     assert_eq!(event["workload"]["unit"], "leak.service", "{event:#}");
     leak.end();
@@ -133,7 +136,7 @@ fn taken_away(name: &str, number: u32, remedies: bool) {
     unit.says("not held");
     // What does not need it goes on.
     let leak = Leak::start(&format!("without-{number}"));
-    let event = unit.zombie_of(&leak);
+    let event = unit.zombie_of(leak.pid());
     if number != 2 {
         assert_eq!(event["workload"]["kind"], "unit", "{name}: {event:#}");
     }
@@ -151,6 +154,67 @@ fn with_remedies_it_holds_two_more_and_is_under_no_filter() {
     assert_eq!((status(pid, "CapEff:"), status(pid, "CapBnd:")), (all, all));
     assert_eq!(status(pid, "Seccomp:"), 0, "under one it could not read others'");
     assert!(!unit.journal().contains("not held"), "{}", unit.journal());
+}
+
+/// How many children of its own nobody has waited for, by /proc.
+fn zombies_of(holder: u64) -> usize {
+    let stats = fs::read_dir("/proc").expect("it is mounted").filter_map(|entry| {
+        let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let mut fields = fields.split(' ');
+        Some((fields.next()? == "Z", fields.next()?.parse::<u64>().ok()?))
+    });
+    stats.filter(|stat| *stat == (true, holder)).count()
+}
+
+#[test]
+#[ignore = "needs a machine of its own: cargo xtask vm"]
+fn with_what_it_then_holds_a_rule_reaps_and_the_holder_lives_on() {
+    let rule = "rule = [{ match = { unit = 'orphans.service', cause = ['adopted'] }, \
+                steps = [{ remedy = 'reap', after = '1s' }] }]\n";
+    let unit = Unit::configured(&format!("{CONFIGURATION}{rule}"), &[]);
+    unit.with_remedies();
+    unit.start();
+    let leak = Leak::of(
+        "orphans",
+        &["load", "--rate", "0", "--only", "subreaper", "--leaks", "30", "--seconds", "3"],
+    );
+    let event = unit.zombie_of(leak.pid());
+    assert_eq!((&event["cause"], &event["workload"]["unit"]), (&"adopted".into(), &"orphans.service".into()));
+    let holder = event["holder"]["pid"].as_u64().expect("a pid");
+    let applied = unit.found("a reap", || {
+        unit.events().into_iter().find(|event| {
+            event["event"] == "remedy" && event["remedy"] == "reap" && event["outcome"] == "applied"
+        })
+    });
+    assert_eq!(applied["holder"]["pid"], holder, "{applied:#}");
+    // Those that came last have been told of and are gone, too.
+    let all_told = || unit.events().iter().filter(|event| event["event"] == "zombie").count();
+    unit.until("none is left", || all_told() > 2 && zombies_of(holder) == 0);
+    assert!(Path::new(&format!("/proc/{holder}/exe")).exists(), "the holder lives");
+    leak.end();
+}
+
+#[test]
+#[ignore = "needs a machine of its own: cargo xtask vm"]
+fn a_container_that_the_kubelets_systemd_driver_places_is_its_pods() {
+    const POD: &str = "8dbc5577-d0e2-4706-8787-57d52c03ddf2";
+    const ID: &str = "3f2a5c81d0e94b7766a1f2c3d4e5f60718293a4b5c6d7e8f9001122334455667";
+    let unit = Unit::configured(CONFIGURATION, &[]);
+    unit.start();
+    let container = Container::start(POD, ID);
+    let init = unit.found("the container", || container.init());
+    // systemd has made it: nobody else gives such names.
+    let cgroup = format!(
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{}.slice/cri-containerd-{ID}.scope",
+        POD.replace('-', "_")
+    );
+    assert_eq!(property_of(&format!("cri-containerd-{ID}.scope"), "ControlGroup"), cgroup);
+    let event = unit.zombie_of(init);
+    let workload = &event["workload"];
+    assert_eq!(workload["kind"], "pod", "{workload:#}");
+    assert_eq!((&workload["id"], &workload["pod_uid"]), (&ID.into(), &POD.into()), "{workload:#}");
+    assert_eq!((&workload["runtime"], &workload["cgroup"]), (&"containerd".into(), &cgroup.into()));
 }
 
 #[test]
@@ -171,7 +235,7 @@ fn the_calls_of_the_manifests_seccomp_profile_are_enough() {
     unit.start();
     assert_eq!(status(unit.pid(), "Seccomp:"), 2, "a filter");
     let leak = Leak::start("profiled");
-    assert_eq!(unit.zombie_of(&leak)["workload"]["unit"], "profiled.service");
+    assert_eq!(unit.zombie_of(leak.pid())["workload"]["unit"], "profiled.service");
     leak.end();
     unit.until("its release", || unit.journal().contains("\"event\":\"released\""));
     assert!(!unit.journal().contains("not permitted"), "{}", unit.journal());

@@ -91,17 +91,19 @@ impl Unit {
         self.until(what, || self.journal().contains(what));
     }
 
-    /// Waits for its report of the leak's zombie.
-    pub(crate) fn zombie_of(&self, leak: &Leak) -> Value {
-        self.found(&format!("a zombie of {}", leak.pid()), || {
-            let journal = self.journal();
-            let mut events = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            events.find(|event| {
-                // The unit's process has forked the one that holds it.
+    /// Waits for its report of a zombie that this process, or one below it, has forked.
+    pub(crate) fn zombie_of(&self, forker: u32) -> Value {
+        self.found(&format!("a zombie of {forker}"), || {
+            self.events().into_iter().find(|event| {
                 let mut chain = event["origin"]["chain"].as_array().into_iter().flatten();
-                event["event"] == "zombie" && chain.any(|forker| forker["pid"] == leak.pid())
+                event["event"] == "zombie" && chain.any(|process| process["pid"] == forker)
             })
         })
+    }
+
+    /// The events that it has told since it was configured.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.journal().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits until this holds.
@@ -110,7 +112,7 @@ impl Unit {
     }
 
     /// Waits until there is one.
-    fn found<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
+    pub(crate) fn found<T>(&self, what: &str, find: impl Fn() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = find() {
@@ -128,22 +130,29 @@ impl Drop for Unit {
     }
 }
 
-/// A unit whose process holds a zombie, until its standard input ends.
+/// A unit with zombies, until its standard input ends.
 pub(crate) struct Leak {
     name: String,
     _input: UnixListener,
 }
 
 impl Leak {
+    /// One that was never waited for.
     pub(crate) fn start(name: &str) -> Self {
+        Self::of(name, &["standing", "1"])
+    }
+
+    /// What `churn` leaks that is told this.
+    pub(crate) fn of(name: &str, arguments: &[&str]) -> Self {
         let (unit, socket) = (format!("--unit={name}"), format!("/run/{name}.input"));
         let input = UnixListener::bind(&socket).expect("a tmpfs");
         let stdin = format!("--property=StandardInput=file:{socket}");
-        must("systemd-run", &["--quiet", "--collect", &unit, &stdin, "/bin/churn", "standing", "1"]);
+        let run = ["--quiet", "--collect", &unit, &stdin, "/bin/churn"];
+        must("systemd-run", &[&run, arguments].concat());
         Self { name: name.to_owned(), _input: input }
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         property_of(&self.name, "MainPID").parse().expect("a pid")
     }
 
@@ -157,7 +166,7 @@ pub(crate) fn property(name: &str) -> String {
     property_of("reaper", name)
 }
 
-fn property_of(unit: &str, name: &str) -> String {
+pub(crate) fn property_of(unit: &str, name: &str) -> String {
     text(&must("systemctl", &["show", "--value", "--property", name, unit])).trim().to_owned()
 }
 
@@ -167,7 +176,7 @@ pub(crate) fn must(program: &str, arguments: &[&str]) -> Output {
     output
 }
 
-fn run(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 

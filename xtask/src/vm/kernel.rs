@@ -44,7 +44,7 @@ impl Line {
 /// Whether the whole matrix is in the cache.
 pub(crate) fn are_all_there(workspace: &Workspace) -> bool {
     LINES.iter().all(|line| line.image(&directory(workspace), Arch::X86).is_file())
-        && systemd::is_there(workspace)
+        && systemd::is_there(&directory(workspace))
 }
 
 /// Where all of this task's own things are.
@@ -128,7 +128,7 @@ impl Cache {
     /// Where systemd is unpacked: from the cache, else fetched.
     pub(crate) fn systemd(&self, refresh: bool) -> Result<PathBuf> {
         let root = systemd::root(&self.directory);
-        if refresh || !root.is_dir() {
+        if refresh || !systemd::is_there(&self.directory) {
             let state = self.directory.join("apt").join(systemd::SUITE);
             let apt = Apt::of_suite(&state, Arch::X86.debian(), self.mirror.as_deref(), systemd::SUITE)?;
             apt.update()?;

@@ -9,24 +9,21 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{cpio::Archive, kernel};
-use crate::{
-    debian::{self, Apt},
-    workspace::Workspace,
-};
+use super::cpio::Archive;
+use crate::debian::{self, Apt};
 
 /// The suite whose release is the oldest that people run.
 pub(super) const SUITE: &str = "bookworm";
 
-/// It, and what its unit calls (kill).
-const PACKAGES: [&str; 2] = ["systemd", "procps"];
+/// It, what its unit calls (kill), and the runtime that has it make the cgroups of containers.
+const PACKAGES: [&str; 3] = ["systemd", "procps", "runc"];
 
 /// What a guest that is to boot in seconds does without.
 const LEFT_OUT: [&str; 6] =
     ["usr/share", "usr/lib/udev", "lib/udev", "usr/lib/x86_64-linux-gnu/gconv", "var", "usr/include"];
 
-/// Where it is started from.
-const PROGRAM: &str = "lib/systemd/systemd";
+/// Where it is started from, and the last that was added to [`PACKAGES`].
+const PROGRAMS: [&str; 2] = ["lib/systemd/systemd", "usr/sbin/runc"];
 
 /// What the deployed unit is called, and where it and its addition are.
 const UNITS: [(&str, &str); 2] = [
@@ -54,8 +51,8 @@ pub(super) fn root(directory: &Path) -> PathBuf {
 }
 
 /// Whether it is there.
-pub(crate) fn is_there(workspace: &Workspace) -> bool {
-    root(&kernel::directory(workspace)).join(PROGRAM).is_file()
+pub(super) fn is_there(directory: &Path) -> bool {
+    PROGRAMS.iter().all(|program| root(directory).join(program).is_file())
 }
 
 /// Fetches it with all that it depends on, as if nothing were installed.
@@ -66,7 +63,7 @@ pub(super) fn fetch(apt: &Apt, directory: &Path) -> Result<()> {
     for package in PACKAGES {
         wanted.extend(apt.plan(package)?.installs);
     }
-    println!("vm: downloading {} of Debian {SUITE} and what they need", PACKAGES.join(" and "));
+    println!("vm: downloading {} of Debian {SUITE} and what they need", PACKAGES.join(", "));
     let packages = apt.download(&wanted.into_iter().collect::<Vec<_>>(), &scratch)?;
     let unpacked = scratch.join("unpacked");
     fs::create_dir(&unpacked)?;
