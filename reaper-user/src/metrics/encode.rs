@@ -17,8 +17,10 @@ use super::own::Own;
 use crate::{
     kernel::ProgramCost,
     kubernetes,
+    names::Names,
     remedy::Remedy,
     report::{Loss, Outcome},
+    text::Untrusted,
     watch::{LimitCounts, Measured, OTHER, WorkloadLabels, ZombieCounts},
 };
 
@@ -128,6 +130,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         self.zombies(&mut page)?;
+        self.names(&mut page)?;
         self.times(&mut page)?;
         self.remedies(&mut page)?;
         self.limits(&mut page)?;
@@ -177,6 +180,21 @@ impl Scrape {
                 "Age of the oldest reported zombie that stands, 0 without one",
             ),
             [(NO_LABELS, oldest.unwrap_or_default().as_secs_f64())],
+        )
+    }
+
+    /// To be joined with the others: names come later than what they are names of, and no series is to end for that.
+    fn names(&self, page: &mut Page<'_>) -> fmt::Result {
+        let each = self.measured.names.iter().map(|(labels, names)| {
+            let Names { namespace, pod, container, image, .. } = &**names;
+            let value = |text: &Option<Untrusted>| text.as_ref().map_or("", Untrusted::as_str).to_owned();
+            let names = [("namespace", namespace), ("pod", pod), ("container", container), ("image", image)]
+                .map(|(label, text)| (label, value(text)));
+            ((labels.pairs(), names), 1_u32)
+        });
+        page.gauge(
+            ("workload_info", None, "1, with what people call a workload of zombies, once that is known"),
+            each,
         )
     }
 

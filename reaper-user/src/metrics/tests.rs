@@ -10,6 +10,7 @@ use reaper_ebpf::reap_time::Times;
 use super::*;
 use crate::{
     kernel::{ProgramCost, ReapTimes},
+    names::Names,
     report::fixture,
     text::Untrusted,
     watch::{LedgerCounts, LimitCounts, WorkloadLabels, ZombieCounts, ZombieLabels},
@@ -23,7 +24,9 @@ fn measured() -> Measured {
     let labels = ZombieLabels::from(&zombie);
     let mut slow = Times { sum: 1_500_000_000, ..Times::default() };
     (slow.buckets[3], slow.buckets[11]) = (2, 1);
+    let names = Names { pod: Some("shop-1".into()), image: Some("shop:1".into()), ..Names::default() };
     Measured {
+        names: vec![(labels.of.clone(), Arc::new(names))],
         times_by_workload: vec![(labels.of.clone(), slow)],
         zombies: vec![(labels, ZombieCounts { standing: 2, reported: 5, released: 3, reaped: 1 })],
         other_zombies: Some(ZombieCounts { standing: 7, ..ZombieCounts::default() }),
@@ -86,6 +89,8 @@ fn both_forms_have_the_same_samples_and_each_its_own_head() {
 fn what_a_container_chose_stays_within_its_label() {
     let page = page(encode::Form::Prometheus);
     let wanted = r#"reaper_zombies_standing{kind="container",workload="a\"b\\\\c\\nd",pod_uid="",cause="never-waited"} 2"#;
+    assert!(page.lines().any(|line| line == wanted), "{page}");
+    let wanted = r#"reaper_workload_info{kind="container",workload="a\"b\\\\c\\nd",pod_uid="",namespace="",pod="shop-1",container="",image="shop:1"} 1"#;
     assert!(page.lines().any(|line| line == wanted), "{page}");
     assert!(
         page.lines().any(|line| line

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,12 +14,14 @@ use super::{
     headroom::LimitCounts,
     label_sets::LabelSets,
     labels::{WorkloadLabels, ZombieLabels},
+    slow_times::SlowTimes,
 };
 use crate::{
     kernel::{Kernel, ProgramCost, ReapTimes, boot_now},
+    names::{Named, Namer, Names},
     remedy::Remedy,
     report::{Loss, Outcome},
-    workload::{CgroupId, Hierarchy, Workloads},
+    workload::Workload,
     zombie::Zombie,
 };
 
@@ -33,6 +36,14 @@ pub struct ZombieCounts {
     pub released: u64,
     /// Those of these that went while a remedy was applied to them.
     pub reaped: u64,
+}
+
+/// The same, and whose they are.
+#[derive(Debug, Default)]
+struct Zombies {
+    counts: ZombieCounts,
+    /// By which its names are asked for; nobody's where there are several.
+    workload: Option<Workload>,
 }
 
 /// Processes in the ledger.
@@ -58,6 +69,8 @@ pub struct Measured {
     pub other_zombies: Option<ZombieCounts>,
     /// How often a zombie found none.
     pub zombies_overflowed: u64,
+    /// What people call the workloads of these label sets, as far as that is known.
+    pub names: Vec<(WorkloadLabels, Arc<Names>)>,
     /// Processes that died.
     pub born: u64,
     /// The age of the oldest reported zombie that stands.
@@ -105,7 +118,7 @@ pub struct Measured {
 /// What is counted on the way.
 #[derive(Debug)]
 pub(super) struct Meters {
-    zombies: LabelSets<ZombieLabels, ZombieCounts>,
+    zombies: LabelSets<ZombieLabels, Zombies>,
     times: SlowTimes,
     sweeps: u64,
     swept: Duration,
@@ -114,35 +127,12 @@ pub(super) struct Meters {
     limits_overflowed: u64,
 }
 
-/// The kernel side's times by cgroup, as times by workload: cgroups come and go.
-#[derive(Debug)]
-struct SlowTimes {
-    by_workload: LabelSets<WorkloadLabels, Times>,
-    /// What was taken over of each cgroup that the kernel side has times of.
-    taken: HashMap<u64, Times>,
-    /// All that was taken over of any.
-    attributed: Times,
-    /// What no cgroup had at the start; an earlier daemon may have forgotten those it was of.
-    base: Option<Times>,
-    /// What no cgroup has had since.
-    unplaced: Times,
-    /// The machine's when it was last looked at.
-    seen: Times,
-}
-
 impl Meters {
     /// Nothing is counted yet; at most so many label sets are kept of each kind.
     pub(super) fn new(label_sets: usize) -> Self {
         Self {
             zombies: LabelSets::new(label_sets),
-            times: SlowTimes {
-                by_workload: LabelSets::new(label_sets),
-                taken: HashMap::new(),
-                attributed: Times::default(),
-                base: None,
-                unplaced: Times::default(),
-                seen: Times::default(),
-            },
+            times: SlowTimes::new(label_sets),
             sweeps: 0,
             swept: Duration::ZERO,
             born: 0,
@@ -154,19 +144,36 @@ impl Meters {
     /// A zombie stands, and was `reported` now or by an earlier daemon. Says whether it has a label set of its own, which
     /// [`Self::gone`] wants to know.
     pub(super) fn stands(&mut self, zombie: &Zombie, reported: bool) -> bool {
-        let idle = |counts: &ZombieCounts| counts.standing == 0;
-        let (counts, own) = self.zombies.count(&ZombieLabels::from(zombie), Instant::now(), idle);
-        counts.standing += 1;
-        counts.reported += u64::from(reported);
+        let idle = |zombies: &Zombies| zombies.counts.standing == 0;
+        let (zombies, own) = self.zombies.count(&ZombieLabels::from(zombie), Instant::now(), idle);
+        zombies.counts.standing += 1;
+        zombies.counts.reported += u64::from(reported);
+        if own && zombies.workload.is_none() {
+            zombies.workload = Some(zombie.workload.clone());
+        }
         own
     }
 
     /// One that stood is gone; `reaped` where a remedy was being applied to it.
     pub(super) fn gone(&mut self, zombie: &Zombie, own: bool, reaped: bool) {
-        let counts = self.zombies.counted(&ZombieLabels::from(zombie), own, Instant::now());
+        let Zombies { counts, .. } = self.zombies.counted(&ZombieLabels::from(zombie), own, Instant::now());
         counts.standing = counts.standing.saturating_sub(1);
         counts.released += 1;
         counts.reaped += u64::from(reaped);
+    }
+
+    /// What people call those that have label sets of their own.
+    fn names(&self, namer: &Namer) -> Vec<(WorkloadLabels, Arc<Names>)> {
+        let mut names = HashMap::new();
+        for (labels, Zombies { workload, .. }) in self.zombies.iter() {
+            if let Some(workload) = workload
+                && !names.contains_key(&labels.of)
+                && let Named::As(known) = namer.known(workload)
+            {
+                names.insert(labels.of.clone(), known);
+            }
+        }
+        names.into_iter().collect()
     }
 
     /// Those that are nearest to their limits are shown; how often one found no place among them is counted.
@@ -187,64 +194,6 @@ impl Meters {
     }
 }
 
-impl SlowTimes {
-    fn take(&mut self, kernel: &mut Kernel, workloads: &mut Workloads, all: Times) {
-        if self.base.is_some() && all == self.seen {
-            return;
-        }
-        self.seen = all;
-        // After those of all: nothing of a cgroup is missing that they have.
-        let by_cgroup = kernel.reap_times_by_cgroup();
-        let crowded = Kernel::reap_times_are_crowded(by_cgroup.len());
-        for (cgroup, times) in by_cgroup {
-            let more = minus(times, self.taken.insert(cgroup, times).unwrap_or_default());
-            if more != Times::default() {
-                add(&mut self.attributed, more);
-                let labels = WorkloadLabels::from(&workloads.of(cgroup, 0));
-                let (counts, _) = self.by_workload.count(&labels, Instant::now(), |_| true);
-                add(counts, more);
-            }
-            let id = CgroupId { hierarchy: Hierarchy::V2, id: cgroup };
-            if crowded && workloads.cgroups().is_gone(id) {
-                kernel.forget_reap_times(cgroup);
-                self.taken.remove(&cgroup);
-            }
-        }
-        let rest = minus(all, self.attributed);
-        let base = *self.base.get_or_insert(rest);
-        self.unplaced = greater(self.unplaced, minus(rest, base));
-    }
-
-    /// Those of all that found no place, in the kernel side or here.
-    fn others(&self) -> Option<Times> {
-        let mut others = self.by_workload.others().copied().unwrap_or_default();
-        add(&mut others, self.unplaced);
-        (others != Times::default()).then_some(others)
-    }
-}
-
-fn add(times: &mut Times, more: Times) {
-    times.sum += more.sum;
-    for (number, more) in times.buckets.iter_mut().zip(more.buckets) {
-        *number += more;
-    }
-}
-
-fn both(a: Times, b: Times, how: impl Fn(u64, u64) -> u64) -> Times {
-    Times {
-        buckets: std::array::from_fn(|bucket| how(a.buckets[bucket], b.buckets[bucket])),
-        sum: how(a.sum, b.sum),
-    }
-}
-
-fn minus(a: Times, b: Times) -> Times {
-    both(a, b, u64::saturating_sub)
-}
-
-fn greater(a: Times, b: Times) -> Times {
-    both(a, b, u64::max)
-}
-
 impl Watch {
     /// Whether the ledger has been compared with the kernel's processes, and what an earlier daemon has reported is taken over.
     pub(super) fn is_settled(&self) -> bool {
@@ -253,7 +202,7 @@ impl Watch {
 
     /// As below, where there is something new.
     pub(super) fn take_new_reap_times(&mut self) -> Result<(), WatchError> {
-        if self.describer.kernel.count(counter::SLOW_SUM)? != self.meters.times.seen.sum {
+        if self.describer.kernel.count(counter::SLOW_SUM)? != self.meters.times.seen() {
             self.take_reap_times()?;
         }
         Ok(())
@@ -284,15 +233,19 @@ impl Watch {
         let Meters { zombies, times: slow, sweeps, swept, born, label_sets: _, limits_overflowed } =
             &self.meters;
         Ok(Measured {
-            zombies: zombies.iter().map(|(labels, counts)| (labels.clone(), *counts)).collect(),
-            other_zombies: zombies.others().copied(),
+            zombies: zombies
+                .iter()
+                .map(|(labels, Zombies { counts, .. })| (labels.clone(), *counts))
+                .collect(),
+            other_zombies: zombies.others().map(|others| others.counts),
             zombies_overflowed: zombies.overflowed(),
+            names: self.meters.names(&self.describer.names),
             born: *born,
             oldest: self.standing.oldest(now),
             times,
-            times_by_workload: slow.by_workload.iter().map(|(of, times)| (of.clone(), *times)).collect(),
+            times_by_workload: slow.by_workload(),
             other_times: slow.others(),
-            times_overflowed: slow.by_workload.overflowed() + times.unplaced,
+            times_overflowed: slow.overflowed() + times.unplaced,
             remedies: *self.remedies.counts(),
             breakers: self.remedies.open_breakers(now).len(),
             limits,
@@ -337,7 +290,7 @@ mod tests {
         let owns = [true, false].map(|reported| meters.stands(&zombie, reported));
         assert_eq!(owns, [true, true]);
         meters.gone(&zombie, true, true);
-        let counts: Vec<_> = meters.zombies.iter().map(|(_, counts)| *counts).collect();
+        let counts: Vec<_> = meters.zombies.iter().map(|(_, zombies)| zombies.counts).collect();
         assert_eq!(counts, [ZombieCounts { standing: 1, reported: 1, released: 1, reaped: 1 }]);
     }
 
@@ -360,19 +313,5 @@ mod tests {
         }
         // What was counted once stays counted.
         assert_eq!(counted, [(vec![0.1, 0.5], 1), (vec![0.1, 0.5], 2), (vec![0.5], 2)]);
-    }
-
-    #[test]
-    fn times_are_taken_apart_bucket_by_bucket_and_never_run_backwards() {
-        let times = |first, sum| {
-            let mut times = Times { sum, ..Times::default() };
-            times.buckets[0] = first;
-            times
-        };
-        assert_eq!(minus(times(3, 10), times(1, 20)), times(2, 0));
-        assert_eq!(greater(times(3, 10), times(1, 20)), times(3, 20));
-        let mut sum = times(1, 2);
-        add(&mut sum, times(3, 4));
-        assert_eq!(sum, times(4, 6));
     }
 }

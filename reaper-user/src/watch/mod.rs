@@ -19,6 +19,7 @@ mod lists;
 mod losses;
 mod meters;
 mod remedies;
+mod slow_times;
 mod standing;
 mod sweep;
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    metrics::page::{ANY, Page, address},
     remedy::configuration,
     support::{
         Containerd, Daemon, IMAGE, Image, Pod, Seen, assert_valid, machine, reaper, run, run_briefly, signal,
@@ -31,8 +32,8 @@ fn daemon(rules: &str, asked: &str, socket: &Path) -> Daemon {
     let socket = socket.to_str().unwrap();
     let names = ["cri", "docker", "podman"]
         .map(|engine| format!("--names-{engine}={}", if engine == asked { socket } else { "off" }));
-    let arguments = [&["--config", file.path().to_str().unwrap()], &names.each_ref().map(String::as_str)[..]];
-    Daemon::run(&arguments.concat())
+    let configured = ["--config", file.path().to_str().unwrap()];
+    Daemon::run(&[&configured, &ANY, &names.each_ref().map(String::as_str)[..]].concat())
 }
 
 fn is_of(seen: &Seen, kind: &str, id: &str) -> bool {
@@ -89,6 +90,13 @@ fn a_pods_zombie_is_reported_listed_and_explained_by_the_names_its_runtime_gives
     let first = event(&mut daemon, "a zombie of the pod", |seen| is_of(seen, "zombie", &id));
     assert_eq!(names(&first), ["crawlers", "fetcher-7c9d", "fetcher", IMAGE], "{first:?}");
     assert_eq!((first.text("/workload/kind"), first.text("/workload/pod_uid")), ("pod", UID));
+    // Metrics have its names in a series of their own, with the labels of those that count.
+    let labels = [("kind", "pod"), ("workload", &id), ("pod_uid", UID)];
+    let names = [("namespace", "crawlers"), ("pod", "fetcher-7c9d"), ("container", "fetcher"), ("image", IMAGE)];
+    Page::when(&address(&daemon), "its names", |page| {
+        page.sum("reaper_zombies_standing", &labels) > 0.0
+            && page.sum("reaper_workload_info", &[&labels[..], &names].concat()) == 1.0
+    });
 
     // A rule that asks for namespace and label decides; this holder does not heed SIGCHLD, so it says no.
     let remedy = event(&mut daemon, "a remedy", |seen| is_of(seen, "remedy", &id));
