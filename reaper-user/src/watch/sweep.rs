@@ -294,7 +294,7 @@ pub(super) fn cpu_time() -> Duration {
 }
 
 /// Whether there is a process with this pid, a zombie included.
-fn exists(pid: u32) -> bool {
+pub(super) fn exists(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     test_kill_process(pid) != Err(Errno::SRCH)
 }

@@ -12,12 +12,11 @@ use crate::{
     remedy::{Deed, Remedy, Warrant},
     report::{BreakerEvent, Event, Outbox, Outcome, Process, RemedyEvent, State},
     text::Untrusted,
-    watch::Watch,
+    watch::{Watch, sweep::exists},
     zombie::Zombie,
 };
 
-/// How long after a remedy its zombies should be gone: the kernel frees one up to tens of milliseconds after its wait, and a
-/// holder that is nudged has to be scheduled.
+/// How long after a remedy its zombies should be gone: a holder that is nudged has to be scheduled.
 const EFFECT: Duration = Duration::from_secs(2);
 
 /// A holder that dies within this time has probably died of it.
@@ -369,7 +368,8 @@ impl Watch {
         let Some(mut event) = underway.event() else { return false };
         let mut gone = 0;
         for ((id, zombie), shown) in ids.iter().zip(zombies).zip(&mut event.zombies) {
-            let is_gone = self.describer.kernel.record(*id).is_none();
+            // On a machine that is busy enough the kernel frees one seconds after it was waited for: it has no pid then.
+            let is_gone = self.describer.kernel.record(*id).is_none() || !exists(zombie.identity.pid);
             gone += u64::from(is_gone);
             shown.gone = Some(is_gone);
             let taken = deed.taken.iter().find(|(of, _)| *of == zombie.identity);

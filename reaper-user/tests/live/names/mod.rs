@@ -92,7 +92,8 @@ fn a_pods_zombie_is_reported_listed_and_explained_by_the_names_its_runtime_gives
     assert_eq!((first.text("/workload/kind"), first.text("/workload/pod_uid")), ("pod", UID));
     // Metrics have its names in a series of their own, with the labels of those that count.
     let labels = [("kind", "pod"), ("workload", &id), ("pod_uid", UID)];
-    let names = [("namespace", "crawlers"), ("pod", "fetcher-7c9d"), ("container", "fetcher"), ("image", IMAGE)];
+    let names =
+        [("namespace", "crawlers"), ("pod", "fetcher-7c9d"), ("container", "fetcher"), ("image", IMAGE)];
     Page::when(&address(&daemon), "its names", |page| {
         page.sum("reaper_zombies_standing", &labels) > 0.0
             && page.sum("reaper_workload_info", &[&labels[..], &names].concat()) == 1.0
