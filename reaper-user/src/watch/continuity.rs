@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::Timestamp;
 use reaper_ebpf::{Record, flag, state};
 
-use super::{Describer, Watch, WatchError, sweep::ANSWERED};
+use super::{
+    Describer, Watch, WatchError,
+    sweep::{ANSWERED, exists},
+};
 use crate::{
     identity::BootTime,
     kernel::{Kernel, boot_now},
@@ -214,7 +217,26 @@ impl Watch {
             self.find_unannounced(now);
         }
         self.sweep_by(self.books.next().max(now.plus(NOT_SOONER)));
+        self.release_absent(now);
         Ok(())
+    }
+
+    /// Releases that no hook has seen.
+    fn release_absent(&mut self, now: BootTime) {
+        for id in self.absent.look(self.standing.ids(), now, exists) {
+            if !self.standing.has(id) {
+                continue;
+            }
+            if self.describer.kernel.forget(id) {
+                self.losses.count(Loss::FreeMissed);
+            }
+            self.release(id, now, None, None);
+            // It may be in the ring buffer all the same.
+            self.early.insert(id, Early { at: boot_now(), untold: None });
+        }
+        if !self.standing.is_empty() {
+            self.sweep_by(self.absent.next());
+        }
     }
 
     /// A release was seen when it happened: the notice of it follows.

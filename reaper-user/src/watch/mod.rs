@@ -1,6 +1,7 @@
 //! The pipeline: ledger → zombie → workload and cause → event. One task owns all of it; what blocks is elsewhere
 //! (`observe` reads /proc, `report` writes).
 
+mod absent;
 mod alarm;
 mod asked;
 mod books;
@@ -34,6 +35,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use self::{
+    absent::Absent,
     alarm::Alarm,
     asked::AskedFor,
     books::Books,
@@ -177,6 +179,7 @@ pub struct Watch {
     headrooms: Headrooms,
     /// When the ledger is swept next.
     next_sweep: BootTime,
+    absent: Absent,
     pruned: Option<Instant>,
     notices: Notices,
     log: Option<LogLines>,
@@ -273,6 +276,7 @@ impl Watch {
             asked: AskedFor::default(),
             headrooms,
             next_sweep: BootTime(0),
+            absent: Absent::default(),
             pruned: None,
             notices,
             log,

@@ -52,6 +52,11 @@ impl Standings {
         self.by_id.remove(&id).map(|standing| (standing.zombie, standing.own))
     }
 
+    /// Whether none stands.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = u64> {
         self.by_id.keys().copied()
     }
