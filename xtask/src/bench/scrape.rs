@@ -117,8 +117,7 @@ pub(super) fn scrape(address: &str) -> anyhow::Result<(Duration, String)> {
     Ok((took, answer))
 }
 
-/// How many workloads have a label set by the names that the engine gives.
+/// How many workloads are known by the names that the engine gives.
 fn named(page: &str) -> usize {
-    let sets = page.lines().filter(|line| line.starts_with("reaper_zombies_standing{"));
-    sets.filter(|line| line.contains("namespace=\"namespace-")).count()
+    page.lines().filter(|line| line.starts_with("reaper_workload_info{")).count()
 }
