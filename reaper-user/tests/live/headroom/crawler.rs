@@ -17,7 +17,7 @@ use crate::{
 #[test]
 fn a_crawler_that_leaks_fast_is_never_refused_where_its_rule_looks_at_what_is_left() {
     let _machine = machine();
-    let lasts = Duration::from_secs(rounds(60, 600));
+    let lasts = Duration::from_secs(rounds(120, 600));
     // By its age alone nothing would be done before an hour.
     let rule = "rule = [{ match = { kind = 'container', cause = 'adopted' }, \
                 steps = [{ remedy = 'reap', after = '1h', headroom_below = '20%' }] }]\n";
