@@ -81,6 +81,16 @@ impl Tried {
     fn is(&self, act: Act) -> bool {
         (self.refused.rule, self.refused.remedy) == (act.rule, act.remedy)
     }
+
+    fn is_without_a_break(&self, now: BootTime) -> bool {
+        now <= self.refused.until.plus(BREAK)
+    }
+
+    /// It would hardly be otherwise if it were tried now: what passes, as long as it was tried since.
+    fn lasts(&self, now: BootTime) -> bool {
+        let passes = PASS.contains(&self.refused.refusal.as_str());
+        self.refused.lasts && (!passes || self.is_without_a_break(now))
+    }
 }
 
 /// All that was, by holder.
@@ -100,7 +110,7 @@ impl Backoff {
         let of_holder = self.0.entry(holder).or_default();
         let place = of_holder.iter().position(|tried| tried.is(act));
         let before = place.map(|place| of_holder.swap_remove(place));
-        let before = before.filter(|tried| now <= tried.refused.until.plus(BREAK));
+        let before = before.filter(|tried| tried.is_without_a_break(now));
         let (since, mut times) =
             before.map_or_else(|| (now, HashMap::new()), |tried| (tried.since, tried.times));
         let count = times.entry(refusal.as_str()).or_default();
@@ -127,9 +137,15 @@ impl Backoff {
         }
     }
 
-    /// All that is not tried now with a holder.
+    /// All that is not tried now with a holder, and what will hardly be otherwise when it is.
     pub(super) fn of(&self, holder: Identity, now: BootTime) -> Vec<Refused> {
-        self.standing(holder, now).cloned().collect()
+        let counts = |tried: &&Tried| tried.refused.until > now || tried.lasts(now);
+        self.tried(holder).filter(counts).map(|tried| tried.refused.clone()).collect()
+    }
+
+    /// Whether it would hardly be otherwise if it were tried now.
+    pub(super) fn lasts(&self, act: Act, holder: Identity, now: BootTime) -> bool {
+        self.tried(holder).any(|tried| tried.is(act) && tried.lasts(now))
     }
 
     /// Why it is not tried now, and until when.
@@ -139,15 +155,12 @@ impl Backoff {
         holder: Identity,
         now: BootTime,
     ) -> Option<(Refusal, BootTime)> {
-        let stands = |of: &&Refused| (of.rule, of.remedy) == (act.rule, act.remedy);
-        self.standing(holder, now)
-            .find(stands)
-            .map(|Refused { refusal, until, .. }| (refusal.clone(), *until))
+        let Refused { refusal, until, .. } = &self.tried(holder).find(|tried| tried.is(act))?.refused;
+        (*until > now).then(|| (refusal.clone(), *until))
     }
 
-    fn standing(&self, holder: Identity, now: BootTime) -> impl Iterator<Item = &Refused> {
-        let tried = self.0.get(&holder).into_iter().flatten().map(|tried| &tried.refused);
-        tried.filter(move |refused| refused.until > now)
+    fn tried(&self, holder: Identity) -> impl Iterator<Item = &Tried> {
+        self.0.get(&holder).into_iter().flatten()
     }
 
     /// The machine or the rules may be others now.
