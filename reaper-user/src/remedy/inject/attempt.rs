@@ -100,9 +100,12 @@ impl Attempt<'_> {
         let mut found = match self.find(tid, blocked) {
             Ok(found) => found,
             Err(outcome) => {
-                // It has stood, for as long as it took to see that.
-                if matches!(outcome, Outcome::Refused(..)) {
-                    answer.pauses.push(began.elapsed());
+                match outcome {
+                    // If it has stood at all, then when it was let go.
+                    Outcome::Refused("no-stop", _) => answer.pauses.push(Duration::ZERO),
+                    // It has stood, for as long as it took to see that.
+                    Outcome::Refused(..) => answer.pauses.push(began.elapsed()),
+                    _ => {}
                 }
                 return outcome;
             }
