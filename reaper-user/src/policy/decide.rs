@@ -210,7 +210,7 @@ impl Policy {
             decision.again = Some(decision.again.map_or(then, |again| again.min(then)));
             return decision;
         }
-        let (mut again, mut ready, mut vain) = (decision.again, None, None);
+        let (mut again, mut ready) = (decision.again, None);
         let mut at = |moment: BootTime| again = Some(again.map_or(moment, |again| again.min(moment)));
         for (step, wanted) in rule.steps.iter().enumerate() {
             let act = Act { rule: place, step, remedy: wanted.remedy };
@@ -231,11 +231,6 @@ impl Policy {
             let mut is_delay = false;
             let refusal = match self.check(act, rule, case, age) {
                 Ok(holder) => match self.stands_against(act, holder, case, now) {
-                    // The turn is for what is stronger, where that may come: the next one may be hours away.
-                    None if refused(act, case).is_some_and(|refused| refused.lasts) => {
-                        vain = vain.or(Some(act));
-                        continue;
-                    }
                     None => {
                         decision.act = Some(act);
                         break;
@@ -266,7 +261,6 @@ impl Policy {
                 break;
             }
         }
-        decision.act = decision.act.or(vain);
         decision.again = again;
         decision
     }
@@ -280,25 +274,18 @@ impl Policy {
 
     /// What stands against it now, be it a breaker, a limit, or that it was refused lately.
     fn stands_against(&self, act: Act, holder: Identity, case: Case<'_>, now: BootTime) -> Option<Obstacle> {
-        let refused = refused(act, case);
-        let lasts = refused.is_some_and(|refused| refused.lasts);
-        let stands = refused.filter(|refused| refused.until > now);
-        let stands = stands.map(|Refused { refusal, until, .. }| Obstacle {
+        let refused = case.refused.iter().find(|of| (of.rule, of.remedy) == (act.rule, act.remedy));
+        let refused = refused.map(|Refused { refusal, until, lasts, .. }| Obstacle {
             refusal: refusal.clone(),
             until: *until,
             passes: !lasts,
         });
-        // A refusal that lasts is named rather than a limit: what is stronger does not wait for this one's turn.
-        if lasts && stands.is_some() {
-            return stands;
+        // What lasts would be so behind a limit, too: nothing is gained by waiting for that first.
+        if refused.as_ref().is_some_and(|refused| !refused.passes) {
+            return refused;
         }
         let obstacle = self.obstacle(act, holder, now);
-        let limit = |(refusal, until): (Refusal, _)| Obstacle {
-            passes: refusal.is_delay() && !lasts,
-            refusal,
-            until,
-        };
-        obstacle.map(limit).or(stands)
+        obstacle.map(|(refusal, until)| Obstacle { passes: refusal.is_delay(), refusal, until }).or(refused)
     }
 
     /// The breaker or limit that stands against it now, whichever zombies of the holder it is for, and until when.
@@ -365,9 +352,4 @@ impl Policy {
     pub fn failed(&mut self, act: Act, holder: Identity, trip: Trip, now: BootTime) -> Vec<Opened> {
         self.breaker.failed(act.rule, holder, act.remedy, trip, now)
     }
-}
-
-/// What the hand has refused of it.
-fn refused<'a>(act: Act, case: Case<'a>) -> Option<&'a Refused> {
-    case.refused.iter().find(|of| (of.rule, of.remedy) == (act.rule, act.remedy))
 }

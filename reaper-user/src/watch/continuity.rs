@@ -182,6 +182,7 @@ impl Watch {
     pub(super) fn reconcile(&mut self, now: BootTime) -> Result<(), WatchError> {
         // Before the books: a death whose hook was skipped is found by a census only.
         self.take_over_losses();
+        self.release_absent(now);
         let Describer { kernel, .. } = &mut self.describer;
         let compared = self.books.compare(kernel, now)?;
         if compared || kernel.ancestors_are_crowded()? {
@@ -217,7 +218,6 @@ impl Watch {
             self.find_unannounced(now);
         }
         self.sweep_by(self.books.next().max(now.plus(NOT_SOONER)));
-        self.release_absent(now);
         Ok(())
     }
 
@@ -246,8 +246,8 @@ impl Watch {
             self.release(id, reap.at, Some(reap), record.as_ref());
             None
         } else {
-            // An earlier daemon's, and freed by now: the notice has what was recorded.
-            Some(reap)
+            // An earlier daemon's, and freed by now: the notice has what was recorded. Or it was told of without it.
+            self.early.get(&id).map_or(Some(reap), |early| early.untold.clone())
         };
         self.early.insert(id, Early { at: boot_now(), untold });
     }

@@ -137,10 +137,11 @@ impl Backoff {
         }
     }
 
-    /// All that is not tried now with a holder, and what will hardly be otherwise when it is.
+    /// All that is not tried now with a holder. When it may be tried again, it is: what was so an hour ago is no reason for
+    /// something stronger.
     pub(super) fn of(&self, holder: Identity, now: BootTime) -> Vec<Refused> {
-        let counts = |tried: &&Tried| tried.refused.until > now || tried.lasts(now);
-        self.tried(holder).filter(counts).map(|tried| tried.refused.clone()).collect()
+        let stands = |tried: &&Tried| tried.refused.until > now;
+        self.tried(holder).filter(stands).map(|tried| tried.refused.clone()).collect()
     }
 
     /// Whether it would hardly be otherwise if it were tried now.
