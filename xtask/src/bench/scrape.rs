@@ -27,8 +27,8 @@ const SCRAPES: usize = 31;
 /// The daemon serves what it has measured for a quarter of a second.
 const APART: Duration = Duration::from_millis(300);
 
-/// Leaves one zombie in each of the cgroups it is told, after a thread answers as Docker does: each container has a pod's
-/// names, and as many labels as Kubernetes and a chart give one.
+/// Leaves one zombie in each of the cgroups it is told, then answers as Docker does: each container has a pod's names, and as
+/// many labels as Kubernetes and a chart give one.
 const SPREAD: &str = r#"
 import http.server, json, socketserver, sys, threading
 

@@ -81,16 +81,6 @@ impl Tried {
     fn is(&self, act: Act) -> bool {
         (self.refused.rule, self.refused.remedy) == (act.rule, act.remedy)
     }
-
-    fn is_without_a_break(&self, now: BootTime) -> bool {
-        now <= self.refused.until.plus(BREAK)
-    }
-
-    /// It would hardly be otherwise if it were tried now: what passes, as long as it was tried since.
-    fn lasts(&self, now: BootTime) -> bool {
-        let passes = PASS.contains(&self.refused.refusal.as_str());
-        self.refused.lasts && (!passes || self.is_without_a_break(now))
-    }
 }
 
 /// All that was, by holder.
@@ -110,7 +100,7 @@ impl Backoff {
         let of_holder = self.0.entry(holder).or_default();
         let place = of_holder.iter().position(|tried| tried.is(act));
         let before = place.map(|place| of_holder.swap_remove(place));
-        let before = before.filter(|tried| tried.is_without_a_break(now));
+        let before = before.filter(|tried| now <= tried.refused.until.plus(BREAK));
         let (since, mut times) =
             before.map_or_else(|| (now, HashMap::new()), |tried| (tried.since, tried.times));
         let count = times.entry(refusal.as_str()).or_default();
@@ -137,16 +127,9 @@ impl Backoff {
         }
     }
 
-    /// All that is not tried now with a holder. When it may be tried again, it is: what was so an hour ago is no reason for
-    /// something stronger.
+    /// All that is not tried now with a holder.
     pub(super) fn of(&self, holder: Identity, now: BootTime) -> Vec<Refused> {
-        let stands = |tried: &&Tried| tried.refused.until > now;
-        self.tried(holder).filter(stands).map(|tried| tried.refused.clone()).collect()
-    }
-
-    /// Whether it would hardly be otherwise if it were tried now.
-    pub(super) fn lasts(&self, act: Act, holder: Identity, now: BootTime) -> bool {
-        self.tried(holder).any(|tried| tried.is(act) && tried.lasts(now))
+        self.standing(holder, now).cloned().collect()
     }
 
     /// Why it is not tried now, and until when.
@@ -156,12 +139,15 @@ impl Backoff {
         holder: Identity,
         now: BootTime,
     ) -> Option<(Refusal, BootTime)> {
-        let Refused { refusal, until, .. } = &self.tried(holder).find(|tried| tried.is(act))?.refused;
-        (*until > now).then(|| (refusal.clone(), *until))
+        let stands = |of: &&Refused| (of.rule, of.remedy) == (act.rule, act.remedy);
+        self.standing(holder, now)
+            .find(stands)
+            .map(|Refused { refusal, until, .. }| (refusal.clone(), *until))
     }
 
-    fn tried(&self, holder: Identity) -> impl Iterator<Item = &Tried> {
-        self.0.get(&holder).into_iter().flatten()
+    fn standing(&self, holder: Identity, now: BootTime) -> impl Iterator<Item = &Refused> {
+        let tried = self.0.get(&holder).into_iter().flatten().map(|tried| &tried.refused);
+        tried.filter(move |refused| refused.until > now)
     }
 
     /// The machine or the rules may be others now.

@@ -221,21 +221,13 @@ impl Remedies {
     }
 
     /// Nothing came of it: it is tried again when what stood in the way may be gone, which is known as long as nobody has looked again.
-    /// Where that will hardly be, all that wait for it are looked at once: something stronger may come in its place.
+    /// Where that will hardly be, all that wait for it are looked at: something stronger may come in its place.
     fn come_again(&mut self, underway: &Underway, refusal: &Refusal, now: BootTime) {
         let line = (underway.holder, underway.act);
-        let lasted = self.backoff.lasts(underway.act, underway.holder, now);
         let lasts = self.backoff.refused(underway.act, underway.holder, refusal, now);
         self.put_back(underway, now);
-        match lasts && self.policy.has_more(underway.act) {
-            true if lasted => {
-                // The others have been looked at since it does; the moment of these may have passed meanwhile.
-                for id in &underway.ids {
-                    self.agenda.schedule(*id, now);
-                }
-            }
-            true => self.agenda.dissolve(|other| *other == line, now),
-            false => {}
+        if lasts && self.policy.has_more(underway.act) {
+            self.agenda.dissolve(|other| *other == line, now);
         }
         for id in &underway.ids {
             if let Some(plan) = self.agenda.plan_mut(*id) {

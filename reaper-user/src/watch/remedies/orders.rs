@@ -145,15 +145,8 @@ impl Remedies {
         found.sort_by_key(|Found { zombie, .. }| (zombie.died.moment(), zombie.identity.start));
         // Another act of this very batch may have been the last that a limit allows.
         let taken = if self.obstacle(line, now).is_some() { 0 } else { found.len().min(AT_ONCE) };
-        // So may it have been refused since they were looked at: that something stronger may come in its place was not known then.
-        let overtaken = self.policy.has_more(act)
-            && self.backoff.stands_against(act, holder, now).is_some()
-            && self.backoff.lasts(act, holder, now);
         for Found { id, zombie, .. } in found.split_off(taken) {
             self.queue(id, &zombie, line, now);
-            if overtaken {
-                self.agenda.schedule(id, now);
-            }
         }
         if found.is_empty() {
             return;

@@ -84,13 +84,6 @@ impl Machine {
 
     /// Looks at what is due, and acts.
     fn look(&mut self) -> Vec<u64> {
-        let ids = self.judge();
-        self.remedies.act(self.now, &mut self.outbox);
-        ids
-    }
-
-    /// Looks at what is due.
-    fn judge(&mut self) -> Vec<u64> {
         let ids = self.remedies.take(self.now);
         self.looks += ids.len();
         self.rounds += 1;
@@ -117,6 +110,7 @@ impl Machine {
             };
             self.remedies.judge(*id, case, self.now);
         }
+        self.remedies.act(self.now, &mut self.outbox);
         ids
     }
 

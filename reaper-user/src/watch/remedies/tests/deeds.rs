@@ -157,35 +157,6 @@ fn what_was_refused_long_ago_is_tried_again_before_something_stronger() {
 }
 
 #[test]
-fn when_it_is_refused_once_more_only_those_are_looked_at_that_it_was_tried_for() {
-    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90), (Remedy::TerminateHolder, 24 * 3_600)]));
-    machine.leak(7, 3_000);
-    assert_eq!(until_something_stronger(&mut machine, "seccomp-denied", HOUR), None);
-    // At first, and after 60, 180, 420, 900 and 1,860 seconds.
-    let tries = 6;
-    assert_eq!(machine.looks, 3_000 + 3_000 + (tries - 1) * 2 * 256, "when due, when it is known to last");
-}
-
-#[test]
-fn whoever_was_looked_at_before_a_refusal_and_comes_after_it_has_a_moment_for_what_is_stronger() {
-    let mut machine = Machine::with(terms(&[(Remedy::Reap, 90), (Remedy::TerminateHolder, 5_400)]));
-    machine.leak(7, 1);
-    machine.look();
-    machine.leak(7, 1);
-    assert_eq!(machine.judge(), [2]);
-    refuse(&mut machine, "seccomp-denied");
-    machine.remedies.act(machine.now, &mut machine.outbox);
-    let mut looked = machine.look();
-    looked.extend(machine.look());
-    looked.sort_unstable();
-    assert_eq!(looked, [1, 2]);
-    for id in [1, 2] {
-        let next = machine.remedies.agenda.plan(id).and_then(|plan| plan.next).unwrap();
-        assert!(next.since(START).abs_diff(Duration::from_secs(HOUR / 2)) < SECOND, "{id}");
-    }
-}
-
-#[test]
 fn that_a_holder_is_busy_for_a_moment_is_no_reason_for_something_stronger() {
     let steps = [(Remedy::Reap, 90), (Remedy::TerminateHolder, 100)];
     let mut machine = Machine::with(terms(&steps));
