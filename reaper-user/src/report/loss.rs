@@ -321,7 +321,7 @@ impl Loss {
             }
             Self::StackMissed => {
                 "interpreters forked while they had no stack, or none that could be read (in a thread of another language, at \
-                 their start, swapped out): what they forked then is reported without a line; nothing to do"
+                 their start, swapped out or just being moved by the kernel): what they forked then is reported without a line; nothing to do"
             }
             Self::StackUnread => {
                 "stacks were taken and could not be read, most often because the process that forked was gone or ran another \

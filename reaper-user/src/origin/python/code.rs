@@ -7,6 +7,7 @@ use reaper_ebpf::interpreter::{self, BYTES_BEHIND, TABLE_WORDS, Tag};
 
 use super::{
     lines, memory,
+    objects::{bytes, take, text, words},
     shape::{At, Shape},
 };
 use crate::{
@@ -20,8 +21,6 @@ const KEPT: usize = 16_384;
 const NAME: u64 = 512;
 /// Characters of a path that are read.
 const PATH: u64 = 4_096;
-/// Bytes of a table of lines that are read.
-const TABLE: u64 = 1 << 20;
 /// Bytes of all that is kept.
 const BYTES: usize = 32 << 20;
 
@@ -79,6 +78,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub(in crate::origin) struct Codes {
     known: HashMap<Key, Arc<Code>>,
+    /// The newest of them at each address.
+    newest: HashMap<(Image, u64), Key>,
     bytes: usize,
 }
 
@@ -92,14 +93,17 @@ impl Codes {
         shape: &Shape,
         frame: &interpreter::Frame,
     ) -> io::Result<Place> {
-        let interpreter::Frame { code: address, at, first_line, tag, table, zero: _ } = *frame;
-        let key = Key { image, address, first_line, tag, table };
+        let key = match Key::of(image, frame) {
+            key if key.is_blank() => self.still_there(pid, shape, key).unwrap_or(key),
+            key => key,
+        };
+        let Key { address, first_line, .. } = key;
         let code = match self.known.get(&key) {
             Some(code) => Arc::clone(code),
             // One that was forked for this one fork is gone by now, and has had from the first one what it has run.
-            None => match read(pid, shape, frame).or_else(|error| match error.kind() {
+            None => match read(pid, shape, &key).or_else(|error| match error.kind() {
                 io::ErrorKind::PermissionDenied => Err(error),
-                _ => read(image.pid(), shape, frame),
+                _ => read(image.pid(), shape, &key),
             }) {
                 Ok(code) => self.keep(key, code),
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
@@ -111,7 +115,7 @@ impl Codes {
             },
         };
         let line = shape
-            .offset(address, at)
+            .offset(address, frame.at)
             .and_then(|offset| lines::line(shape.format, &code.table, first_line, offset));
         let frame = Frame {
             function: Some(code.function.clone()),
@@ -123,15 +127,39 @@ impl Codes {
         Ok(Place { frame, exact: line.is_some() })
     }
 
+    /// Which one it is of which nothing could be read at a fork: the kernel may have been moving its page. It is the one that
+    /// was there at an earlier fork, where that is there still.
+    fn still_there(&self, pid: u32, shape: &Shape, blank: Key) -> Option<Key> {
+        let was = *self.newest.get(&(blank.image, blank.address))?;
+        // Without its table it is too much like others.
+        let is = was.table != 0 && Said::read(pid, shape, was.address).is_ok_and(|said| said.is_of(&was));
+        is.then_some(was)
+    }
+
     fn keep(&mut self, key: Key, code: Code) -> Arc<Code> {
         let code = Arc::new(code);
         self.bytes += code.size();
         if self.known.len() >= KEPT || self.bytes > BYTES {
             self.known.clear();
+            self.newest.clear();
             self.bytes = code.size();
         }
         self.known.insert(key, Arc::clone(&code));
+        self.newest.insert((key.image, key.address), key);
         code
+    }
+}
+
+impl Key {
+    const fn of(image: Image, frame: &interpreter::Frame) -> Self {
+        let interpreter::Frame { code: address, at: _, first_line, tag, table, zero: _ } = *frame;
+        Self { image, address, first_line, tag, table }
+    }
+
+    /// Whether the kernel side could read nothing of it: it found zeros.
+    fn is_blank(&self) -> bool {
+        let nothing = Tag::default().with(0).with(0).with(0).number();
+        (self.first_line, self.tag, self.table) == (0, nothing, 0)
     }
 }
 
@@ -156,9 +184,9 @@ impl Shape {
 }
 
 /// Reads a code object that is what it was at the fork.
-fn read(pid: u32, shape: &Shape, frame: &interpreter::Frame) -> io::Result<Code> {
-    let said = Said::read(pid, shape, frame.code)?;
-    if !said.is_of(frame) {
+fn read(pid: u32, shape: &Shape, key: &Key) -> io::Result<Code> {
+    let said = Said::read(pid, shape, key.address)?;
+    if !said.is_of(key) {
         return Err(stale());
     }
     let Said { pointers: [file, name, third], table, .. } = said;
@@ -166,7 +194,7 @@ fn read(pid: u32, shape: &Shape, frame: &interpreter::Frame) -> io::Result<Code>
     let file = text(pid, shape, file, PATH)?;
     let table = bytes(pid, shape, table)?;
     // Nobody has put another one there meanwhile.
-    if Said::read(pid, shape, frame.code)?.is_of(frame) {
+    if Said::read(pid, shape, key.address)?.is_of(key) {
         Ok(Code { function, file, table })
     } else {
         Err(stale())
@@ -208,10 +236,10 @@ impl Said {
     }
 
     /// Whether that is what the kernel side read. What lay untouched then is no new one.
-    const fn is_of(&self, frame: &interpreter::Frame) -> bool {
-        self.first_line == frame.first_line
-            && self.tag == frame.tag
-            && (frame.table == 0 || self.lines == frame.table)
+    const fn is_of(&self, key: &Key) -> bool {
+        self.first_line == key.first_line
+            && self.tag == key.tag
+            && (key.table == 0 || self.lines == key.table)
     }
 }
 
@@ -219,74 +247,9 @@ fn stale() -> io::Error {
     io::Error::other("it is not what it was at the fork")
 }
 
-fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
-    let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-    std::array::from_fn(|_| words.next().unwrap_or_default())
-}
-
-/// A `PyBytesObject`.
-fn bytes(pid: u32, shape: &Shape, address: u64) -> io::Result<Box<[u8]>> {
-    let address = address.wrapping_add(shape.layout.bytes_size.into());
-    let size = u64::from_le_bytes(memory::array(pid, address)?);
-    take(pid, address.wrapping_add(BYTES_BEHIND.into()), size.min(TABLE)).map(Vec::into_boxed_slice)
-}
-
-/// A `PyUnicodeObject`, at most `most` characters of it.
-fn text(pid: u32, shape: &Shape, address: u64, most: u64) -> io::Result<Untrusted> {
-    let (length, state) = shape.text;
-    let length = u64::from_le_bytes(memory::array(pid, address.wrapping_add(length))?);
-    let state = u32::from_le_bytes(memory::array(pid, address.wrapping_add(state))?);
-    let (width, ascii) = width(state).ok_or_else(|| io::Error::other("it is no text"))?;
-    let (ascii_head, head) = shape.text_heads;
-    let start = address.wrapping_add(if ascii { ascii_head } else { head });
-    let raw = take(pid, start, length.min(most) * width)?;
-    let characters: String = match width {
-        1 => raw.iter().map(|byte| char::from(*byte)).collect(),
-        2 => {
-            let units = raw.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
-            char::decode_utf16(units).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
-        }
-        _ => {
-            let units = raw.as_chunks::<4>().0.iter().map(|unit| u32::from_le_bytes(*unit));
-            units.map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
-        }
-    };
-    Ok(Untrusted::new(characters.as_bytes()))
-}
-
-/// Bytes of a character, and whether all are ASCII. The bits are behind those for `interned`, of which there are two, and
-/// since 3.14 sixteen: <https://github.com/python/cpython/blob/3.14/Include/cpython/unicodeobject.h>
-fn width(state: u32) -> Option<(u64, bool)> {
-    [2, 16].into_iter().find_map(|shift| {
-        let bits = state >> shift;
-        let (kind, compact, ascii) = (bits & 7, bits & 8 != 0, bits & 16 != 0);
-        (compact && matches!(kind, 1 | 2 | 4)).then_some((kind.into(), ascii))
-    })
-}
-
-fn take(pid: u32, address: u64, length: u64) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; usize::try_from(length).unwrap_or(0)];
-    if buffer.is_empty() {
-        return Ok(buffer);
-    }
-    let read = memory::read(pid, address, &mut buffer)?;
-    if read == buffer.len() { Ok(buffer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_texts_state_is_read_in_both_layouts_and_nonsense_in_none() {
-        let state =
-            |interned: u32, kind: u32, ascii: u32, shift: u32| interned | (kind | 8 | ascii << 4) << shift;
-        assert_eq!(width(state(1, 1, 1, 2)), Some((1, true)));
-        assert_eq!(width(state(0, 2, 0, 2)), Some((2, false)));
-        assert_eq!(width(state(3, 4, 0, 16)), Some((4, false)));
-        assert_eq!(width(state(1, 1, 1, 16)), Some((1, true)));
-        assert_eq!((width(0), width(1 << 2), width(state(0, 3, 0, 2))), (None, None, None));
-    }
 
     #[test]
     fn where_a_frame_is_is_read_as_its_version_says_it() {
@@ -320,5 +283,64 @@ mod tests {
                 assert!(!place.exact && place.frame.function.is_none());
             }
         }
+    }
+
+    /// A code object of 3.8 and what belongs to it, in our own memory.
+    struct Forged(Box<[u64; 64]>);
+
+    /// Where its parts are, in words.
+    const FILE: usize = 20;
+    const NAME: usize = 32;
+    const LINES: usize = 44;
+
+    impl Forged {
+        fn new(name: &[u8; 8]) -> Self {
+            let mut words = Box::new([0; 64]);
+            let at = |word: usize| (&raw const words[word]).addr() as u64;
+            let (file, name_at, lines) = (at(FILE), at(NAME), at(LINES));
+            // What its layout says: `co_firstlineno`, `co_filename`, `co_name`, `co_lnotab`.
+            (words[5], words[13], words[14], words[15]) = (7, file, name_at, lines);
+            for (part, text) in [(FILE, b"crawl.py"), (NAME, name)] {
+                // Its length, its state (one byte a character, compact, ASCII), itself.
+                (words[part + 2], words[part + 4]) = (8, (1 | 8 | 16) << 2);
+                words[part + 6] = u64::from_le_bytes(*text);
+            }
+            // Two bytes a step: so many bytes of code, so many lines.
+            (words[LINES + 2], words[LINES + 4]) = (4, u64::from_le_bytes([4, 1, 4, 1, 0, 0, 0, 0]));
+            Self(words)
+        }
+
+        /// As the kernel side writes down a frame of it.
+        fn frame(&self, at: u64) -> interpreter::Frame {
+            let code = self.0.as_ptr().addr() as u64;
+            let said = Said::read(std::process::id(), &Shape::of(8).unwrap(), code).unwrap();
+            interpreter::Frame { code, at, first_line: 7, tag: said.tag, table: said.lines, zero: 0 }
+        }
+    }
+
+    /// What it writes down where it could read nothing.
+    fn blank(frame: interpreter::Frame) -> interpreter::Frame {
+        let tag = Tag::default().with(0).with(0).with(0).number();
+        interpreter::Frame { first_line: 0, tag, table: 0, ..frame }
+    }
+
+    #[test]
+    fn what_could_not_be_read_at_a_fork_is_what_it_was_before_where_it_is_so_still() {
+        let (image, me, shape) = (Image { id: 1, exec: 0 }, std::process::id(), Shape::of(8).unwrap());
+        let (mut codes, mut code) = (Codes::default(), Forged::new(b"open_tab"));
+        let frame = code.frame(4);
+        let unknown = codes.place(me, image, &shape, &blank(frame)).unwrap();
+        assert!(!unknown.exact && unknown.frame.function.is_none(), "nothing was there before");
+        let known = codes.place(me, image, &shape, &frame).unwrap();
+        assert!(known.exact);
+        assert_eq!((known.frame.function.clone(), known.frame.line), (Some("open_tab".into()), Some(8)));
+        let moved = codes.place(me, image, &shape, &blank(frame)).unwrap();
+        assert!(moved.exact);
+        assert_eq!(moved.frame, known.frame);
+        let other = Image { id: 2, exec: 0 };
+        assert!(!codes.place(me, other, &shape, &blank(frame)).unwrap().exact, "of another program");
+        code.0[LINES + 4] ^= 1;
+        let changed = codes.place(me, image, &shape, &blank(frame)).unwrap();
+        assert!(!changed.exact && changed.frame.function.is_none(), "another one lies there");
     }
 }

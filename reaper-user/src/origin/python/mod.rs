@@ -9,6 +9,7 @@ mod code;
 mod fuzz_tests;
 mod lines;
 mod memory;
+mod objects;
 mod recognize;
 mod shape;
 

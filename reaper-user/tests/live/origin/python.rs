@@ -3,8 +3,11 @@
 use std::{
     collections::HashMap,
     fs,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     process::{Child, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -64,7 +67,7 @@ impl Program {
             }
             assert!(self.child.try_wait().unwrap().is_none(), "the program has failed");
             assert!(Instant::now() < deadline, "the program is not done");
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }
@@ -100,8 +103,16 @@ fn told(report: &Value) -> Option<Truth> {
     })
 }
 
-/// Every child of the program is reported, with the place that the program says it was.
-fn holds(daemon: &mut Daemon, python: &Python, way: &str, count: usize, spawners: usize, busy: usize) {
+/// Every child of the program is reported, with the place that the program says it was. Says for how many the report says that
+/// not all could be read.
+fn holds(
+    daemon: &mut Daemon,
+    python: &Python,
+    way: &str,
+    count: usize,
+    spawners: usize,
+    busy: usize,
+) -> usize {
     let what = format!("{} {way}, {count} by {spawners} threads beside {busy}", python.name());
     let mut program = Program::start(python, way, count, spawners, busy);
     let truth = program.truth(Duration::from_secs(120));
@@ -114,23 +125,32 @@ fn holds(daemon: &mut Daemon, python: &Python, way: &str, count: usize, spawners
         truth.keys().all(|pid| reports.contains_key(pid))
     });
     assert!(all, "{what}: {} of {count} were reported\n{}", reports.len(), daemon.log());
-    let wrong: Vec<_> = truth
-        .iter()
-        .filter(|(pid, truth)| {
-            let report = &reports[pid];
-            report["origin"]["quality"] != "exact" || told(report).as_ref() != Some(truth)
-        })
-        .collect();
-    println!("{what}: {} of {count} right", count - wrong.len());
-    if let Some((pid, truth)) = wrong.first() {
-        panic!(
-            "{what}: {} of {count} wrong: {truth:#?}\n{:#}\n{}",
-            wrong.len(),
-            reports[pid]["origin"],
-            daemon.log()
-        );
+    let mut unread = Vec::new();
+    for (pid, truth) in &truth {
+        let (report, told) = (&reports[pid], told(&reports[pid]));
+        let origin = &report["origin"];
+        let (quality, language) = (&origin["quality"], &origin["stack"]["language"]);
+        // Whoever leaks again and again has its native stack taken where there is no other.
+        let said =
+            ["approximate", "lineage-only"].iter().any(|known| quality == known) || language == "native";
+        let right = told.as_ref() == Some(truth) || told.is_none() && said;
+        assert!(right, "{what}: {truth:#?} is told as\n{origin:#}\n{}", daemon.log());
+        if said {
+            unread.push(origin);
+        } else {
+            assert_eq!(quality, "exact", "{what}");
+        }
     }
+    println!("{what}: {} of {count} right, {} could not all be read", count - unread.len(), unread.len());
+    for origin in unread.iter().take(1) {
+        println!("{origin:#}");
+    }
+    unread.len()
 }
+
+/// Those that could not all be read are a rare one: the kernel may just be moving a page of the process, and nobody can read it
+/// until it has.
+const RARE: usize = 1;
 
 #[test]
 fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
@@ -140,7 +160,8 @@ fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
         for way in WAYS.into_iter().filter(|way| python.has(way)) {
             // An interpreter of its own for each takes long.
             let count = if way == "multiprocessing-spawn" { rounds(10, 50) } else { rounds(50, 200) };
-            holds(&mut daemon, &python, way, count, 1, 0);
+            let unread = holds(&mut daemon, &python, way, count, 1, 0);
+            assert!(unread <= RARE, "{unread}\n{}", daemon.log());
         }
     }
     daemon.end();
@@ -151,8 +172,36 @@ fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
     let _machine = machine();
     let mut daemon = Daemon::trace(&["--age", "300ms"]);
     for python in pythons() {
-        holds(&mut daemon, &python, "popen", rounds(80, 200), 8, 2);
+        let unread = holds(&mut daemon, &python, "popen", rounds(80, 200), 8, 2);
+        assert!(unread <= RARE, "{unread}\n{}", daemon.log());
     }
+    daemon.end();
+}
+
+/// Nothing can be read of a page while the kernel moves it.
+#[test]
+fn beside_memory_that_is_moved_all_the_time_a_line_is_right_or_missing() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    let python = pythons().into_iter().next().expect("python3: `cargo xtask setup` installs it");
+    let (ended, moved) = (AtomicBool::new(false), || {
+        let counters = fs::read_to_string("/proc/vmstat").unwrap();
+        let moved = counters.lines().find_map(|line| line.strip_prefix("pgmigrate_success "));
+        moved.expect("a kernel with CONFIG_COMPACTION").parse::<u64>().unwrap()
+    });
+    let (before, count) = (moved(), rounds(2_000, 20_000));
+    let unread = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                fs::write("/proc/sys/vm/compact_memory", "1").unwrap();
+            }
+        });
+        let found = catch_unwind(AssertUnwindSafe(|| holds(&mut daemon, &python, "fork", count, 1, 0)));
+        ended.store(true, Ordering::Relaxed);
+        found.unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    println!("{} pages were moved", moved() - before);
+    assert!(unread <= count / 20, "{unread} of {count}\n{}", daemon.log());
     daemon.end();
 }
 
@@ -179,7 +228,7 @@ fn an_interpreter_in_a_container_is_followed_like_any_other() {
             break text.lines().filter_map(truth).collect();
         }
         assert!(Instant::now() < deadline, "the program is not done");
-        std::thread::yield_now();
+        thread::yield_now();
     };
     assert_eq!(truth.len(), 20);
     let mut reports = HashMap::new();
@@ -222,7 +271,7 @@ fn a_worker_that_was_forked_before_its_parent_ever_spawned_is_followed() {
                 break truth;
             }
             assert!(Instant::now() < deadline, "the worker has not forked");
-            std::thread::yield_now();
+            thread::yield_now();
         };
         let mut found = None;
         daemon.until("the worker's child is reported", Duration::from_secs(30), |seen| {
