@@ -115,7 +115,7 @@ fn damaged_perf_maps_are_read_to_an_end() {
 fn damaged_elf_files_are_read_to_an_end() {
     let limits = Limits { time: Duration::from_secs(5), memory: 64 << 20 };
     let seed = fs::read("/bin/true").unwrap();
-    damage(40, limits, &[seed], |bytes| {
+    damage(1_000, limits, &[seed], |bytes| {
         lend(bytes, |bytes| {
             let Some(elf) = Elf::parse(bytes) else { return };
             elf.relocated(0);

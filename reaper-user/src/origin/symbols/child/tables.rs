@@ -48,9 +48,11 @@ impl Tables {
                 let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok();
                 let covers = header.as_ref().and_then(|header| header.table()).and_then(|table| {
                     let entry = table.lookup(address, &bases).ok()?;
-                    let offset = table.pointer_to_offset(entry).ok()?;
+                    // By ourselves: an index that leads to before the entries is no reason to end.
+                    let offset = usize::try_from(entry.direct().ok()?.checked_sub(frames.address)?).ok()?;
                     let frames = eh_frame(frames);
-                    let entry = frames.fde_from_offset(&bases, offset, EhFrame::cie_from_offset).ok()?;
+                    let entry =
+                        frames.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()?;
                     Some(entry.contains(address))
                 });
                 covers.unwrap_or(false)
