@@ -3,6 +3,7 @@
 //! Nothing outside the directories given changes. What is fetched is checked by apt, with this system's checksums and keys.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs,
     io::ErrorKind,
@@ -112,6 +113,27 @@ impl Apt {
             );
         }
         Ok(found)
+    }
+
+    /// Fetches packages with all that they depend on, as if nothing were installed, and unpacks them to where they replace what
+    /// was there. Nothing is ever there by half. `scratch` is a directory in the same file system, emptied before and removed
+    /// after.
+    pub(crate) fn unpack_whole(&self, packages: &[&str], scratch: &Path, to: &Path) -> Result<()> {
+        // One that was interrupted has left its own.
+        emptied(scratch)?;
+        let mut wanted = BTreeSet::new();
+        for package in packages {
+            wanted.extend(self.plan(package)?.installs);
+        }
+        let found = self.download(&wanted.into_iter().collect::<Vec<_>>(), scratch)?;
+        let unpacked = scratch.join("unpacked");
+        fs::create_dir(&unpacked)?;
+        for package in found {
+            unpack(&package, &unpacked)?;
+        }
+        remove(to)?;
+        fs::rename(&unpacked, to).with_context(|| to.display().to_string())?;
+        remove(scratch)
     }
 
     fn command(&self, program: &str) -> Command {

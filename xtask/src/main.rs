@@ -18,6 +18,7 @@ mod debian;
 mod dist;
 mod failures;
 mod object;
+mod pythons;
 mod root;
 mod run;
 mod setup;

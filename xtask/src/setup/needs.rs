@@ -311,8 +311,8 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         name: "keys of Debian's archive",
-        why: "say that a fetched kernel or library is Debian's",
-        groups: &[Lint, Vm, Kernels, Aarch64],
+        why: "say that a fetched kernel, interpreter or library is Debian's",
+        groups: &[Lint, Live, Vm, Kernels, Aarch64],
         kind: Kind::File { path: debian::KEYRING, package: "debian-archive-keyring" },
     },
     Need {

@@ -11,13 +11,14 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::Session;
-use crate::{command, root, workspace::Workspace};
+use crate::{command, pythons, root, workspace::Workspace};
 
 /// The test programs of other tiers: those that `cargo xtask vm` takes into virtual machines, and the one for what is shipped.
 const OTHERS: [&str; 3] = ["vm", "systemd", "dist"];
 
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;
+    pythons::fetch(workspace)?;
     // What the source gives is what is tested, where that is not the committed object.
     let mut build = workspace.cargo_with(session.rebuilt.as_deref());
     // And what ships: the release profile.

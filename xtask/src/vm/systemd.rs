@@ -1,7 +1,6 @@
 //! Debian's systemd for the guest: what the deployed unit runs under. Unpacked into target/vm/systemd, never installed.
 
 use std::{
-    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -10,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use crate::debian::{self, Apt};
+use crate::debian::Apt;
 
 /// The suite whose release is the oldest that people run.
 pub(super) const SUITE: &str = "bookworm";
@@ -57,24 +56,8 @@ pub(super) fn is_there(directory: &Path) -> bool {
 
 /// Fetches it with all that it depends on, as if nothing were installed.
 pub(super) fn fetch(apt: &Apt, directory: &Path) -> Result<()> {
-    let scratch = directory.join("fetch");
-    debian::emptied(&scratch)?;
-    let mut wanted = BTreeSet::new();
-    for package in PACKAGES {
-        wanted.extend(apt.plan(package)?.installs);
-    }
     println!("vm: downloading {} of Debian {SUITE} and what they need", PACKAGES.join(", "));
-    let packages = apt.download(&wanted.into_iter().collect::<Vec<_>>(), &scratch)?;
-    let unpacked = scratch.join("unpacked");
-    fs::create_dir(&unpacked)?;
-    for package in packages {
-        debian::unpack(&package, &unpacked)?;
-    }
-    let target = root(directory);
-    debian::remove(&target)?;
-    // Within one file system: either all of it is there or none.
-    fs::rename(&unpacked, &target).with_context(|| target.display().to_string())?;
-    debian::remove(&scratch)
+    apt.unpack_whole(&PACKAGES, &directory.join("fetch"), &root(directory))
 }
 
 /// Adds it to an initramfs, with the deployed unit and a unit that runs the tests.

@@ -1,10 +1,5 @@
-//! The interpreters that there are: Debian's own; those of other Debian releases, unpacked into target/pythons; and those that a
-//! developer has in ~/.pyenv.
-//!
-//! CPython 3.14 is in Debian's unstable. Each of these, of `apt-get download` with that release's lists, goes into target/pythons/sid by
-//! `dpkg-deb -x`: python3.14 and its -minimal, libpython3.14-minimal and -stdlib, libc6, libgcc-s1, libexpat1, zlib1g, libssl3t64,
-//! libzstd1, libffi8, libbz2-1.0, liblzma5, libuuid1, dash, coreutils, libacl1, libattr1, libgmp10, libselinux1, libpcre2-8-0. bin, lib
-//! and lib64 there lead to those in usr, usr/bin/sh to dash; it has a tmp, and a dev with `null`.
+//! The interpreters that there are: Debian's own; those of other Debian releases, which `cargo xtask test live` unpacks into
+//! target/pythons; and those that a developer has in ~/.pyenv.
 
 use std::{
     env, fs,
