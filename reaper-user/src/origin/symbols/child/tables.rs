@@ -102,8 +102,10 @@ fn sorted(elf: &Elf) -> Option<Tables> {
     let index = elf.eh_frame_hdr()?;
     let bases = bases(Some(&index), &Section::default());
     let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok()?;
-    // Without a table in it the entries have to be gone through one by one.
-    header.table()?;
+    // Without a table in it the entries have to be gone through one by one. One of more rows than it has bytes is none.
+    if header.table()?.iter(&bases).size_hint().0 > index.bytes.len() {
+        return None;
+    }
     let Pointer::Direct(address) = header.eh_frame_ptr() else { return None };
     let frames = Section { address, bytes: elf.bytes_at(address)? };
     Some(Tables::Sorted { index, frames })
