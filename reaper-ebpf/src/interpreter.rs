@@ -121,6 +121,9 @@ pub struct Followed {
     pub shape: u32,
     /// How it is laid out.
     pub layout: Layout,
+    /// The state of its main thread, where it was found last; 0 where it was not looked for yet. That thread's is there as long
+    /// as the interpreter is. What leads to it lies elsewhere, is seldom used, and cannot be read while the kernel moves it.
+    pub main: u64,
 }
 
 /// Userspace has been asked what it is: [`Followed::shape`], which is no number of a shape then.
@@ -129,7 +132,7 @@ pub const ASKED: u32 = u32::MAX;
 pub const UNASKED: u32 = u32::MAX - 1;
 
 /// Words of a [`Followed`].
-pub const FOLLOWED_WORDS: usize = 8;
+pub const FOLLOWED_WORDS: usize = 9;
 
 /// Frames of a stack that are kept.
 pub const FRAMES: usize = 96;

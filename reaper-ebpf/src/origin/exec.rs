@@ -41,8 +41,8 @@ fn exec_origin(ctx: BtfTracePointContext) {
         }
     }
     let (start, own) = (task.start(), id(tgid, task.start()));
-    let followed =
-        Followed { start, image: own, head, exec: task.exec_id(), shape, layout: layout.unwrap_or_default() };
+    let layout = layout.unwrap_or_default();
+    let followed = Followed { start, image: own, head, exec: task.exec_id(), shape, layout, main: 0 };
     if FOLLOWED.insert(tgid, followed, u64::from(BPF_ANY)).is_err() {
         count(counter::FOLLOWED_LOST);
     } else if let Some(entry) = ledger::find(own) {

@@ -57,13 +57,18 @@ fn fork_python(ctx: BtfTracePointContext) {
     let own = id(tgid, child_start);
     // Before the child runs, and it does not run before this ends. One that shares its parent's memory will exec.
     if caller.memory() != child.memory() {
-        inherit(followed, tgid, own, child_start);
+        inherit(followed, caller, tgid, own, child_start);
     }
     if !ring::has_room::<ring::Stack>() {
         return count(counter::STACK_LOST);
     }
     let Some(scratch) = STACK_SCRATCH.get_ptr_mut(0) else { return };
-    let frame = find(scratch, followed, child.thread_pointer());
+    let (main, thread) = (caller.pid() == forker, child.thread_pointer());
+    let state = find(scratch, followed, thread, main);
+    if main && state != 0 && state != followed.main {
+        remember(forker, state);
+    }
+    let frame = frame_of(scratch, &followed.layout, state);
     let (frames, end) = walk(scratch, &followed.layout, frame);
     if frames == 0 {
         count(counter::STACK_MISSED);
@@ -108,7 +113,7 @@ fn recognized<'a>(caller: Task, forker: u32, followed: &Followed) -> Recognized<
     }
     let Followed { start, image, exec, .. } = *followed;
     let head = caller.code().wrapping_add(verdict.distance);
-    let known = Followed { start, image, head, exec, shape: verdict.shape, layout: verdict.layout };
+    let known = Followed { start, image, head, exec, shape: verdict.shape, layout: verdict.layout, main: 0 };
     let _full: Result<(), i32> = FOLLOWED.insert(forker, known, u64::from(BPF_ANY));
     match FOLLOWED.get_ptr(forker) {
         // SAFETY: the pointer was checked.
@@ -129,7 +134,7 @@ fn early(caller: Task, child: Task, followed: &Followed) {
     }
     if caller.memory() != child.memory() {
         let (tgid, start) = (child.tgid(), child.start());
-        inherit(followed, tgid, id(tgid, start), start);
+        inherit(followed, caller, tgid, id(tgid, start), start);
         exec::mark(tgid, ASKED);
         exec::ask(child, executable, image);
     }
@@ -137,15 +142,18 @@ fn early(caller: Task, child: Task, followed: &Followed) {
 
 /// A process that was forked and did not exec has the interpreter where its parent has it.
 #[inline(always)]
-fn inherit(followed: &Followed, tgid: u32, own: u64, start: u64) {
+fn inherit(followed: &Followed, caller: Task, tgid: u32, own: u64, start: u64) {
     let mut words = [0_u64; FOLLOWED_WORDS];
     let from = (&raw const *followed).cast::<u64>();
     for (index, word) in words.iter_mut().enumerate() {
         // SAFETY: a `Followed` is that many words.
         *word = unsafe { from.add(index).read_volatile() };
     }
-    // The start is the first of them.
+    // The start is the first of them, the main thread's state the last: the main thread of a child is the one that forked it.
     words[0] = start;
+    if caller.pid() != caller.tgid() {
+        words[FOLLOWED_WORDS - 1] = 0;
+    }
     // SAFETY: as above.
     let followed = unsafe { &*words.as_ptr().cast::<Followed>() };
     if FOLLOWED.insert(tgid, followed, u64::from(BPF_ANY)).is_err() {
@@ -155,33 +163,64 @@ fn inherit(followed: &Followed, tgid: u32, own: u64, start: u64) {
     }
 }
 
-/// The current frame of the thread whose number is `thread`; 0 where it has none or could not be found.
+/// The state of the thread whose number is `thread`, which is what was read last then; 0 where it has none or could not be found.
+/// Where something on the way to it could not be read, the `main` thread's is looked for where it was before.
 ///
 /// What cannot be read is zeros, and leads nowhere: no path but one through here, or the verifier would walk all of them.
 #[inline(always)]
-fn find(scratch: *mut Scratch, followed: &Followed, thread: u64) -> u64 {
+fn find(scratch: *mut Scratch, followed: &Followed, thread: u64, main: bool) -> u64 {
     let layout = &followed.layout;
-    let mut interpreter = peek(followed.head);
-    let mut state = peek(interpreter.wrapping_add(layout.interpreter_threads.into()));
+    // SAFETY: the scratch is a per-CPU value of this program alone. It is kept where the verifier does not follow it.
+    let unread = unsafe { &raw mut (*scratch).head.end };
+    // SAFETY: as above.
+    unsafe { unread.write_volatile(0) };
+    let mut interpreter = hop(unread, followed.head);
+    let mut state = hop(unread, interpreter.wrapping_add(layout.interpreter_threads.into()));
     for _ in 0..THREADS {
-        fill(scratch, state, THREAD_BYTES);
+        note(unread, fill(scratch, state, THREAD_BYTES));
         if word(scratch, layout.thread_id) == thread {
-            let frame = word(scratch, layout.thread_frame);
-            return match layout.cframe_frame {
-                NONE => frame,
-                offset => peek(frame.wrapping_add(offset.into())),
-            };
+            return state;
         }
         state = word(scratch, layout.thread_next);
         if state == 0 {
-            interpreter = peek(interpreter.wrapping_add(layout.interpreter_next.into()));
-            state = peek(interpreter.wrapping_add(layout.interpreter_threads.into()));
+            interpreter = hop(unread, interpreter.wrapping_add(layout.interpreter_next.into()));
+            state = hop(unread, interpreter.wrapping_add(layout.interpreter_threads.into()));
             if interpreter == 0 {
-                return 0;
+                break;
             }
         }
     }
+    // SAFETY: as above.
+    if main && unsafe { unread.read_volatile() } != 0 {
+        let before = followed.main;
+        fill(scratch, before, THREAD_BYTES);
+        if word(scratch, layout.thread_id) == thread {
+            return before;
+        }
+    }
     0
+}
+
+/// Writes down where the main thread's state is.
+#[inline(always)]
+fn remember(forker: u32, state: u64) {
+    if let Some(followed) = FOLLOWED.get_ptr_mut(forker) {
+        // SAFETY: the pointer was checked.
+        unsafe { (&raw mut (*followed).main).write_volatile(state) };
+    }
+}
+
+/// The current frame of the thread whose state was read last; 0 where there is none.
+#[inline(always)]
+fn frame_of(scratch: *mut Scratch, layout: &Layout, state: u64) -> u64 {
+    if state == 0 {
+        return 0;
+    }
+    let frame = word(scratch, layout.thread_frame);
+    match layout.cframe_frame {
+        NONE => frame,
+        offset => peek(frame.wrapping_add(offset.into())),
+    }
 }
 
 /// Writes down the frames from this one on. Says how many, and how that ended.
@@ -312,13 +351,30 @@ fn peek(at: u64) -> u64 {
     unsafe { (&raw const value).read_volatile() }
 }
 
-/// Zeros where it cannot be read.
+/// The same, and notes whether it could be read.
 #[inline(always)]
-fn read_user<T>(value: *mut T, at: u64) {
+fn hop(unread: *mut u32, at: u64) -> u64 {
+    let mut value = 0_u64;
+    note(unread, read_user(&raw mut value, at));
+    // SAFETY: it is on the stack.
+    unsafe { (&raw const value).read_volatile() }
+}
+
+/// Notes what a helper says, which is 0 where it could read: any bit stays.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an error's low bits are some")]
+fn note(unread: *mut u32, said: i64) {
+    // SAFETY: it is in the scratch, which is of this program alone.
+    unsafe { unread.write_volatile(unread.read_volatile() | said as u32) };
+}
+
+/// Zeros where it cannot be read, and not 0.
+#[inline(always)]
+fn read_user<T>(value: *mut T, at: u64) -> i64 {
     #[expect(clippy::cast_possible_truncation, reason = "small")]
     let size = size_of::<T>() as u32;
     // SAFETY: the helper writes as many bytes as the value has, zeros where it fails.
-    unsafe { bpf_probe_read_user(value.cast(), size, at as *const c_void) };
+    unsafe { bpf_probe_read_user(value.cast(), size, at as *const c_void) }
 }
 
 /// Reads so many bytes, at most 255, to where [`word`] and [`half`] find them; zeros where they cannot be read, and not 0.

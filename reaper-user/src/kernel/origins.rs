@@ -115,10 +115,10 @@ impl Origins {
     /// A process's forks are looked at, unless it is gone or executes something else by now; where it is not known yet, only if it was there
     /// `before` the kernel side was. False where there is no room.
     pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> bool {
-        let Followed { start, image, head, exec, shape, layout } = *followed;
+        let Followed { start, image, head, exec, shape, layout, main } = *followed;
         let [first, second, third, fourth] = layout_words(layout);
         let number = reaper_ebpf::pack(shape, exec);
-        self.put(tgid, [start, image, head, number, first, second, third, fourth], before)
+        self.put(tgid, [start, image, head, number, first, second, third, fourth, main], before)
     }
 
     /// The same as those of the process that exec'ed the program which this one was forked in, where that is followed and has not
@@ -126,12 +126,14 @@ impl Origins {
     pub fn inherit(&mut self, exec: &Exec, before: bool) -> Option<bool> {
         let founder = reaper_ebpf::tgid_of(exec.image);
         let mut words = (founder != exec.tgid).then(|| self.followed.get(&founder, 0).ok())??;
-        let [start, image, head, number, ..] = &mut words;
+        let [start, image, head, number, .., main] = &mut words;
         let same = (*image, low(*number)) == (exec.image, exec.exec);
         if !same || *head == 0 || high(*number) >= UNASKED {
             return None;
         }
         *start = exec.start;
+        // It may have been forked by another thread, which is its main one then.
+        *main = 0;
         Some(self.put(exec.tgid, words, before))
     }
 
