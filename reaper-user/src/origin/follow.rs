@@ -1,5 +1,5 @@
 //! Follows interpreters: finds out which processes are any, and makes stacks of what the kernel side writes down when they fork.
-//! In a thread of its own, because other processes' memory and files are read here.
+//! In a thread of its own, because other processes' memory and files are read here; native stacks have another one.
 
 use std::{
     collections::HashSet,
@@ -13,17 +13,16 @@ use reaper_ebpf::{
     interpreter::{self, Exec, Followed, Verdict, end, kind},
     native::Pace,
 };
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    Language, Quality, Stack, Stacks,
-    native::{NativeStacks, Registers},
+    Language, Quality, Stack, Stacks, native,
     python::{Codes, Found, Image, Recognizer, Subject},
+    stacks::sleep,
     symbols::Symbolizer,
 };
 use crate::{
     identity::BootTime,
-    kernel::{Copied, Natives, Origins, Running, Written, boot_now},
+    kernel::{Natives, Origins, Running, Written, boot_now},
     proc::Proc,
 };
 
@@ -31,9 +30,6 @@ use crate::{
 const APART: Duration = Duration::from_nanos(interpreter::STACKS_APART);
 /// The same for executables: an interpreter that is found late has forked by then.
 const EXECS_APART: Duration = Duration::from_nanos(interpreter::EXECS_APART);
-
-/// It is not looked for stacks that nobody needs more often than this.
-const PRUNED_APART: Duration = Duration::from_secs(1);
 
 /// When a process that is linked to libpython is looked at again, because the library is not mapped yet.
 const AGAIN: [Duration; 6] = [
@@ -60,11 +56,13 @@ pub(crate) fn start(
     proc: Proc,
 ) -> io::Result<Stacks> {
     let stacks = Stacks::new()?;
+    if let Some(copies) = natives {
+        native::start(copies, proc.clone(), stacks.clone())?;
+    }
+    // Its own: what a native stack asks of one may take seconds, and an interpreter that is found late has forked by then.
     let symbolizer = Symbolizer::of_this_program();
-    let natives = natives.map(|copies| (copies, NativeStacks::new(proc.clone(), symbolizer.clone())));
     let mut follower = Follower {
         origins,
-        natives,
         recognizer: Recognizer::new(proc, symbolizer),
         codes: Codes::default(),
         stacks: stacks.clone(),
@@ -72,7 +70,6 @@ pub(crate) fn start(
         files: 0,
         looks: 0,
         told: false,
-        pruned: None,
     };
     thread::Builder::new().name("origins".to_owned()).spawn(move || {
         follower.begin(running);
@@ -83,7 +80,6 @@ pub(crate) fn start(
 
 struct Follower {
     origins: Origins,
-    natives: Option<(Natives, NativeStacks)>,
     recognizer: Recognizer,
     codes: Codes,
     stacks: Stacks,
@@ -94,8 +90,6 @@ struct Follower {
     looks: u64,
     /// It has been said that memory must not be read.
     told: bool,
-    /// When somebody was last asked which stacks are needed.
-    pruned: Option<Instant>,
 }
 
 /// A process that is to be looked at again.
@@ -141,31 +135,16 @@ impl Follower {
             let next =
                 self.pending.iter().map(|one| one.when.saturating_duration_since(Instant::now())).min();
             let patience = [next, more].into_iter().flatten().min();
-            if let Err(error) = self.sleep(patience) {
+            if let Err(error) = sleep(&[self.origins.as_fd()], patience) {
                 tracing::error!(%error, "waiting for stacks; no more are taken");
                 return;
             }
             more = self.drain();
-            let copied = self.unwind().then_some(APART);
-            more = [more, copied].into_iter().flatten().min();
-            self.make_room();
-            self.name();
+            self.stacks.make_room();
             self.look_again();
             for executable in self.recognizer.due(Instant::now()) {
                 self.origins.forget(executable);
             }
-        }
-    }
-
-    /// Until the kernel side wakes, or for so long.
-    fn sleep(&self, patience: Option<Duration>) -> io::Result<()> {
-        let of = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![of(self.origins.as_fd()), of(self.stacks.bell())];
-        fds.extend(self.natives.as_ref().map(|(copies, _)| of(copies.as_fd())));
-        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
-        match poll(&mut fds, patience.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -191,53 +170,6 @@ impl Follower {
             }
         }
         more
-    }
-
-    /// Has those stacks forgotten that nobody needs. Where all are needed, asking again at once would lead to nothing.
-    fn make_room(&mut self) {
-        let recently = self.pruned.is_some_and(|pruned| pruned.elapsed() < PRUNED_APART);
-        if !recently && self.stacks.are_crowded() {
-            self.pruned = Some(Instant::now());
-        }
-    }
-
-    /// Unwinds what the kernel side has copied. False where that was nothing.
-    fn unwind(&mut self) -> bool {
-        let Some((copies, unwinder)) = &mut self.natives else { return false };
-        let mut copied = Vec::new();
-        copies.each(|copy| copied.push(copy));
-        for Copied { child, forker, group, registers, stack } in &copied {
-            let Some(registers) = Registers::from_pt_regs(registers) else {
-                // Of a 32-bit program.
-                self.stacks.count_unread();
-                continue;
-            };
-            match unwinder.unwind(forker, &registers, stack) {
-                Ok(found) => self.stacks.store().put_native(*child, *group, found),
-                Err(error) => {
-                    self.stacks.count_unread();
-                    tracing::debug!(%forker, %error, "a native stack could not be read");
-                }
-            }
-        }
-        !copied.is_empty()
-    }
-
-    /// Looks up the functions of the stacks that somebody needs.
-    fn name(&mut self) {
-        let wanted = self.stacks.wanted();
-        let Some((_, unwinder)) = &mut self.natives else { return };
-        for child in wanted {
-            let unnamed = self.stacks.store().unnamed(child);
-            if let Some(native) = unnamed {
-                let (stack, asked) = unwinder.name(&native);
-                if !asked {
-                    self.stacks.count_unnamed();
-                }
-                self.stacks.store().name(child, stack, native.quality);
-                self.stacks.tell();
-            }
-        }
     }
 
     fn look_again(&mut self) {
@@ -306,7 +238,8 @@ impl Follower {
                 if let Some(distance) = distance {
                     self.know(exec, Verdict { kind: kind::INTERPRETER, shape, distance, layout });
                 }
-                let followed = Followed { start, image, head, exec: exec.exec, shape, layout };
+                let exec = exec.exec;
+                let followed = Followed { start, image, head, exec, shape, layout, main: 0 };
                 let there_is_room = self.origins.follow(tgid, &followed, before);
                 self.count_lost(there_is_room);
             }

@@ -7,16 +7,19 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{EventfdFlags, eventfd},
-    io::{read, write},
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::{Errno, read, write},
 };
 use tokio::sync::Notify;
 
 use super::{Quality, Stack, store::Store};
+
+/// It is not looked for stacks that nobody needs more often than this.
+const PRUNED_APART: Duration = Duration::from_secs(1);
 
 /// Where the stacks are.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Stacks(Arc<Shared>);
 struct Shared {
     store: Mutex<Store>,
     crowded: Notify,
+    /// When somebody was last asked which stacks are needed.
+    pruned: Mutex<Option<Instant>>,
     unrecognized: AtomicU64,
     /// Stacks that were taken and could not be read.
     unread: AtomicU64,
@@ -65,6 +70,7 @@ impl Stacks {
         Ok(Self(Arc::new(Shared {
             store: Mutex::default(),
             crowded: Notify::default(),
+            pruned: Mutex::default(),
             unrecognized: AtomicU64::default(),
             unread: AtomicU64::default(),
             unnamed: AtomicU64::default(),
@@ -140,13 +146,13 @@ impl Stacks {
         self.0.unread.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Has those forgotten that nobody needs. False where there is room.
-    pub(super) fn are_crowded(&self) -> bool {
-        let crowded = self.store().is_crowded();
-        if crowded {
+    /// Has those forgotten that nobody needs. Where all are needed, asking again at once would lead to nothing.
+    pub(super) fn make_room(&self) {
+        let mut pruned = self.0.pruned.lock().unwrap_or_else(PoisonError::into_inner);
+        if pruned.is_none_or(|pruned| pruned.elapsed() >= PRUNED_APART) && self.store().is_crowded() {
+            *pruned = Some(Instant::now());
             self.0.crowded.notify_one();
         }
-        crowded
     }
 
     /// What rings when there is something to name.
@@ -169,5 +175,15 @@ impl Stacks {
     /// All of them.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         self.0.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Until one of these can be read, or for so long.
+pub(super) fn sleep(fds: &[BorrowedFd<'_>], patience: Option<Duration>) -> io::Result<()> {
+    let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+    match poll(&mut fds, patience.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

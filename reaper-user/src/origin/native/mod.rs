@@ -6,7 +6,9 @@
 mod perf_map;
 mod registers;
 mod stacks;
+mod worker;
 
+pub(super) use self::worker::start;
 pub use self::{
     registers::{PT_REGS, Registers},
     stacks::{Missing, NativeFrame, NativeStack, NativeStacks},

@@ -133,13 +133,12 @@ fn holds(
         // Whoever leaks again and again has its native stack taken where there is no other.
         let said =
             ["approximate", "lineage-only"].iter().any(|known| quality == known) || language == "native";
-        let right = told.as_ref() == Some(truth) || told.is_none() && said;
-        assert!(right, "{what}: {truth:#?} is told as\n{origin:#}\n{}", daemon.log());
         if said {
             unread.push(origin);
-        } else {
-            assert_eq!(quality, "exact", "{what}");
+            continue;
         }
+        let right = quality == "exact" && told.as_ref() == Some(truth);
+        assert!(right, "{what}: {truth:#?} is told as\n{origin:#}\n{}", daemon.log());
     }
     println!("{what}: {} of {count} right, {} could not all be read", count - unread.len(), unread.len());
     for origin in unread.iter().take(1) {
@@ -148,9 +147,11 @@ fn holds(
     unread.len()
 }
 
-/// Those that could not all be read are a rare one: the kernel may just be moving a page of the process, and nobody can read it
-/// until it has.
-const RARE: usize = 1;
+/// How many may say that not all could be read: the kernel may just be moving a page of the process, and nobody can read it until
+/// it has.
+fn rare(count: usize) -> usize {
+    (count / 25).max(1)
+}
 
 #[test]
 fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
@@ -161,7 +162,7 @@ fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
             // An interpreter of its own for each takes long.
             let count = if way == "multiprocessing-spawn" { rounds(10, 50) } else { rounds(50, 200) };
             let unread = holds(&mut daemon, &python, way, count, 1, 0);
-            assert!(unread <= RARE, "{unread}\n{}", daemon.log());
+            assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
         }
     }
     daemon.end();
@@ -172,8 +173,9 @@ fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
     let _machine = machine();
     let mut daemon = Daemon::trace(&["--age", "300ms"]);
     for python in pythons() {
-        let unread = holds(&mut daemon, &python, "popen", rounds(80, 200), 8, 2);
-        assert!(unread <= RARE, "{unread}\n{}", daemon.log());
+        let count = rounds(80, 200);
+        let unread = holds(&mut daemon, &python, "popen", count, 8, 2);
+        assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
     }
     daemon.end();
 }
@@ -201,7 +203,7 @@ fn beside_memory_that_is_moved_all_the_time_a_line_is_right_or_missing() {
         found.unwrap_or_else(|panic| resume_unwind(panic))
     });
     println!("{} pages were moved", moved() - before);
-    assert!(unread <= count / 20, "{unread} of {count}\n{}", daemon.log());
+    assert!(unread <= count / 100, "{unread} of {count}\n{}", daemon.log());
     daemon.end();
 }
 
