@@ -195,6 +195,19 @@ impl Scrape {
         page.gauge(
             ("workload_info", None, "1, with what people call a workload of zombies, once that is known"),
             each,
+        )?;
+        let requests = self.measured.name_requests.iter().flat_map(|of| {
+            [("answered", of.answered), ("wrong", of.wrong), ("failed", of.failed)]
+                .map(|(result, number)| ([("runtime", of.of), ("result", result)], number))
+        });
+        page.counter(
+            (
+                "name_requests",
+                None,
+                "Questions to runtimes about names of workloads, by what became of them; wrong: the answer was of no use, or \
+                 lacked something",
+            ),
+            requests,
         )
     }
 

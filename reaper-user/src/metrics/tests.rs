@@ -10,7 +10,7 @@ use reaper_ebpf::reap_time::Times;
 use super::*;
 use crate::{
     kernel::{ProgramCost, ReapTimes},
-    names::Names,
+    names::{Names, Requests},
     report::fixture,
     text::Untrusted,
     watch::{LedgerCounts, LimitCounts, WorkloadLabels, ZombieCounts, ZombieLabels},
@@ -27,6 +27,7 @@ fn measured() -> Measured {
     let names = Names { pod: Some("shop-1".into()), image: Some("shop:1".into()), ..Names::default() };
     Measured {
         names: vec![(labels.of.clone(), Arc::new(names))],
+        name_requests: vec![Requests { of: "cri", answered: 6, wrong: 2, failed: 1 }],
         times_by_workload: vec![(labels.of.clone(), slow)],
         zombies: vec![(labels, ZombieCounts { standing: 2, reported: 5, released: 3, reaped: 1 })],
         other_zombies: Some(ZombieCounts { standing: 7, ..ZombieCounts::default() }),
@@ -111,6 +112,9 @@ fn times_add_up_from_bucket_to_bucket() {
         "reaper_time_to_reap_seconds_sum 1.5",
         "reaper_zombies_born_total 120",
         r#"reaper_lost_total{stage="ledger",what="death-lost"} 4"#,
+        r#"reaper_name_requests_total{runtime="cri",result="answered"} 6"#,
+        r#"reaper_name_requests_total{runtime="cri",result="wrong"} 2"#,
+        r#"reaper_name_requests_total{runtime="cri",result="failed"} 1"#,
         r#"reaper_program_runs_total{program="free"} 8"#,
         r#"reaper_program_seconds_total{program="free"} 0.000001"#,
     ] {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Key, Named, Names, Unanswered};
+use super::{Answer, Key, Named, Names, Unanswered};
 
 /// Workloads that are kept.
 const ENTRIES: usize = 4_096;
@@ -27,6 +27,17 @@ pub struct Counts {
     pub labels: u64,
 }
 
+/// What became of questions to one who is asked, since the start. Where there is no socket, there is no question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcomes {
+    /// It has said what it calls the workload, or that it does not know it;
+    pub(super) answered: u64,
+    /// what is wrong, or lacks something;
+    pub(super) wrong: u64,
+    /// or nothing.
+    pub(super) failed: u64,
+}
+
 /// Places of those who are asked, a bit each.
 pub(super) type Places = u8;
 
@@ -43,6 +54,7 @@ struct Inner {
     entries: HashMap<Key, Entry>,
     turn: u64,
     counts: Counts,
+    outcomes: [Outcomes; Places::BITS as usize],
     /// Who has answered before.
     answered: Places,
 }
@@ -50,6 +62,8 @@ struct Inner {
 #[derive(Debug)]
 struct Entry {
     names: Option<Arc<Names>>,
+    /// Something is not in them: they are asked for again.
+    lacks: bool,
     /// All that were asked.
     asked: Places,
     /// Of those, who has not answered,
@@ -65,7 +79,17 @@ struct Entry {
 
 impl Entry {
     fn new(now: Instant) -> Self {
-        Self { names: None, asked: 0, waiting: 0, absent: 0, failed: 0, when: now, needed: now, turn: 0 }
+        Self {
+            names: None,
+            lacks: false,
+            asked: 0,
+            waiting: 0,
+            absent: 0,
+            failed: 0,
+            when: now,
+            needed: now,
+            turn: 0,
+        }
     }
 
     /// Who has answered before and is not there now comes again. And nobody is asked about a container that a runtime made for
@@ -95,9 +119,11 @@ impl Cache {
         (entry.turn, entry.needed) = (turn, now);
         let again = now.duration_since(entry.when) >= ASKED_APART;
         let mut ask = 0;
-        if entry.names.is_none() && (entry.asked != places || entry.waiting == 0 && again) {
+        let open = entry.names.is_none() || entry.lacks;
+        if open && (entry.asked != places && entry.names.is_none() || entry.waiting == 0 && again) {
             ask = places & !entry.waiting;
-            *entry = Entry { asked: places, waiting: places, when: now, ..Entry::new(now) };
+            let (names, lacks) = (entry.names.take(), entry.lacks);
+            *entry = Entry { names, lacks, asked: places, waiting: places, when: now, ..Entry::new(now) };
             entry.turn = turn;
         }
         (entry.state(of_pod, answered), ask)
@@ -110,11 +136,11 @@ impl Cache {
         names.map_or(Named::Nobody, Named::As)
     }
 
-    /// It could not be asked for.
-    pub(super) fn unasked(&self, key: &Key) {
+    /// It could not be asked for, which is `lost` unless that is tried again anyway.
+    pub(super) fn unasked(&self, key: &Key, lost: bool) {
         let mut inner = self.lock();
-        inner.entries.remove(key);
-        inner.counts.forgotten += 1;
+        inner.let_go(key);
+        inner.counts.forgotten += u64::from(lost);
         drop(inner);
         self.changed.notify_all();
     }
@@ -122,14 +148,26 @@ impl Cache {
     /// Whether anybody still wants this one's answer.
     pub(super) fn wants(&self, key: &Key, place: usize, now: Instant) -> bool {
         self.lock().entries.get(key).is_some_and(|entry| {
-            entry.names.is_none()
+            (entry.names.is_none() || entry.lacks)
                 && entry.waiting & bit(place) != 0
                 && now.duration_since(entry.needed) < NEEDED
         })
     }
 
+    /// What became of a question.
+    pub(super) fn count(&self, place: usize, of: impl FnOnce(&mut Outcomes) -> &mut u64) {
+        if let Some(outcomes) = self.lock().outcomes.get_mut(place) {
+            *of(outcomes) += 1;
+        }
+    }
+
+    /// What became of all questions to this one.
+    pub(super) fn outcomes(&self, place: usize) -> Outcomes {
+        self.lock().outcomes.get(place).copied().unwrap_or_default()
+    }
+
     /// Takes an answer.
-    pub(super) fn answer(&self, key: &Key, place: usize, answer: Result<Option<Names>, &Unanswered>) {
+    pub(super) fn answer(&self, key: &Key, place: usize, answer: Result<Option<Answer>, &Unanswered>) {
         let mut inner = self.lock();
         if answer.is_ok() {
             inner.answered |= bit(place);
@@ -140,15 +178,22 @@ impl Cache {
             let mut labels = 0;
             match answer {
                 Ok(found) => {
-                    entry.waiting &= !bit;
                     entry.failed &= !bit;
-                    if let Some(names) = found {
-                        labels = names.labels_lost;
+                    entry.waiting &= !bit;
+                    if let Some(Answer { names, lacks }) = found {
+                        if entry.names.is_none() {
+                            labels = names.labels_lost;
+                        }
+                        entry.lacks = lacks.is_some();
+                        // Only whoever knows it can say the rest.
+                        entry.waiting = if entry.lacks { bit } else { 0 };
                         entry.names = Some(Arc::new(names));
                     }
                 }
                 Err(Unanswered::Absent) => entry.absent |= bit,
-                Err(Unanswered::Failed(_) | Unanswered::TimedOut) => entry.failed |= bit,
+                Err(Unanswered::Failed(_) | Unanswered::Wrong(_) | Unanswered::TimedOut) => {
+                    entry.failed |= bit;
+                }
             }
             inner.counts.labels += labels;
         }
@@ -158,10 +203,7 @@ impl Cache {
 
     /// Nobody wants its answer any more: it is asked for anew when somebody does.
     pub(super) fn let_go(&self, key: &Key) {
-        let mut inner = self.lock();
-        if inner.entries.get(key).is_some_and(|entry| entry.names.is_none()) {
-            inner.entries.remove(key);
-        }
+        self.lock().let_go(key);
     }
 
     /// Waits until each of those who were asked has answered, failed or is known not to be there; no longer than `patience`.
@@ -187,6 +229,14 @@ impl Cache {
 }
 
 impl Inner {
+    fn let_go(&mut self, key: &Key) {
+        match self.entries.get_mut(key) {
+            Some(entry) if entry.names.is_some() => entry.waiting = 0,
+            Some(_) => drop(self.entries.remove(key)),
+            None => {}
+        }
+    }
+
     fn make_room(&mut self) {
         if self.entries.len() < ENTRIES {
             return;
@@ -226,7 +276,7 @@ mod tests {
         assert_eq!(cache.of(&key(1), BOTH, false, now).0, Named::Pending);
         cache.answer(&key(1), 1, Err(&Unanswered::TimedOut));
         assert_eq!(cache.of(&key(1), BOTH, false, now).0, Named::Pending);
-        cache.answer(&key(1), 1, Ok(Some(names("a"))));
+        cache.answer(&key(1), 1, Ok(Some(names("a").into())));
         assert_eq!(cache.of(&key(1), BOTH, false, now).0.names().unwrap().pod, Some("a".into()));
         assert!(!cache.wants(&key(1), 0, now), "the answer is there");
     }
@@ -238,7 +288,7 @@ mod tests {
         assert!(!cache.wants(&key(1), 0, now));
         assert_eq!(cache.of(&key(1), BOTH, false, now), (Named::Pending, BOTH), "nobody was asked before");
         assert_eq!(cache.known(&key(1)), Named::Nobody);
-        cache.answer(&key(1), 0, Ok(Some(names("a"))));
+        cache.answer(&key(1), 0, Ok(Some(names("a").into())));
         assert_eq!(cache.known(&key(1)).names().unwrap().pod, Some("a".into()));
     }
 
@@ -260,7 +310,7 @@ mod tests {
     fn who_has_answered_before_and_is_not_there_now_is_waited_for() {
         let (cache, now) = (Cache::default(), Instant::now());
         cache.of(&key(1), BOTH, true, now);
-        cache.answer(&key(1), 0, Ok(Some(names("a"))));
+        cache.answer(&key(1), 0, Ok(Some(names("a").into())));
         // It is restarted, and the other one does not know what it has made.
         for of_pod in [false, true] {
             let key = key(2 + usize::from(of_pod));
@@ -283,6 +333,31 @@ mod tests {
         cache.answer(&key(1), 0, Ok(None));
         assert_eq!(cache.of(&key(1), 1, false, now), (Named::Nobody, 0));
         assert_eq!(cache.of(&key(1), 1, false, now + ASKED_APART), (Named::Pending, 1));
+    }
+
+    #[test]
+    fn names_that_lack_something_are_known_and_asked_for_until_they_are_whole() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        let lacking =
+            || Answer { names: Names { labels_lost: 2, ..names("a") }, lacks: Some("image".into()) };
+        cache.of(&key(1), BOTH, false, now);
+        cache.answer(&key(1), 0, Ok(Some(lacking())));
+        assert_eq!(cache.of(&key(1), BOTH, false, now).0.names().unwrap().pod, Some("a".into()));
+        assert!(
+            cache.wants(&key(1), 0, now) && !cache.wants(&key(1), 1, now),
+            "the other one is not asked again"
+        );
+        // Nobody needed them for long, and somebody does now.
+        cache.let_go(&key(1));
+        assert!(!cache.wants(&key(1), 0, now));
+        let (named, ask) = cache.of(&key(1), BOTH, false, now + ASKED_APART);
+        assert!(named.names().is_some() && ask == BOTH, "{named:?} {ask}");
+        cache.answer(&key(1), 0, Ok(Some(lacking())));
+        cache.answer(&key(1), 0, Ok(Some(names("b").into())));
+        assert_eq!(cache.known(&key(1)).names().unwrap().pod, Some("b".into()));
+        assert!(!cache.wants(&key(1), 0, now));
+        assert_eq!(cache.of(&key(1), BOTH, false, now + 2 * ASKED_APART).1, 0);
+        assert_eq!(cache.counts().labels, 2, "once, however often it is asked");
     }
 
     #[test]

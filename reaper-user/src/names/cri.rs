@@ -5,9 +5,11 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use http::{Request, Response, Uri, uri::PathAndQuery};
@@ -16,15 +18,24 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use prost::Message;
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, client::Grpc};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 use super::{
-    Engine, Key, Names, Unanswered,
+    Answer, Engine, Key, Names, Unanswered,
     socket::{BYTES, Tasks, connect},
-    text::{long, name, set_labels},
+    text::{long, name, set_labels, told},
+    worker::PATIENCE,
 };
+
+/// How long the image may take, when the rest is known.
+const FOR_THE_IMAGE: Duration = Duration::from_millis(1_000);
+const _: () = assert!(FOR_THE_IMAGE.as_millis() < PATIENCE.as_millis(), "the rest would be lost with it");
+
+/// The label that the kubelet puts on each pod and container.
+const POD_UID: &str = "io.kubernetes.pod.uid";
 
 /// One that speaks it.
 pub(super) struct Cri {
@@ -39,29 +50,21 @@ impl Cri {
 }
 
 impl Engine for Cri {
-    async fn look_up(&self, key: &Key) -> Result<Option<Names>, Unanswered> {
+    async fn look_up(&self, key: &Key) -> Result<Option<Answer>, Unanswered> {
         let mut client = Client::connect(&self.socket).await?;
-        let found = match key {
+        match key {
             Key::Container(id) => client.container(id).await,
-            Key::Pod(uid) => client.pod(PodSandboxFilter { labels: by_uid(uid), ..Default::default() }).await,
+            Key::Pod(uid) => {
+                let labels = BTreeMap::from([(POD_UID.to_owned(), uid.clone())]);
+                client.pod(PodSandboxFilter { labels, ..Default::default() }).await
+            }
             Key::Unit(_) => Ok(None),
-        };
-        match found {
-            Ok(found) => Ok(found),
-            // A containerd that Docker or a person uses, without this interface.
-            Err(status) if status.code() == Code::Unimplemented => Ok(None),
-            Err(status) => Err(Unanswered::failed(format_args!("{:?}: {}", status.code(), status.message()))),
         }
     }
 
     fn socket(&self) -> &Path {
         &self.socket
     }
-}
-
-/// The label that the kubelet puts on each pod and container.
-fn by_uid(uid: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([("io.kubernetes.pod.uid".to_owned(), uid.to_owned())])
 }
 
 /// A connection.
@@ -101,61 +104,128 @@ impl Client {
         Ok(self.grpc.unary(tonic::Request::new(question), path, codec).await?.into_inner())
     }
 
+    /// The same; `None` where a runtime does not have the method: a containerd that Docker or a person uses is without this interface.
+    async fn ask<Q, A>(&mut self, method: &'static str, question: Q) -> Result<Option<A>, Unanswered>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        match self.call(method, question).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            Err(status) => {
+                let of = method.rsplit('/').next().unwrap_or(method);
+                let why = format!("{of}: {}", said(&status));
+                Err(if is_out_of_order(&status) { Unanswered::failed(why) } else { Unanswered::wrong(why) })
+            }
+        }
+    }
+
     /// Of a container, or of a pod whose own process it is: a sandbox has an id like a container's.
-    async fn container(&mut self, id: &str) -> Result<Option<Names>, Status> {
+    async fn container(&mut self, id: &str) -> Result<Option<Answer>, Unanswered> {
         let filter = Some(ContainerFilter { id: id.to_owned() });
-        let ListContainersResponse { containers } =
-            self.call("/runtime.v1.RuntimeService/ListContainers", ListContainersRequest { filter }).await?;
+        let question = ListContainersRequest { filter };
+        let answer: Option<ListContainersResponse> =
+            self.ask("/runtime.v1.RuntimeService/ListContainers", question).await?;
+        let Some(ListContainersResponse { containers }) = answer else { return Ok(None) };
+        let others = !containers.is_empty();
         let Some(container) = containers.into_iter().find(|container| container.id == id) else {
+            if others {
+                return Err(Unanswered::wrong("ListContainers: the answer is about another container"));
+            }
             return self.pod(PodSandboxFilter { id: id.to_owned(), ..Default::default() }).await;
         };
+        let Container { id: _, pod_sandbox_id, metadata, image, labels } = container;
+        let Some(ContainerMetadata { name: own }) = metadata else {
+            return Err(Unanswered::wrong("ListContainers: the container has no metadata"));
+        };
+        // Without it neither its namespace nor its labels are known, by which rules decide.
+        let pod = self.sandbox(PodSandboxFilter { id: pod_sandbox_id, ..Default::default() }).await?;
+        let Some((pod, metadata)) = pod else {
+            return Err(Unanswered::wrong("ListPodSandbox: the container's pod is not there"));
+        };
         // The list has the image as it was asked for, which of the kubelet is a digest; this has its name.
-        let question = ContainerStatusRequest { container_id: id.to_owned() };
-        let ContainerStatusResponse { status } =
-            self.call("/runtime.v1.RuntimeService/ContainerStatus", question).await.unwrap_or_default();
-        let pod = self
-            .sandbox(PodSandboxFilter { id: container.pod_sandbox_id.clone(), ..Default::default() })
-            .await?;
-        let image = status.and_then(|status| status.image).or(container.image).unwrap_or_default();
-        let mut names = of_pod(pod.as_ref());
-        names.container = container.metadata.and_then(|metadata| name(&metadata.name));
+        let asked = timeout(FOR_THE_IMAGE, self.image(id)).await;
+        let (named, lacks) = match asked.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            Ok(image) => (image, None),
+            Err(why) => (None, Some(told(&format!("ContainerStatus: {why}")))),
+        };
+        let image = named.or(image).unwrap_or_default();
+        let mut names = of_pod(&metadata);
+        names.container = name(&own);
         names.image = long(&image.user_specified_image).or_else(|| long(&image.image));
-        label(&mut names, pod.as_ref(), &container.labels);
-        Ok(Some(names))
+        label(&mut names, &pod, &labels);
+        Ok(Some(Answer { names, lacks }))
+    }
+
+    /// The image of a container, as whoever made it wrote it; none of one that is gone by now. Else why that is not known.
+    async fn image(&mut self, id: &str) -> Result<Option<ImageSpec>, String> {
+        let question = ContainerStatusRequest { container_id: id.to_owned() };
+        let answer: Result<ContainerStatusResponse, _> =
+            self.call("/runtime.v1.RuntimeService/ContainerStatus", question).await;
+        match answer {
+            Ok(ContainerStatusResponse { status: Some(status) }) if status.id == id => Ok(status.image),
+            Ok(_) => Err("the answer is about another container".to_owned()),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(said(&status)),
+        }
     }
 
     /// Of a pod.
-    async fn pod(&mut self, filter: PodSandboxFilter) -> Result<Option<Names>, Status> {
+    async fn pod(&mut self, filter: PodSandboxFilter) -> Result<Option<Answer>, Unanswered> {
         let pod = self.sandbox(filter).await?;
-        Ok(pod.map(|pod| {
-            let mut names = of_pod(Some(&pod));
-            label(&mut names, Some(&pod), &BTreeMap::new());
-            names
+        Ok(pod.map(|(pod, metadata)| {
+            let mut names = of_pod(&metadata);
+            label(&mut names, &pod, &BTreeMap::new());
+            names.into()
         }))
     }
 
     /// The latest, where a pod has had several.
-    async fn sandbox(&mut self, filter: PodSandboxFilter) -> Result<Option<PodSandbox>, Status> {
+    async fn sandbox(
+        &mut self,
+        filter: PodSandboxFilter,
+    ) -> Result<Option<(PodSandbox, PodSandboxMetadata)>, Unanswered> {
         let question = ListPodSandboxRequest { filter: Some(filter.clone()) };
-        let ListPodSandboxResponse { items } =
-            self.call("/runtime.v1.RuntimeService/ListPodSandbox", question).await?;
-        let meant = |pod: &PodSandbox| filter.id.is_empty() || pod.id == filter.id;
-        Ok(items.into_iter().filter(meant).max_by_key(|pod| pod.created_at))
+        let answer: Option<ListPodSandboxResponse> =
+            self.ask("/runtime.v1.RuntimeService/ListPodSandbox", question).await?;
+        let Some(ListPodSandboxResponse { items }) = answer else { return Ok(None) };
+        let others = !items.is_empty();
+        let meant = |pod: &PodSandbox| {
+            (filter.id.is_empty() || pod.id == filter.id)
+                && filter.labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+        };
+        match items.into_iter().filter(meant).max_by_key(|pod| pod.created_at) {
+            Some(mut pod) => match pod.metadata.take() {
+                Some(metadata) => Ok(Some((pod, metadata))),
+                None => Err(Unanswered::wrong("ListPodSandbox: the pod has no metadata")),
+            },
+            None if others => Err(Unanswered::wrong("ListPodSandbox: the answer is about another pod")),
+            None => Ok(None),
+        }
     }
 }
 
-fn of_pod(pod: Option<&PodSandbox>) -> Names {
-    let metadata = pod.and_then(|pod| pod.metadata.as_ref());
-    Names {
-        namespace: metadata.and_then(|metadata| name(&metadata.namespace)),
-        pod: metadata.and_then(|metadata| name(&metadata.name)),
-        ..Names::default()
-    }
+fn said(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), status.message())
 }
 
-fn label(names: &mut Names, pod: Option<&PodSandbox>, container: &BTreeMap<String, String>) {
-    let labels = pod.into_iter().flat_map(|pod| &pod.labels).chain(container);
-    set_labels(names, labels, pod.into_iter().flat_map(|pod| &pod.annotations));
+/// Whether it is the runtime, or the connection to it, and not what it says about this one workload.
+fn is_out_of_order(status: &Status) -> bool {
+    // What a server says has no source, what went wrong on the way has.
+    status.source().is_some()
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted | Code::Unauthenticated
+        )
+}
+
+fn of_pod(PodSandboxMetadata { name: pod, namespace }: &PodSandboxMetadata) -> Names {
+    Names { namespace: name(namespace), pod: name(pod), ..Names::default() }
+}
+
+fn label(names: &mut Names, pod: &PodSandbox, container: &BTreeMap<String, String>) {
+    set_labels(names, pod.labels.iter().chain(container), pod.annotations.iter());
 }
 
 /// What tonic sends requests by.
@@ -235,6 +305,8 @@ struct ContainerStatusResponse {
 
 #[derive(Clone, PartialEq, Message)]
 struct ContainerStatus {
+    #[prost(string, tag = "1")]
+    id: String,
     #[prost(message, optional, tag = "8")]
     image: Option<ImageSpec>,
 }

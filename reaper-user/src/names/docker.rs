@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 
 use super::{
-    Engine, Key, Names, Unanswered, socket,
+    Answer, Engine, Key, Names, Unanswered, socket,
     text::{long, name, set_labels},
 };
 
@@ -27,19 +27,19 @@ impl Docker {
 }
 
 impl Engine for Docker {
-    async fn look_up(&self, key: &Key) -> Result<Option<Names>, Unanswered> {
+    async fn look_up(&self, key: &Key) -> Result<Option<Answer>, Unanswered> {
         let Key::Container(id) = key else { return Ok(None) };
         // Without a version in front, both take the latest that they know.
         match socket::get(&self.socket, &format!("/containers/{id}/json")).await? {
             (StatusCode::OK, text) => {
-                let container: Container = serde_json::from_slice(&text).map_err(Unanswered::failed)?;
+                let container: Container = serde_json::from_slice(&text).map_err(Unanswered::wrong)?;
                 if container.id != *id {
-                    return Err(Unanswered::failed("the answer is about another container"));
+                    return Err(Unanswered::wrong("the answer is about another container"));
                 }
-                Ok(Some(container.names()))
+                Ok(Some(container.names().into()))
             }
             (StatusCode::NOT_FOUND, _) => Ok(None),
-            (status, _) => Err(Unanswered::failed(format_args!("status {status}"))),
+            (status, _) => Err(Unanswered::wrong(format_args!("status {status}"))),
         }
     }
 

@@ -18,7 +18,7 @@ use std::{path::Path, sync::Arc};
 pub use self::{
     cache::Counts,
     cri::Client as CriClient,
-    namer::{Namer, Settings},
+    namer::{Namer, Requests, Settings},
 };
 use crate::{
     text::Untrusted,
@@ -93,7 +93,26 @@ enum Asked {
     Systemd,
 }
 
+impl Asked {
+    /// As in `[names]`.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cri => "cri",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
 impl Key {
+    /// The id, UID or name in it.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Container(text) | Self::Pod(text) | Self::Unit(text) => text,
+        }
+    }
+
     /// What there is to ask about a workload; `None` where nobody could know it.
     fn of(workload: &Workload) -> Option<Self> {
         let Workload { kind, id, runtime: _, pod_uid, unit: _, cgroup } = workload;
@@ -141,9 +160,12 @@ pub enum Unanswered {
     /// Nothing listens there: there is no socket.
     #[error("there is no socket")]
     Absent,
-    /// It was not understood, or said that it cannot.
+    /// There was no connection to it, or it is out of order.
     #[error("{0}")]
     Failed(Untrusted),
+    /// It has answered, but not what it was asked, or that it cannot say that: it may know others all the same.
+    #[error("{0}")]
+    Wrong(Untrusted),
     /// It took too long.
     #[error("no answer within {}", crate::config::Span(worker::PATIENCE))]
     TimedOut,
@@ -154,15 +176,33 @@ impl Unanswered {
         Self::Failed(text::told(&error.to_string()))
     }
 
+    fn wrong(error: impl std::fmt::Display) -> Self {
+        Self::Wrong(text::told(&error.to_string()))
+    }
+
     fn connecting(error: &std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::NotFound { Self::Absent } else { Self::failed(error) }
+    }
+}
+
+/// What one calls a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    names: Names,
+    /// Why something is not in them that rules do without: it is asked for again.
+    lacks: Option<Untrusted>,
+}
+
+impl From<Names> for Answer {
+    fn from(names: Names) -> Self {
+        Self { names, lacks: None }
     }
 }
 
 /// One that can be asked.
 trait Engine: Send + Sync + 'static {
     /// What it calls it; `None` where it does not know it. Where it takes longer than it may, the future is dropped.
-    fn look_up(&self, key: &Key) -> impl Future<Output = Result<Option<Names>, Unanswered>> + Send;
+    fn look_up(&self, key: &Key) -> impl Future<Output = Result<Option<Answer>, Unanswered>> + Send;
 
     /// Where it listens.
     fn socket(&self) -> &Path;

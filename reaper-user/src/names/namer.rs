@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Asked, Counts, Key, Named,
-    cache::{Cache, Places, bit},
+    cache::{Cache, Outcomes, Places, bit},
     cri::Cri,
     docker::Docker,
     systemd::Systemd,
@@ -55,6 +55,19 @@ impl Default for Settings {
             systemd: paths(&["/run/dbus/system_bus_socket"]),
         }
     }
+}
+
+/// What became of questions to runtimes of one kind, since the start. Where there is no socket, there is no question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Requests {
+    /// Of which kind, as in `[names]`.
+    pub of: &'static str,
+    /// It has said what it calls the workload, or that it does not know it;
+    pub answered: u64,
+    /// what is wrong, or lacks something;
+    pub wrong: u64,
+    /// or nothing.
+    pub failed: u64,
 }
 
 /// Knows what people call workloads, or has it asked for. Clones share what is known.
@@ -114,6 +127,17 @@ impl Namer {
     /// What is known of its names now. What is not known is asked for, and may be known the next time. Never blocks.
     #[must_use]
     pub fn of(&self, workload: &Workload) -> Named {
+        self.ask(workload, true)
+    }
+
+    /// The same, for what is looked at time and again: what there is no room to ask for now is asked for the next time, and nothing is
+    /// lost.
+    #[must_use]
+    pub fn followed(&self, workload: &Workload) -> Named {
+        self.ask(workload, false)
+    }
+
+    fn ask(&self, workload: &Workload, once: bool) -> Named {
         let Some(key) = Key::of(workload) else { return Named::Nobody };
         let whom = |(place, (asked, _)): (usize, &(Asked, Sender<Key>))| {
             if key.is_for(*asked, workload.runtime) { bit(place) } else { 0 }
@@ -129,7 +153,7 @@ impl Namer {
                     questions.try_send(key.clone())
             {
                 // The next time that it is needed it is asked for anew.
-                self.cache.unasked(&key);
+                self.cache.unasked(&key, once);
                 return pending_for(&key);
             }
         }
@@ -163,6 +187,24 @@ impl Namer {
     /// that show one answer and end.
     pub fn settle(&self, patience: Duration) {
         self.cache.settle(patience);
+    }
+
+    /// What became of questions, by whom they were for.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Requests> {
+        let mut all = Vec::<Requests>::new();
+        for (place, (asked, _)) in self.asked.iter().enumerate() {
+            let Outcomes { answered, wrong, failed } = self.cache.outcomes(place);
+            match all.iter_mut().find(|of| of.of == asked.as_str()) {
+                Some(of) => {
+                    of.answered += answered;
+                    of.wrong += wrong;
+                    of.failed += failed;
+                }
+                None => all.push(Requests { of: asked.as_str(), answered, wrong, failed }),
+            }
+        }
+        all
     }
 
     /// What was lost.
@@ -206,7 +248,7 @@ mod tests {
         assert_eq!((of_docker.try_recv(), of_cri.try_recv()), (Ok(container.clone()), Ok(pod.clone())));
         namer.cache.answer(&container, docker, Ok(None));
         assert_eq!(namer.opts_out(&nested), None, "the pod may say so");
-        namer.cache.answer(&pod, cri, Ok(Some(Names { opts_out: true, ..Names::default() })));
+        namer.cache.answer(&pod, cri, Ok(Some(Names { opts_out: true, ..Names::default() }.into())));
         assert_eq!(namer.opts_out(&nested), Some(true));
         // What is in no pod, and has names of its own.
         let alone = Workload { pod_uid: None, ..nested };

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, task::AbortHandle};
@@ -34,7 +34,9 @@ pub(super) async fn get(socket: &Path, path: &str) -> Result<(StatusCode, Bytes)
     let answer =
         sender.send_request(request.map_err(Unanswered::failed)?).await.map_err(Unanswered::failed)?;
     let status = answer.status();
-    let body = Limited::new(answer.into_body(), BYTES).collect().await.map_err(Unanswered::failed)?;
+    let body = Limited::new(answer.into_body(), BYTES).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() { Unanswered::wrong(error) } else { Unanswered::failed(error) }
+    })?;
     Ok((status, body.to_bytes()))
 }
 

@@ -6,7 +6,7 @@ mod bus;
 use std::path::{Path, PathBuf};
 
 use self::bus::{Bus, BusError, Call};
-use super::{Engine, Key, Names, Unanswered, text::long};
+use super::{Answer, Engine, Key, Names, Unanswered, text::long};
 
 /// The bus that it is on.
 pub(super) struct Systemd {
@@ -21,7 +21,7 @@ impl Systemd {
 }
 
 impl Engine for Systemd {
-    async fn look_up(&self, key: &Key) -> Result<Option<Names>, Unanswered> {
+    async fn look_up(&self, key: &Key) -> Result<Option<Answer>, Unanswered> {
         let Key::Unit(unit) = key else { return Ok(None) };
         let mut bus = match Bus::connect(&self.socket).await {
             Ok(bus) => bus,
@@ -29,7 +29,7 @@ impl Engine for Systemd {
             Err(error) => return Err(Unanswered::failed(error)),
         };
         match description(&mut bus, unit).await {
-            Ok(description) => Ok(Some(Names { description: long(&description), ..Names::default() })),
+            Ok(description) => Ok(Some(Names { description: long(&description), ..Names::default() }.into())),
             Err(BusError::Refused(name)) if is_unknown(&name) => Ok(None),
             Err(error) => Err(Unanswered::failed(error)),
         }

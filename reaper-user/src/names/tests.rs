@@ -2,11 +2,15 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use super::*;
+
+/// From so many on it is the runtime.
+const WRONG_ABOUT: u64 = 8;
 
 /// A server at `path` that does this with each connection.
 fn serve(path: &Path, each: impl Fn(UnixStream) + Clone + Send + 'static) {
@@ -120,6 +124,79 @@ fn a_socket_that_appears_later_brings_the_names_of_what_was_asked_before() {
     // A restart of it does not forget what is known.
     std::fs::remove_file(&socket).unwrap();
     assert_eq!(name_of(&namer.of(&workload)), Some("late"));
+}
+
+#[test]
+fn a_socket_that_appears_later_is_asked_about_all_that_wait_whoever_it_answers_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let namer = Namer::start(Settings { docker: vec![socket.clone()], ..nobody() }).unwrap();
+    let (early, late) = (container('a', None), container('b', None));
+    until(&namer, &early, |named| *named == Named::Nobody);
+    serve(&socket, docker("web"));
+    for workload in [late, early] {
+        assert_eq!(name_of(&until(&namer, &workload, |named| named.names().is_some())), Some("web"));
+    }
+}
+
+#[test]
+fn wrong_answers_about_some_neither_keep_others_waiting_nor_are_the_last_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let (right, better) = (docker("web"), Arc::new(AtomicBool::new(false)));
+    let says_better = Arc::clone(&better);
+    serve(&socket, move |mut stream| {
+        let mut head = [0; 32];
+        let peeked = rustix::net::recv(&stream, &mut head, rustix::net::RecvFlags::PEEK);
+        if peeked.is_ok() && head.starts_with(b"GET /containers/00") && !says_better.load(Ordering::Relaxed) {
+            let body = r#"{"Id":"ff","Name":"/other","Config":{"Image":"other:1"}}"#;
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        } else {
+            right(stream);
+        }
+    });
+    let namer = Namer::start(Settings { docker: vec![socket], ..nobody() }).unwrap();
+    // More than are taken for a runtime that is out of order.
+    let poisoned: Vec<_> = (0..20)
+        .map(|number| Workload {
+            id: Some(format!("{number:064x}").as_str().into()),
+            ..container('0', Some(Runtime::Docker))
+        })
+        .collect();
+    for workload in &poisoned {
+        assert_eq!(namer.of(workload), Named::Pending);
+    }
+    namer.settle(Duration::from_secs(10));
+    let begun = Instant::now();
+    until(&namer, &container('a', None), |named| named.names().is_some());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    for workload in &poisoned {
+        assert_eq!(namer.of(workload), Named::Pending);
+    }
+    let [requests] = namer.requests()[..] else { panic!() };
+    assert_eq!((requests.of, requests.answered, requests.failed), ("docker", 1, 0));
+    assert!(requests.wrong >= WRONG_ABOUT, "{requests:?}");
+    better.store(true, Ordering::Relaxed);
+    for workload in &poisoned {
+        assert_eq!(name_of(&until(&namer, workload, |named| named.names().is_some())), Some("web"));
+    }
+}
+
+#[test]
+fn what_is_followed_is_asked_for_and_a_flood_of_it_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    serve(&socket, docker("web"));
+    let namer = Namer::start(Settings { docker: vec![socket], ..nobody() }).unwrap();
+    let all: Vec<_> = (0..400)
+        .map(|number| Workload { id: Some(format!("{number:064x}").as_str().into()), ..container('a', None) })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !all.iter().all(|workload| namer.followed(workload).names().is_some()) {
+        assert!(Instant::now() < deadline, "{:?}", namer.requests());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(namer.counts(), Counts::default());
 }
 
 #[test]

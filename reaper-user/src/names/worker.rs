@@ -1,7 +1,7 @@
 //! Asks one runtime about one workload after the other. A runtime that does not answer is left alone for ever longer, and nothing
 //! but its own names waits for it.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::Receiver,
@@ -20,13 +20,29 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// But not for longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A wrong answer is about one workload, and is no reason not to ask about others. After wrong ones about so many, with no good one
+/// between them, it is the runtime that is out of order, and is not asked again about all of them at once.
+const WRONG_ABOUT: usize = 8;
+
+/// Of wrong answers the log has one in this time. The counter has all.
+const COMPLAINTS_APART: Duration = Duration::from_secs(60);
+
 /// Works until nobody can ask any more.
 pub(super) async fn work(engine: impl Engine, place: usize, cache: Arc<Cache>, mut asked: Receiver<Key>) {
-    let mut worker = Worker { engine, place, cache, waiting: VecDeque::new(), pause: None, answered: false };
+    let mut worker = Worker {
+        engine,
+        place,
+        cache,
+        waiting: Vec::new(),
+        pause: None,
+        answered: false,
+        wrong: HashSet::new(),
+        complained: None,
+    };
     loop {
-        let retry = worker.pause.as_ref().filter(|_| !worker.waiting.is_empty()).map(|pause| pause.until);
+        let next = worker.next();
         let wake = async {
-            match retry {
+            match next {
                 Some(then) => sleep_until(then).await,
                 None => std::future::pending().await,
             }
@@ -36,7 +52,7 @@ pub(super) async fn work(engine: impl Engine, place: usize, cache: Arc<Cache>, m
                 Some(key) => worker.take(key).await,
                 None => return,
             },
-            () = wake => worker.go_through().await,
+            () = wake => worker.ask_again().await,
         }
     }
 }
@@ -45,11 +61,24 @@ struct Worker<E> {
     engine: E,
     place: usize,
     cache: Arc<Cache>,
-    /// What there was no answer to.
-    waiting: VecDeque<Key>,
+    /// What there was no answer to, or no good one.
+    waiting: Vec<Waiting>,
+    /// It is left alone.
     pause: Option<Pause>,
     /// It has answered before.
     answered: bool,
+    /// What its answers were wrong about since the last good one; [`WRONG_ABOUT`] of it at most.
+    wrong: HashSet<Key>,
+    complained: Option<Instant>,
+}
+
+/// What is asked again.
+struct Waiting {
+    key: Key,
+    /// Not before this,
+    until: Instant,
+    /// which was so long after the latest wrong answer about it; none where there was none.
+    lasts: Duration,
 }
 
 struct Pause {
@@ -59,59 +88,117 @@ struct Pause {
 }
 
 impl<E: Engine> Worker<E> {
+    /// When the next of those that wait is due.
+    fn next(&self) -> Option<Instant> {
+        let first = self.waiting.iter().map(|waiting| waiting.until).min()?;
+        Some(self.pause.as_ref().map_or(first, |pause| pause.until.max(first)))
+    }
+
     async fn take(&mut self, key: Key) {
+        let new = Waiting { key, until: Instant::now(), lasts: Duration::ZERO };
         match &self.pause {
-            // Where there is no socket, looking for it costs nothing.
-            Some(pause) if !matches!(pause.why, Unanswered::Absent) && pause.until > Instant::now() => {
-                self.cache.answer(&key, self.place, Err(&pause.why));
-                self.waiting.push_back(key);
+            // Where there is no socket, looking for it costs nothing; and what is asked once does no harm where there are answers.
+            Some(pause)
+                if !matches!(pause.why, Unanswered::Absent | Unanswered::Wrong(_))
+                    && pause.until > Instant::now() =>
+            {
+                self.cache.answer(&new.key, self.place, Err(&pause.why));
+                self.waiting.push(new);
             }
-            _ => {
-                self.ask(key).await;
-            }
+            _ => self.ask(new).await,
         }
     }
 
-    /// Asks again about all that there was no answer to, until one fails.
-    async fn go_through(&mut self) {
-        for _ in 0..self.waiting.len() {
-            let Some(key) = self.waiting.pop_front() else { return };
-            if !self.cache.wants(&key, self.place, std::time::Instant::now()) {
-                self.cache.let_go(&key);
-            } else if !self.ask(key).await {
-                return;
-            }
+    /// Asks about one that is due: first about one that there was no wrong answer about, so that a workload which makes its runtime
+    /// answer wrongly does not stand in the way of others.
+    async fn ask_again(&mut self) {
+        let now = Instant::now();
+        let due = self.waiting.iter().enumerate().filter(|(_, waiting)| waiting.until <= now);
+        let Some((first, _)) = due.min_by_key(|(_, waiting)| (waiting.lasts, waiting.until)) else { return };
+        let waiting = self.waiting.remove(first);
+        if self.cache.wants(&waiting.key, self.place, std::time::Instant::now()) {
+            self.ask(waiting).await;
+        } else {
+            self.cache.let_go(&waiting.key);
         }
     }
 
-    /// False where there was no answer.
-    async fn ask(&mut self, key: Key) -> bool {
-        let asked = timeout(PATIENCE, self.engine.look_up(&key)).await;
+    async fn ask(&mut self, waiting: Waiting) {
+        let asked = timeout(PATIENCE, self.engine.look_up(&waiting.key)).await;
         match asked.unwrap_or(Err(Unanswered::TimedOut)) {
             Ok(found) => {
-                tracing::debug!(?key, known = found.is_some(), "a runtime has answered");
-                self.cache.answer(&key, self.place, Ok(found));
-                if self.pause.take().is_some_and(|pause| self.is_news(&pause.why)) {
-                    tracing::info!(socket = %self.socket(), "answers again: names of its workloads are known from now on");
+                tracing::debug!(key = ?waiting.key, known = found.is_some(), "a runtime has answered");
+                let lacks = found.as_ref().and_then(|answer| answer.lacks.clone());
+                self.cache.answer(&waiting.key, self.place, Ok(found));
+                self.wrong.clear();
+                self.answers();
+                match lacks {
+                    Some(why) => self.is_wrong(waiting, &why),
+                    None => self.cache.count(self.place, |outcomes| &mut outcomes.answered),
                 }
-                self.answered = true;
-                true
+            }
+            Err(Unanswered::Wrong(why)) => {
+                if self.wrong.len() < WRONG_ABOUT {
+                    self.wrong.insert(waiting.key.clone());
+                }
+                self.cache.answer(&waiting.key, self.place, Err(&Unanswered::Wrong(why.clone())));
+                self.is_wrong(waiting, &why);
+                if self.wrong.len() < WRONG_ABOUT {
+                    self.answers();
+                } else {
+                    self.leave_alone(Unanswered::Wrong(why));
+                }
             }
             Err(why) => {
-                self.cache.answer(&key, self.place, Err(&why));
-                self.waiting.push_back(key);
-                let lasts =
-                    self.pause.as_ref().map_or(FIRST_PAUSE, |pause| (pause.lasts * 2).min(LONGEST_PAUSE));
-                if self.pause.is_none() && self.is_news(&why) {
-                    tracing::warn!(
-                        socket = %self.socket(),
-                        "names of its workloads are not known until it answers: {why}"
-                    );
+                if !matches!(why, Unanswered::Absent) {
+                    self.cache.count(self.place, |outcomes| &mut outcomes.failed);
                 }
-                self.pause = Some(Pause { until: Instant::now() + lasts, lasts, why });
-                false
+                self.cache.answer(&waiting.key, self.place, Err(&why));
+                self.waiting.push(waiting);
+                self.leave_alone(why);
             }
         }
+    }
+
+    /// Whatever it says, it is there.
+    fn answers(&mut self) {
+        if self.pause.take().is_some_and(|pause| self.is_news(&pause.why)) {
+            tracing::info!(socket = %self.socket(), "answers again: names of its workloads are known from now on");
+        }
+        self.answered = true;
+    }
+
+    fn leave_alone(&mut self, why: Unanswered) {
+        let now = Instant::now();
+        let lasts = match &self.pause {
+            // It was asked all the same, because there is no socket: that says nothing new.
+            Some(pause) if pause.until > now => return,
+            Some(pause) => (pause.lasts * 2).min(LONGEST_PAUSE),
+            None => FIRST_PAUSE,
+        };
+        if self.pause.is_none() && self.is_news(&why) {
+            tracing::warn!(socket = %self.socket(), "names of its workloads are not known until it answers: {why}");
+        }
+        self.pause = Some(Pause { until: now + lasts, lasts, why });
+    }
+
+    /// An answer is of no use, or lacks something: that is said, and it is asked for again.
+    fn is_wrong(&mut self, waiting: Waiting, why: &Untrusted) {
+        self.cache.count(self.place, |outcomes| &mut outcomes.wrong);
+        let now = Instant::now();
+        let Waiting { key, until: _, lasts } = waiting;
+        if self.complained.is_none_or(|then| now.duration_since(then) >= COMPLAINTS_APART) {
+            self.complained = Some(now);
+            tracing::warn!(
+                socket = %self.socket(),
+                "what it says of {} is wrong: that one is without names, or a part of them, until it says better: {why}",
+                key.as_str()
+            );
+        } else {
+            tracing::debug!(socket = %self.socket(), ?key, "a wrong answer: {why}");
+        }
+        let lasts = if lasts.is_zero() { FIRST_PAUSE } else { (lasts * 2).min(LONGEST_PAUSE) };
+        self.waiting.push(Waiting { key, until: now + lasts, lasts });
     }
 
     /// That there is no such runtime on a machine is no news, that it is gone is.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     kernel::{Kernel, ProgramCost, ReapTimes, boot_now},
-    names::{Named, Namer, Names},
+    names::{Named, Namer, Names, Requests},
     remedy::Remedy,
     report::{Loss, Outcome},
     workload::Workload,
@@ -71,6 +71,8 @@ pub struct Measured {
     pub zombies_overflowed: u64,
     /// What people call the workloads of these label sets, as far as that is known.
     pub names: Vec<(WorkloadLabels, Arc<Names>)>,
+    /// Questions about names by what became of them.
+    pub name_requests: Vec<Requests>,
     /// Processes that died.
     pub born: u64,
     /// The age of the oldest reported zombie that stands.
@@ -162,14 +164,16 @@ impl Meters {
         counts.reaped += u64::from(reaped);
     }
 
-    /// What people call those that have label sets of their own.
+    /// What people call those that have label sets of their own. Of what has zombies it is asked for, as long as it is not known: no
+    /// event may need it any more.
     fn names(&self, namer: &Namer) -> Vec<(WorkloadLabels, Arc<Names>)> {
         let mut names = HashMap::new();
-        for (labels, Zombies { workload, .. }) in self.zombies.iter() {
-            if let Some(workload) = workload
-                && !names.contains_key(&labels.of)
-                && let Named::As(known) = namer.known(workload)
-            {
+        for (labels, Zombies { workload, counts }) in self.zombies.iter() {
+            let Some(workload) = workload.as_ref().filter(|_| !names.contains_key(&labels.of)) else {
+                continue;
+            };
+            let named = if counts.standing > 0 { namer.followed(workload) } else { namer.known(workload) };
+            if let Named::As(known) = named {
                 names.insert(labels.of.clone(), known);
             }
         }
@@ -240,6 +244,7 @@ impl Watch {
             other_zombies: zombies.others().map(|others| others.counts),
             zombies_overflowed: zombies.overflowed(),
             names: self.meters.names(&self.describer.names),
+            name_requests: self.describer.names.requests(),
             born: *born,
             oldest: self.standing.oldest(now),
             times,
@@ -280,8 +285,10 @@ fn census(kernel: &Kernel) -> Result<LedgerCounts, WatchError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, os::unix::net::UnixListener};
+
     use super::*;
-    use crate::report::fixture;
+    use crate::{names, report::fixture};
 
     #[test]
     fn a_zombie_that_was_told_of_by_an_earlier_daemon_stands_and_is_not_reported_again() {
@@ -292,6 +299,44 @@ mod tests {
         meters.gone(&zombie, true, true);
         let counts: Vec<_> = meters.zombies.iter().map(|(_, zombies)| zombies.counts).collect();
         assert_eq!(counts, [ZombieCounts { standing: 1, reported: 1, released: 1, reaped: 1 }]);
+    }
+
+    #[test]
+    fn names_of_what_has_zombies_are_asked_for_and_of_what_has_none_any_more_only_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let nobody = Vec::new;
+        let settings =
+            names::Settings { docker: vec![socket], cri: nobody(), podman: nobody(), systemd: nobody() };
+        let namer = Namer::start(settings).unwrap();
+        let mut meters = Meters::new(16);
+        let [gone, stands] = ["b", "a"].map(|digit| {
+            let mut zombie = fixture::never_waited();
+            (zombie.workload.kind, zombie.workload.runtime) = (crate::workload::Kind::Container, None);
+            zombie.workload.id = Some(digit.repeat(64).as_str().into());
+            zombie
+        });
+        let own = meters.stands(&gone, false);
+        meters.gone(&gone, own, false);
+        assert_eq!(meters.names(&namer), []);
+        meters.stands(&stands, false);
+        assert_eq!(meters.names(&namer), []);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut asked = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        // One is asked after the other, in turn.
+        let mut head = [0; 20];
+        io::Read::read_exact(&mut asked, &mut head).unwrap();
+        assert_eq!(String::from_utf8_lossy(&head), "GET /containers/aaaa");
     }
 
     #[test]

@@ -44,7 +44,8 @@ fn ask(unit: &str) -> Option<Names> {
     let socket = directory.path().join("bus");
     serve(&socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(Systemd::at(socket).look_up(&Key::Unit(unit.to_owned()))).unwrap()
+    let answer = runtime.block_on(Systemd::at(socket).look_up(&Key::Unit(unit.to_owned())));
+    answer.unwrap().map(|answer| answer.names)
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod api_server;
 mod cgroup;
 mod container;
 mod containerd;
+mod cri;
 mod daemon;
 mod held;
 mod image;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     cgroup::{Cgroup, Parent, pids_mount},
     container::{Container, Rootfs},
     containerd::{Containerd, Pod},
+    cri::{Cri, Says},
     daemon::{Daemon, Ended, Seen, assert_refused, each_line, run_briefly},
     held::Held,
     image::{IMAGE, Image, run},
