@@ -22,7 +22,7 @@ mod table;
 
 use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command, time::Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
@@ -39,7 +39,7 @@ const BARE: &str = "reaper-bench-fork-bpf";
 /// Measures cost and delay, and says which targets are reached. Takes about ten minutes.
 ///
 /// What is missing is set up first. Where you are not root, `sudo -n` is asked for the measuring, not for the build.
-/// Figures are of this machine as it is now: end what else it does.
+/// Figures are of this machine as it is now: end what else it does. A target that is missed is a failure, at the end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// What to measure. [default: everything but the soak]
@@ -156,6 +156,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
         soak::run(&bench)?;
     }
     println!("\nbench: measured in {}", command::human(started.elapsed()));
+    // All is measured first: each figure says something.
+    let missed = table::missed();
+    ensure!(missed == 0, "{missed} of the targets above were MISSED");
     Ok(())
 }
 

@@ -1,6 +1,11 @@
 //! What was measured, in columns, and whether it is enough.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::table::{Cells, aligned};
+
+/// Numbers that are not within their targets, of all parts.
+static MISSED: AtomicUsize = AtomicUsize::new(0);
 
 /// Indented, so that the line above it stands out.
 pub(super) struct Table {
@@ -25,7 +30,17 @@ impl Table {
 
 /// Says whether a number is within its target.
 pub(super) fn verdict(what: &str, value: f64, limit: f64) {
-    let reached = if value <= limit { "reached" } else { "MISSED" };
+    // Also where it is no number.
+    let reached = value <= limit;
+    if !reached {
+        MISSED.fetch_add(1, Ordering::Relaxed);
+    }
     let digits = if limit < 0.1 { 5 } else { 3 };
+    let reached = if reached { "reached" } else { "MISSED" };
     println!("  {what}: {value:.digits$}, target at most {limit}: {reached}");
+}
+
+/// How many of them were not, until now.
+pub(super) fn missed() -> usize {
+    MISSED.load(Ordering::Relaxed)
 }

@@ -1,7 +1,7 @@
 //! What the daemon serves, read as a client does that knows nothing of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::TcpStream,
     thread,
@@ -76,6 +76,17 @@ impl Page {
     /// The label sets of a metric.
     pub(crate) fn label_sets(&self, name: &str) -> usize {
         self.with(name, &[]).count()
+    }
+
+    /// The metric that has the most label sets, and how many. The buckets of one histogram are one.
+    pub(crate) fn most_label_sets(&self) -> (&str, usize) {
+        let mut sets = BTreeMap::<_, BTreeSet<Vec<_>>>::new();
+        for (name, labels, _) in &self.samples {
+            let labels = labels.iter().filter(|(key, _)| *key != "le").collect();
+            sets.entry(name.as_str()).or_default().insert(labels);
+        }
+        let most = sets.into_iter().map(|(name, sets)| (name, sets.len())).max_by_key(|(_, sets)| *sets);
+        most.unwrap()
     }
 
     fn with<'a>(
