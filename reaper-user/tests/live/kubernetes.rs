@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::{
     metrics::page::{self, Page},
     remedy::configuration,
-    support::{ApiServer, Containerd, Daemon, Image, NODE, Pod, kubeconfig_for, machine},
+    support::{
+        ApiServer, Authority, Containerd, Daemon, Image, NODE, Pod, ServiceAccount, kubeconfig_for, machine,
+    },
 };
 
 const UID: &str = "5f1c3d2e-0b1a-4c3d-9e8f-7a6b5c4d3e2f";
@@ -26,24 +28,32 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Tells that server everything, of zombies from 400 ms on.
 fn daemon(kubeconfig: &Path, cri: &Path, node_zombies: &str) -> Daemon {
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    with_options(cri, node_zombies, &["--kubeconfig", kubeconfig], Daemon::run)
+}
+
+fn with_options(
+    cri: &Path,
+    node_zombies: &str,
+    more: &[&str],
+    run: impl FnOnce(&[&str]) -> Daemon,
+) -> Daemon {
     let file = configuration("");
-    let text = |path: &Path| path.to_str().unwrap().to_owned();
-    Daemon::run(&[
+    let options = [
         "--config",
-        &text(file.path()),
+        file.path().to_str().unwrap(),
         "--names-docker=off",
         "--names-podman=off",
         "--names-cri",
-        &text(cri),
+        cri.to_str().unwrap(),
         "--kubernetes-events",
         "--kubernetes-apart=1s",
         "--kubernetes-node",
         NODE,
         "--kubernetes-node-zombies",
         node_zombies,
-        "--kubeconfig",
-        &text(kubeconfig),
-    ])
+    ];
+    run(&[&options, more].concat())
 }
 
 /// The one for what its holder forked and does not wait for. The next daemon may not know that any more of those that stand, and
@@ -179,6 +189,33 @@ fn reports_are_on_time_while_the_server_hangs_and_before_there_is_one() {
     Page::when(&address, "an accepted request", |page| {
         page.sum("reaper_kubernetes_requests_total", &[("result", "accepted")]) >= 1.0
     });
+    daemon.end();
+}
+
+#[test]
+fn within_a_cluster_it_tells_as_its_service_account_whom_the_clusters_authority_vouches_for_and_nobody_else()
+{
+    let _machine = machine();
+    let image = Image::make();
+    let mut containerd = Containerd::start(&image);
+    let (authority, another) = (Authority::new(), Authority::new());
+    let (server, address) = ApiServer::start_tls(&authority);
+    let account = ServiceAccount::new(&another.pem());
+    let started = |options: &[&str]| Daemon::run_by(account.within(address), options);
+    let mut daemon = with_options(&containerd.socket(), "off", &[], started);
+    let id = containerd.run(&FETCHER);
+    daemon.until("a zombie of the pod", SOON, |seen| seen.is("zombie") && seen.text("/workload/id") == id);
+    until_log(&daemon, "the cluster is not told of zombies ([kubernetes]): ");
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("the cluster is not told")).unwrap();
+    assert!(line.contains("invalid peer certificate"), "{line}");
+    assert!(server.turned_away() > 0);
+    assert_eq!(server.answers(201), 0, "it was told by whom it does not trust");
+    // Credentials are read anew, as they are when a cluster renews them.
+    account.trust(&authority.pem());
+    server.until("an Event", SOON, |server| only_event(server).is_some());
+    assert_eq!(server.answers(401), 0, "its token is the account's");
+    until_log(&daemon, "the cluster is told again");
     daemon.end();
 }
 

@@ -23,15 +23,19 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Event, Node};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 
-const TOKEN: &str = "a-token-of-a-service-account";
+use super::tls::Authority;
+
+pub(super) const TOKEN: &str = "a-token-of-a-service-account";
 
 /// The only node.
 pub(crate) const NODE: &str = "node-1";
 
 /// Serves until the tests end.
 pub(crate) struct ApiServer {
-    state: Arc<(Mutex<State>, Condvar)>,
+    state: Shared,
     directory: TempDir,
 }
 
@@ -47,6 +51,8 @@ struct State {
     hangs: bool,
     /// Verb, path, code.
     answered: Vec<(Method, String, u16)>,
+    /// Connections that ended before there was TLS on them.
+    turned_away: usize,
     version: u64,
 }
 
@@ -56,8 +62,19 @@ impl ApiServer {
         Self::on(listener)
     }
 
+    /// The same by TLS, as a cluster's own; and where that is.
+    pub(crate) fn start_tls(authority: &Authority) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self::listen(listener, Some(authority.server(address.ip()))), address)
+    }
+
     /// Listens where this does.
     pub(crate) fn on(listener: TcpListener) -> Self {
+        Self::listen(listener, None)
+    }
+
+    fn listen(listener: TcpListener, tls: Option<TlsAcceptor>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let ready = json!({ "type": "Ready", "status": "True" });
@@ -66,7 +83,7 @@ impl ApiServer {
         let theirs = Arc::clone(&state);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener, theirs));
+            runtime.block_on(serve(listener, tls, theirs));
         });
         let this = Self { state, directory: tempfile::tempdir().unwrap() };
         std::fs::write(this.kubeconfig(), kubeconfig_for(address)).unwrap();
@@ -112,6 +129,11 @@ impl ApiServer {
         self.state().answered.iter().filter(|(.., answered)| *answered == code).count()
     }
 
+    /// How many connections ended before there was TLS on them.
+    pub(crate) fn turned_away(&self) -> usize {
+        self.state().turned_away
+    }
+
     /// Waits until it has been told something that makes this true.
     pub(crate) fn until(&self, what: &str, timeout: Duration, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + timeout;
@@ -143,20 +165,35 @@ pub(crate) fn kubeconfig_for(address: SocketAddr) -> String {
     .to_string()
 }
 
-async fn serve(listener: TcpListener, state: Arc<(Mutex<State>, Condvar)>) {
+type Shared = Arc<(Mutex<State>, Condvar)>;
+
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, state: Shared) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let state = Arc::clone(&state);
+        let (state, tls) = (Arc::clone(&state), tls.clone());
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(attend(request, &state).await) }
-            });
-            // A client that goes in the middle is the client's business.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                None => serve_one(stream, state).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => serve_one(stream, state).await,
+                    Err(_) => {
+                        state.0.lock().unwrap().turned_away += 1;
+                        state.1.notify_all();
+                    }
+                },
+            }
         });
     }
+}
+
+async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, state: Shared) {
+    let service = service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(attend(request, &state).await) }
+    });
+    // A client that goes in the middle is the client's business.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn attend(

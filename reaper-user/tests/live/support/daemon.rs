@@ -112,6 +112,12 @@ impl Daemon {
         Self::spawn(&mut command, Stdio::piped()).ready()
     }
 
+    /// As [`Self::run`], started by `starter`, which becomes the command that is behind it.
+    pub(crate) fn run_by(mut starter: Command, arguments: &[&str]) -> Self {
+        starter.arg(reaper()).args(["run", "--output", "json", "--no-persist"]).args(arguments);
+        Self::spawn(&mut starter, Stdio::piped()).ready()
+    }
+
     /// `reaper run` with its state pinned under `pins`, ready.
     pub(crate) fn run_pinned(pins: &Path, arguments: &[&str]) -> Self {
         Self::spawn_pinned(pins, arguments).ready()

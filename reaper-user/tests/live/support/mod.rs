@@ -13,8 +13,10 @@ mod pins;
 mod random;
 mod reports;
 mod schema;
+mod service_account;
 mod sys;
 mod terminal;
+mod tls;
 mod workload;
 
 use std::{
@@ -37,11 +39,13 @@ pub(crate) use self::{
     random::Random,
     reports::Reports,
     schema::assert_valid,
+    service_account::ServiceAccount,
     sys::{
         adopt_orphans, boot_now, deny_bpf, deny_wait_for_every_kind, limit_files, queue, signal,
         waiting_bytes,
     },
     terminal::Terminal,
+    tls::Authority,
     workload::{Leak, Truth, Workload},
 };
 
