@@ -3,6 +3,7 @@
 mod many;
 pub(crate) mod page;
 mod prometheus;
+mod rising;
 
 use std::{
     collections::HashSet,

@@ -1,6 +1,7 @@
 //! Names that people know, from the real runtimes. What is true is what the test itself has told them.
 
 mod engines;
+mod usual;
 mod wrong;
 
 use std::{

@@ -15,13 +15,13 @@ const NAMES: [&str; 4] = ["crawlers", "fetcher-7c9d", "fetcher", "registry.test/
 const LATE: f64 = 2.0;
 
 /// A container of containerd's, as its cgroup says; its process holds a zombie until this is dropped.
-struct Leaking {
-    id: String,
+pub(super) struct Leaking {
+    pub(super) id: String,
     _cgroup: Cgroup,
 }
 
 impl Leaking {
-    fn start(number: u32) -> Self {
+    pub(super) fn start(number: u32) -> Self {
         let id = format!("{:032x}{:032x}", std::process::id(), number);
         let cgroup = Cgroup::new(format!("cri-containerd-{id}.scope"));
         let script = "import os, sys\nif os.fork() == 0: os._exit(0)\nos.kill(os.getpid(), 19)";

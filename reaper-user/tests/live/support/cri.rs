@@ -82,6 +82,11 @@ impl Cri {
         self.state.lock().unwrap().says = says;
     }
 
+    /// Whether anybody has called anything.
+    pub(crate) fn was_asked(&self) -> bool {
+        !self.state.lock().unwrap().calls.is_empty()
+    }
+
     /// How long it was left alone between the calls of this method.
     pub(crate) fn pauses(&self, method: &str) -> Vec<Duration> {
         let state = self.state.lock().unwrap();
