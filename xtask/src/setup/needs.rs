@@ -227,10 +227,15 @@ pub(crate) const NEEDS: &[Need] = &[
     },
     Need {
         name: "validators",
-        why: "have the schemas of Kubernetes and of CycloneDX",
+        why: "have the schemas of Kubernetes, of the Prometheus operator and of CycloneDX",
         groups: &[Dist],
         kind: Kind::Pypi {
-            packages: &["kubernetes-validate==1.37.0", "cyclonedx-python-lib[json-validation]==11.12.0"],
+            packages: &[
+                "kubernetes-validate==1.37.0",
+                // Of operator 0.80.1; what is newer is for Python 3.14 alone.
+                "cloudcoil-models-prometheus-operator==0.80.1.0",
+                "cyclonedx-python-lib[json-validation]==11.12.0",
+            ],
         },
     },
     on_path("nm", "binutils", "says where functions are, independently of reaper", &[Live]),
