@@ -18,7 +18,7 @@ use std::{
 use serde_json::Value;
 
 use container::Container;
-use unit::{Leak, Unit, must, property, property_of};
+use unit::{Leak, Unit, must, property, property_of, run};
 
 /// What the manifests put a daemon under that only reports.
 const PROFILE: &str = include_str!("../../../deploy/kubernetes/seccomp/report-only.json");
@@ -87,6 +87,38 @@ fn the_unit_reports_a_leak_with_its_capabilities_alone_reloads_and_ends_at_once(
     assert!(Path::new("/sys/fs/bpf/reaper").is_dir(), "what is pinned outlives it");
     unit.start();
     unit.says("took over what an earlier daemon has pinned");
+}
+
+#[test]
+#[ignore = "needs a machine of its own: cargo xtask vm"]
+fn what_a_unit_says_of_itself_is_asked_of_systemd_over_the_real_bus() {
+    must("systemctl", &["start", "dbus"]);
+    let unit = Unit::configured(&CONFIGURATION.replace("names.systemd = 'off'\n", ""), &[]);
+    unit.until("systemd is on the bus", || {
+        run("busctl", &["status", "org.freedesktop.systemd1"]).status.success()
+    });
+    unit.start();
+    let leak = Leak::start("told");
+    let wanted = property_of("told", "Description");
+    assert_eq!(wanted, "Leaks – told, for a test");
+    unit.zombie_of(leak.pid());
+    // It comes later than the report may: nothing waits for it.
+    let listed = unit.found("its description in the list", || {
+        let list = must("reaper", &["ls", "--output", "json"]);
+        let lines = String::from_utf8(list.stdout).expect("text");
+        let zombies = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let of_it = |zombie: &Value| zombie["workload"]["unit"] == "told.service";
+        zombies.into_iter().find(|zombie| of_it(zombie) && !zombie["workload"]["description"].is_null())
+    });
+    assert_eq!(listed["workload"]["description"], wanted, "{listed:#}");
+    leak.end();
+    let released = unit.found("its release", || {
+        unit.events()
+            .into_iter()
+            .find(|event| event["event"] == "released" && event["workload"]["unit"] == "told.service")
+    });
+    assert_eq!(released["workload"]["description"], wanted, "{released:#}");
+    assert!(!unit.journal().contains("names of its workloads are not known"), "{}", unit.journal());
 }
 
 #[test]

@@ -147,7 +147,8 @@ impl Leak {
         let (unit, socket) = (format!("--unit={name}"), format!("/run/{name}.input"));
         let input = UnixListener::bind(&socket).expect("a tmpfs");
         let stdin = format!("--property=StandardInput=file:{socket}");
-        let run = ["--quiet", "--collect", &unit, &stdin, "/bin/churn"];
+        let description = format!("--description=Leaks – {name}, for a test");
+        let run = ["--quiet", "--collect", &unit, &description, &stdin, "/bin/churn"];
         must("systemd-run", &[&run, arguments].concat());
         Self { name: name.to_owned(), _input: input }
     }

@@ -14,15 +14,18 @@ use crate::debian::Apt;
 /// The suite whose release is the oldest that people run.
 pub(super) const SUITE: &str = "bookworm";
 
-/// It, what its unit calls (kill), and the runtime that has it make the cgroups of containers.
-const PACKAGES: [&str; 3] = ["systemd", "procps", "runc"];
+/// It, what its unit calls (kill), the runtime that has it make the cgroups of containers, and the bus that it is asked over.
+const PACKAGES: [&str; 4] = ["systemd", "procps", "runc", "dbus"];
 
 /// What a guest that is to boot in seconds does without.
 const LEFT_OUT: [&str; 6] =
     ["usr/share", "usr/lib/udev", "lib/udev", "usr/lib/x86_64-linux-gnu/gconv", "var", "usr/include"];
 
+/// Of what is left out: what may be said on the bus, and by whom.
+const BUS: &str = "usr/share/dbus-1";
+
 /// Where it is started from, and the last that was added to [`PACKAGES`].
-const PROGRAMS: [&str; 2] = ["lib/systemd/systemd", "usr/sbin/runc"];
+const PROGRAMS: [&str; 2] = ["lib/systemd/systemd", "usr/bin/dbus-daemon"];
 
 /// What the deployed unit is called, and where it and its addition are.
 const UNITS: [(&str, &str); 2] = [
@@ -44,6 +47,13 @@ ExecStart=/init tests
 TimeoutStartSec=infinity
 ";
 
+/// Those that packages would make are only made when they are installed: the bus runs as one of its own.
+const PASSWD: &str = "\
+root:x:0:0:root:/root:/bin/sh
+messagebus:x:100:100::/:/bin/sh
+nobody:x:65534:65534::/:/bin/sh
+";
+
 /// The root that it is unpacked into.
 pub(super) fn root(directory: &Path) -> PathBuf {
     directory.join("systemd")
@@ -63,16 +73,17 @@ pub(super) fn fetch(apt: &Apt, directory: &Path) -> Result<()> {
 /// Adds it to an initramfs, with the deployed unit and a unit that runs the tests.
 pub(super) fn add(archive: &mut Archive, root: &Path, workspace: &Path) -> Result<()> {
     add_directory(archive, root, Path::new(""))?;
-    for directory in ["etc/systemd", "etc/systemd/system", "usr", "usr/bin", "var"] {
+    for directory in ["etc/systemd", "etc/systemd/system", "usr", "usr/bin", "usr/share", BUS, "var"] {
         archive.directory(directory)?;
     }
+    add_directory(archive, root, Path::new(BUS))?;
     for (file, place) in UNITS {
         let file = workspace.join(file);
         archive.file(place, &fs::read(&file).with_context(|| file.display().to_string())?)?;
     }
     archive.file("etc/systemd/system/vm-tests.service", TESTS.as_bytes())?;
-    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
-    archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")?;
+    archive.file("etc/passwd", PASSWD.as_bytes())?;
+    archive.file("etc/group", b"root:x:0:\nmessagebus:x:100:\nnogroup:x:65534:\n")?;
     // Without one it asks, on the console, about the machine that it finds new.
     archive.file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n")?;
     archive.symlink("usr/bin/reaper", "/bin/reaper")
