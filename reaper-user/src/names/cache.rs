@@ -96,12 +96,15 @@ impl Entry {
     /// Kubernetes unless that runtime is there: it is only not there *now*.
     fn state(&self, of_pod: bool, answered: Places) -> Named {
         let silent = self.waiting & (!self.absent | answered) != 0;
-        let nobody_there = self.asked != 0 && self.absent == self.asked;
         match &self.names {
             Some(names) => Named::As(Arc::clone(names)),
-            None if silent || nobody_there && of_pod => Named::Pending,
+            None if silent || self.nobody_is_there() && of_pod => Named::Pending,
             None => Named::Nobody,
         }
+    }
+
+    const fn nobody_is_there(&self) -> bool {
+        self.asked != 0 && self.absent == self.asked
     }
 }
 
@@ -127,6 +130,11 @@ impl Cache {
             entry.turn = turn;
         }
         (entry.state(of_pod, answered), ask)
+    }
+
+    /// Of all who were asked about it, none is there.
+    pub(super) fn nobody_is_there(&self, key: &Key) -> bool {
+        self.lock().entries.get(key).is_some_and(Entry::nobody_is_there)
     }
 
     /// The names that are known by now.

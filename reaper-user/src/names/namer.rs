@@ -3,7 +3,10 @@
 use std::{
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -75,6 +78,8 @@ pub struct Requests {
 pub struct Namer {
     cache: Arc<Cache>,
     asked: Vec<(Asked, Sender<Key>)>,
+    /// It was said that there is no runtime for pods.
+    said: Arc<AtomicBool>,
 }
 
 impl Namer {
@@ -157,7 +162,20 @@ impl Namer {
                 return pending_for(&key);
             }
         }
-        if named == Named::Pending { pending_for(&key) } else { named }
+        if named != Named::Pending {
+            return named;
+        }
+        if workload.kind == Kind::Pod
+            && self.cache.nobody_is_there(&key)
+            && !self.said.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "a pod has zombies, and no container runtime listens where it is looked for: pods are reported by their ids, and \
+                 rules wait for names and labels; [names] cri (--names-cri) says where it listens, which a container needs a \
+                 mount for"
+            );
+        }
+        pending_for(&key)
     }
 
     /// The same, of what was asked for before: nobody is asked.

@@ -1,4 +1,4 @@
-//! Runtimes are found where they usually listen, without anything being configured.
+//! Runtimes are found where they usually listen, without anything being configured, and it is said where a pod's is not found.
 
 use std::{
     fs,
@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use super::{is_of, wrong::Leaking};
+use super::{daemon, is_of, wrong::Leaking};
 use crate::{
     metrics::page::{ANY, Page, address},
-    support::{Cri, Daemon, Says, machine},
+    support::{Cgroup, Cri, Daemon, Says, Seen, machine},
 };
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Those that this machine has no runtime at; containerd's and Docker's own may be in use.
 const SOCKETS: [&str; 2] = ["/run/crio/crio.sock", "/run/k3s/containerd/containerd.sock"];
@@ -55,10 +57,34 @@ fn what_listens_at_a_usual_place_is_asked_without_being_configured() {
         let cri = Cri::start(&place.socket, Says::Names);
         let mut daemon = Daemon::run(&[&["--age", "400ms"], &ANY[..]].concat());
         let container = Leaking::start(number);
-        daemon.until("a report", Duration::from_secs(20), |seen| is_of(seen, "zombie", &container.id));
+        daemon.until("a report", SOON, |seen| is_of(seen, "zombie", &container.id));
         let names = [("workload", container.id.as_str()), ("namespace", "crawlers"), ("pod", "fetcher-7c9d")];
         Page::when(&address(&daemon), socket, |page| page.sum("reaper_workload_info", &names) == 1.0);
         assert!(cri.was_asked(), "{socket}");
         daemon.end();
     }
+}
+
+#[test]
+fn where_a_pods_runtime_is_not_found_that_is_said_once() {
+    let _machine = machine();
+    let mut daemon = daemon("", "cri", Path::new("/nonexistent/containerd.sock"));
+    let said = "no container runtime listens where it is looked for";
+    // A container that no kubelet has made may be anybody's.
+    let container = Leaking::start(60);
+    daemon.until("a report", SOON, |seen| is_of(seen, "zombie", &container.id));
+    assert!(!daemon.log().contains(said), "{}", daemon.log());
+    // As a kubelet places them; each is removed after those in it.
+    let [_above, _of_pods, _of_their_class] =
+        ["reaper-usual", "reaper-usual/kubepods", "reaper-usual/kubepods/besteffort"].map(Cgroup::new);
+    for uid in ["11111111-2222-3333-4444-555555555555", "11111111-2222-3333-4444-666666666666"] {
+        let pod = Leaking::within(&format!("reaper-usual/kubepods/besteffort/pod{uid}"), "");
+        let came = |event| move |seen: &Seen| seen.is(event) && seen.text("/workload/pod_uid") == uid;
+        daemon.until("a report", SOON, came("zombie"));
+        drop(pod);
+        daemon.until("its release", SOON, came("released"));
+    }
+    let log = daemon.log();
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+    daemon.end();
 }

@@ -23,12 +23,17 @@ pub(super) struct Leaking {
 impl Leaking {
     pub(super) fn start(number: u32) -> Self {
         let id = format!("{:032x}{:032x}", std::process::id(), number);
-        let cgroup = Cgroup::new(format!("cri-containerd-{id}.scope"));
+        Self::within(&format!("cri-containerd-{id}.scope"), &id)
+    }
+
+    /// In a cgroup of this name.
+    pub(super) fn within(name: &str, id: &str) -> Self {
+        let cgroup = Cgroup::new(name);
         let script = "import os, sys\nif os.fork() == 0: os._exit(0)\nos.kill(os.getpid(), 19)";
         let mut command = cgroup.command(Path::new("/usr/bin/python3"));
         // It ends with its cgroup.
         drop(command.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap());
-        Self { id, _cgroup: cgroup }
+        Self { id: id.to_owned(), _cgroup: cgroup }
     }
 }
 
