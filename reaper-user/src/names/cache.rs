@@ -134,7 +134,11 @@ impl Cache {
 
     /// Of all who were asked about it, none is there.
     pub(super) fn nobody_is_there(&self, key: &Key) -> bool {
-        self.lock().entries.get(key).is_some_and(Entry::nobody_is_there)
+        let inner = self.lock();
+        inner
+            .entries
+            .get(key)
+            .is_some_and(|entry| entry.nobody_is_there() && inner.answered & entry.asked == 0)
     }
 
     /// The names that are known by now.
@@ -147,7 +151,7 @@ impl Cache {
     /// It could not be asked for, which is `lost` unless that is tried again anyway.
     pub(super) fn unasked(&self, key: &Key, lost: bool) {
         let mut inner = self.lock();
-        inner.let_go(key);
+        inner.let_go(key, Places::MAX);
         inner.counts.forgotten += u64::from(lost);
         drop(inner);
         self.changed.notify_all();
@@ -209,9 +213,9 @@ impl Cache {
         self.changed.notify_all();
     }
 
-    /// Nobody wants its answer any more: it is asked for anew when somebody does.
-    pub(super) fn let_go(&self, key: &Key) {
-        self.lock().let_go(key);
+    /// Nobody wants the answer of this one any more: it is asked for anew when somebody does.
+    pub(super) fn let_go(&self, key: &Key, place: usize) {
+        self.lock().let_go(key, bit(place));
     }
 
     /// Waits until each of those who were asked has answered, failed or is known not to be there; no longer than `patience`.
@@ -237,9 +241,9 @@ impl Cache {
 }
 
 impl Inner {
-    fn let_go(&mut self, key: &Key) {
+    fn let_go(&mut self, key: &Key, places: Places) {
         match self.entries.get_mut(key) {
-            Some(entry) if entry.names.is_some() => entry.waiting = 0,
+            Some(entry) if entry.names.is_some() => entry.waiting &= !places,
             Some(_) => drop(self.entries.remove(key)),
             None => {}
         }
@@ -356,7 +360,9 @@ mod tests {
             "the other one is not asked again"
         );
         // Nobody needed them for long, and somebody does now.
-        cache.let_go(&key(1));
+        cache.let_go(&key(1), 1);
+        assert!(cache.wants(&key(1), 0, now), "that of another one is wanted still");
+        cache.let_go(&key(1), 0);
         assert!(!cache.wants(&key(1), 0, now));
         let (named, ask) = cache.of(&key(1), BOTH, false, now + ASKED_APART);
         assert!(named.names().is_some() && ask == BOTH, "{named:?} {ask}");

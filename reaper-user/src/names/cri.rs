@@ -139,6 +139,10 @@ impl Client {
         let Some(ContainerMetadata { name: own }) = metadata else {
             return Err(Unanswered::wrong("ListContainers: the container has no metadata"));
         };
+        if pod_sandbox_id.is_empty() {
+            // It would be any pod.
+            return Err(Unanswered::wrong("ListContainers: the container has no pod"));
+        }
         // Without it neither its namespace nor its labels are known, by which rules decide.
         let pod = self.sandbox(PodSandboxFilter { id: pod_sandbox_id, ..Default::default() }).await?;
         let Some((pod, metadata)) = pod else {

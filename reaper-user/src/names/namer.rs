@@ -158,8 +158,8 @@ impl Namer {
                     questions.try_send(key.clone())
             {
                 // The next time that it is needed it is asked for anew.
-                self.cache.unasked(&key, once);
-                return pending_for(&key);
+                self.cache.unasked(&key, once && named == Named::Pending);
+                return if named == Named::Pending { pending_for(&key) } else { named };
             }
         }
         if named != Named::Pending {

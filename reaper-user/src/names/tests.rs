@@ -112,6 +112,35 @@ fn runtimes_that_hang_fail_or_talk_nonsense_delay_nobody_and_no_other_runtime() 
 }
 
 #[test]
+fn one_that_is_never_answered_does_not_stand_in_the_way_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let hangs = format!("GET /containers/{}", "a".repeat(64));
+    serve(&socket, move |mut stream| {
+        let mut head = [0; 1024];
+        let read = stream.read(&mut head).unwrap();
+        let head = String::from_utf8_lossy(&head[..read]).into_owned();
+        if head.starts_with(&hangs) {
+            thread::sleep(Duration::from_secs(60));
+            return;
+        }
+        let id = head.strip_prefix("GET /containers/").unwrap().split('/').next().unwrap().to_owned();
+        let body = format!(r#"{{"Id":"{id}","Name":"/web","Config":{{"Image":"shop:1"}}}}"#);
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+    let namer = Namer::start(Settings { docker: vec![socket], ..nobody() }).unwrap();
+    assert_eq!(namer.of(&container('a', None)), Named::Pending);
+    // They come while it is waited for.
+    for digit in ['b', 'c', 'd'] {
+        assert_eq!(namer.of(&container(digit, None)), Named::Pending);
+    }
+    for digit in ['b', 'c', 'd'] {
+        let named = until(&namer, &container(digit, None), |named| named.names().is_some());
+        assert_eq!(name_of(&named), Some("web"));
+    }
+}
+
+#[test]
 fn a_socket_that_appears_later_brings_the_names_of_what_was_asked_before() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("docker.sock");

@@ -109,17 +109,17 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Asks about one that is due: first about one that there was no wrong answer about, so that a workload which makes its runtime
-    /// answer wrongly does not stand in the way of others.
+    /// Asks about the one that has been due longest: they take turns, so that none which its runtime answers wrongly about, or
+    /// never, stands in the way of others.
     async fn ask_again(&mut self) {
         let now = Instant::now();
         let due = self.waiting.iter().enumerate().filter(|(_, waiting)| waiting.until <= now);
-        let Some((first, _)) = due.min_by_key(|(_, waiting)| (waiting.lasts, waiting.until)) else { return };
+        let Some((first, _)) = due.min_by_key(|(_, waiting)| waiting.until) else { return };
         let waiting = self.waiting.remove(first);
         if self.cache.wants(&waiting.key, self.place, std::time::Instant::now()) {
             self.ask(waiting).await;
         } else {
-            self.cache.let_go(&waiting.key);
+            self.cache.let_go(&waiting.key, self.place);
         }
     }
 
@@ -154,7 +154,8 @@ impl<E: Engine> Worker<E> {
                     self.cache.count(self.place, |outcomes| &mut outcomes.failed);
                 }
                 self.cache.answer(&waiting.key, self.place, Err(&why));
-                self.waiting.push(waiting);
+                // Behind all others that wait: one that is never answered does not stand in their way.
+                self.waiting.push(Waiting { until: Instant::now(), ..waiting });
                 self.leave_alone(why);
             }
         }
@@ -170,13 +171,17 @@ impl<E: Engine> Worker<E> {
 
     fn leave_alone(&mut self, why: Unanswered) {
         let now = Instant::now();
+        let absent = |why: &Unanswered| matches!(why, Unanswered::Absent);
+        let was_absent = self.pause.as_ref().is_some_and(|pause| absent(&pause.why));
+        // There is a socket by now, and that is all.
+        let appeared = was_absent && !absent(&why);
         let lasts = match &self.pause {
-            // It was asked all the same, because there is no socket: that says nothing new.
-            Some(pause) if pause.until > now => return,
-            Some(pause) => (pause.lasts * 2).min(LONGEST_PAUSE),
-            None => FIRST_PAUSE,
+            // It was asked all the same: that says nothing new.
+            Some(pause) if pause.until > now && !appeared => return,
+            Some(pause) if !appeared => (pause.lasts * 2).min(LONGEST_PAUSE),
+            _ => FIRST_PAUSE,
         };
-        if self.pause.is_none() && self.is_news(&why) {
+        if (self.pause.is_none() || appeared) && self.is_news(&why) {
             tracing::warn!(socket = %self.socket(), "names of its workloads are not known until it answers: {why}");
         }
         self.pause = Some(Pause { until: now + lasts, lasts, why });

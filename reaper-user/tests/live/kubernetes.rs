@@ -209,7 +209,7 @@ fn within_a_cluster_it_tells_as_its_service_account_whom_the_clusters_authority_
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains("the cluster is not told")).unwrap();
     assert!(line.contains("invalid peer certificate"), "{line}");
-    assert!(server.turned_away() > 0);
+    server.until("the handshake that it ended", SOON, |server| server.turned_away() > 0);
     assert_eq!(server.answers(201), 0, "it was told by whom it does not trust");
     // Credentials are read anew, as they are when a cluster renews them.
     account.trust(&authority.pem());
