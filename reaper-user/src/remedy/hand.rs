@@ -374,7 +374,7 @@ while True:
         let (sender, mut deeds) = tokio::sync::mpsc::unbounded_channel();
         let hand = Hand::start(Proc::at("/proc"), directory.path().to_owned(), sender).unwrap();
         let mut order = holder.order(Remedy::TerminateHolder, 0);
-        order.options.grace = Duration::from_secs(2);
+        order.options.grace = Duration::from_secs(6);
         let warrant = order.warrant.clone();
         hand.give(order);
         let mut line = String::new();
