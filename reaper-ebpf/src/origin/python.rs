@@ -175,8 +175,11 @@ fn find(scratch: *mut Scratch, followed: &Followed, thread: u64, main: bool) -> 
     // SAFETY: as above.
     unsafe { unread.write_volatile(0) };
     let mut interpreter = hop(unread, followed.head);
-    let mut state = hop(unread, interpreter.wrapping_add(layout.interpreter_threads.into()));
+    let mut state = first_thread(unread, layout, interpreter);
     for _ in 0..THREADS {
+        if interpreter == 0 {
+            break;
+        }
         note(unread, fill(scratch, state, THREAD_BYTES));
         if word(scratch, layout.thread_id) == thread {
             return state;
@@ -184,10 +187,7 @@ fn find(scratch: *mut Scratch, followed: &Followed, thread: u64, main: bool) -> 
         state = word(scratch, layout.thread_next);
         if state == 0 {
             interpreter = hop(unread, interpreter.wrapping_add(layout.interpreter_next.into()));
-            state = hop(unread, interpreter.wrapping_add(layout.interpreter_threads.into()));
-            if interpreter == 0 {
-                break;
-            }
+            state = first_thread(unread, layout, interpreter);
         }
     }
     // SAFETY: as above.
@@ -199,6 +199,16 @@ fn find(scratch: *mut Scratch, followed: &Followed, thread: u64, main: bool) -> 
         }
     }
     0
+}
+
+/// The first of an interpreter's threads. Where there is no interpreter there is none, and nothing that could not be read.
+#[inline(always)]
+fn first_thread(unread: *mut u32, layout: &Layout, interpreter: u64) -> u64 {
+    if interpreter == 0 {
+        0
+    } else {
+        hop(unread, interpreter.wrapping_add(layout.interpreter_threads.into()))
+    }
 }
 
 /// Writes down where the main thread's state is.
