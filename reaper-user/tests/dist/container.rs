@@ -37,6 +37,11 @@ struct Container {
 
 impl Container {
     fn start(manifests: &Manifests) -> Self {
+        Self::start_without(manifests, None)
+    }
+
+    /// Without one of its mounts.
+    fn start_without(manifests: &Manifests, mount: Option<&str>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let mut container = Self { folder, id: String::new() };
         let archive = dist().join("reaper.oci.tar");
@@ -46,7 +51,7 @@ impl Container {
         run.args(["run", "--detach", "--network=none"]);
         run.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
         run.arg(format!("--cgroup-parent=/{PARENT}"));
-        run.args(container.options(manifests)).arg(image).args(arguments(manifests.container()));
+        run.args(container.options(manifests, mount)).arg(image).args(arguments(manifests.container()));
         container.id = output(&mut run).trim().to_owned();
         container
     }
@@ -62,7 +67,7 @@ impl Container {
     }
 
     /// What the kubelet would tell the runtime.
-    fn options(&self, manifests: &Manifests) -> Vec<String> {
+    fn options(&self, manifests: &Manifests, without: Option<&str>) -> Vec<String> {
         let (pod, container) = (manifests.pod(), manifests.container());
         let context = &container["securityContext"];
         let mut options = vec!["--cap-drop=ALL".to_owned()];
@@ -89,6 +94,9 @@ impl Container {
         });
         let volumes = pod["volumes"].as_array().expect("volumes");
         for mount in container["volumeMounts"].as_array().expect("mounts") {
+            if mount["name"].as_str() == without {
+                continue;
+            }
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("its volume");
             let source = match volume["hostPath"]["path"].as_str() {
                 Some(path) => {
@@ -259,4 +267,35 @@ fn the_image_reports_a_leak_with_four_capabilities_under_the_shipped_profile() {
 #[test]
 fn the_image_with_remedies_reports_it_with_six_and_under_no_profile() {
     runs_and_reports("reap-adopted", 0);
+}
+
+/// What is said where a mount is missing, and whether zombies are reported all the same. Of pods' names, only where a pod has
+/// zombies: that is with the tests of names.
+const MOUNTS: [(&str, Option<&str>, bool); 5] = [
+    ("config", Some("/etc/reaper/reaper.toml"), false),
+    ("bpf", Some("/sys/fs/bpf"), false),
+    ("cgroup", Some("mount the host's /sys/fs/cgroup"), true),
+    ("run", Some("/run/reaper"), false),
+    ("cri", None, true),
+];
+
+#[test]
+fn without_any_one_of_its_mounts_it_says_what_is_missing_or_goes_without() {
+    let manifests = Manifests::build("report-only");
+    let all = manifests.container()["volumeMounts"].as_array().expect("mounts");
+    assert_eq!(all.len(), MOUNTS.len(), "{all:?}");
+    for (mount, said, reports) in MOUNTS {
+        assert!(all.iter().any(|one| one["name"] == mount), "{mount}");
+        let container = Container::start_without(&manifests, Some(mount));
+        if let Some(said) = said {
+            container.until(mount, || container.logs().contains(said).then_some(()));
+        }
+        if reports {
+            let leak = Leak::new();
+            assert_eq!(container.zombie(leak.0.id())["holder"]["pid"], std::process::id(), "{mount}");
+        } else {
+            // Not in a loop of its own: whoever runs it decides.
+            container.until("its end", || (container.pid() == 0).then_some(()));
+        }
+    }
 }
