@@ -1,7 +1,11 @@
 //! A runtime that is there and says what is wrong, or nothing: reports are on time and have ids, it is said and counted, the runtime
 //! is asked again ever more rarely, and the names come when it says better.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{
+    path::Path,
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use super::{daemon, event, is_of, names};
 use crate::{
@@ -17,6 +21,7 @@ const LATE: f64 = 2.0;
 /// A container of containerd's, as its cgroup says; its process holds a zombie until this is dropped.
 pub(super) struct Leaking {
     pub(super) id: String,
+    child: Child,
     _cgroup: Cgroup,
 }
 
@@ -31,9 +36,16 @@ impl Leaking {
         let cgroup = Cgroup::new(name);
         let script = "import os, sys\nif os.fork() == 0: os._exit(0)\nos.kill(os.getpid(), 19)";
         let mut command = cgroup.command(Path::new("/usr/bin/python3"));
-        // It ends with its cgroup.
-        drop(command.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap());
-        Self { id: id.to_owned(), _cgroup: cgroup }
+        let child = command.args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        Self { id: id.to_owned(), child, _cgroup: cgroup }
+    }
+}
+
+impl Drop for Leaking {
+    fn drop(&mut self) {
+        // Or it would be a zombie of the tests themselves, which later ones look for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
