@@ -23,16 +23,24 @@ fn serve(path: &Path, each: impl Fn(UnixStream) + Clone + Send + 'static) {
     });
 }
 
-/// Answers as Docker does about a container of this name, whatever the id.
-fn docker(name: &'static str) -> impl Fn(UnixStream) + Clone + Send + 'static {
+/// Answers as Docker does about a container of this name, whatever the id; about the one with this id never.
+fn docker_but(hangs: Option<String>, name: &'static str) -> impl Fn(UnixStream) + Clone + Send + 'static {
     move |mut stream| {
         let mut head = [0; 1024];
         let read = stream.read(&mut head).unwrap();
         let head = String::from_utf8_lossy(&head[..read]).into_owned();
         let id = head.strip_prefix("GET /containers/").unwrap().split('/').next().unwrap().to_owned();
+        if hangs.as_ref() == Some(&id) {
+            thread::sleep(Duration::from_secs(60));
+            return;
+        }
         let body = format!(r#"{{"Id":"{id}","Name":"/{name}","Config":{{"Image":"shop:1"}}}}"#);
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     }
+}
+
+fn docker(name: &'static str) -> impl Fn(UnixStream) + Clone + Send + 'static {
+    docker_but(None, name)
 }
 
 fn container(digit: char, runtime: Option<Runtime>) -> Workload {
@@ -115,19 +123,7 @@ fn runtimes_that_hang_fail_or_talk_nonsense_delay_nobody_and_no_other_runtime() 
 fn one_that_is_never_answered_does_not_stand_in_the_way_of_others() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("docker.sock");
-    let hangs = format!("GET /containers/{}", "a".repeat(64));
-    serve(&socket, move |mut stream| {
-        let mut head = [0; 1024];
-        let read = stream.read(&mut head).unwrap();
-        let head = String::from_utf8_lossy(&head[..read]).into_owned();
-        if head.starts_with(&hangs) {
-            thread::sleep(Duration::from_secs(60));
-            return;
-        }
-        let id = head.strip_prefix("GET /containers/").unwrap().split('/').next().unwrap().to_owned();
-        let body = format!(r#"{{"Id":"{id}","Name":"/web","Config":{{"Image":"shop:1"}}}}"#);
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    });
+    serve(&socket, docker_but(Some("a".repeat(64)), "web"));
     let namer = Namer::start(Settings { docker: vec![socket], ..nobody() }).unwrap();
     assert_eq!(namer.of(&container('a', None)), Named::Pending);
     // They come while it is waited for.
