@@ -88,6 +88,12 @@ pub struct Layout {
     pub code_table: u16,
     /// The size of a `PyBytesObject`; its bytes are [`BYTES_BEHIND`] behind it.
     pub bytes_size: u16,
+    /// `sizeof(PyASCIIObject)`, behind which the characters of a text are that is all ASCII.
+    pub ascii_head: u16,
+    /// `sizeof(PyCompactUnicodeObject)`, behind which those of any other are.
+    pub text_head: u16,
+    /// Always zero: no padding.
+    pub zero: [u16; 2],
 }
 
 /// Bytes of a thread's state that are read.
@@ -100,8 +106,37 @@ pub const WINDOW_BYTES: u32 = 1024;
 pub const CODE_BYTES: u32 = 144;
 /// From the size of a `PyBytesObject` to its bytes: a hash is between them.
 pub const BYTES_BEHIND: u16 = 16;
-/// Words of a table of lines that are read.
-pub const TABLE_WORDS: u16 = 8;
+/// Words of a table of lines, or of a text, that are read at a time.
+pub const PART_WORDS: u16 = 16;
+/// Bytes of those. Of a text as much is read, of what it ends with: what tells a path from another one is there.
+pub const PART_BYTES: u64 = 8 * PART_WORDS as u64;
+/// So many parts of a table of lines are read: those of a function of some hundred lines.
+pub const TABLE_PARTS: u16 = 16;
+/// So many parts are read of all the frames of a stack.
+pub const STACK_PARTS: u32 = 256;
+/// `PyASCIIObject.length`; its hash and its state are behind it, each in a word.
+pub const TEXT_LENGTH: u16 = 16;
+/// `PyASCIIObject.hash`
+pub const TEXT_HASH: u16 = 24;
+
+/// Bytes of a character of a text in this state (`PyASCIIObject.state`), 0 where there is none such, and whether all are ASCII. The bits
+/// are behind those for `interned`, of which there are two, and since 3.14 sixteen:
+/// <https://github.com/python/cpython/blob/3.14/Include/cpython/unicodeobject.h>
+#[must_use]
+#[inline(always)]
+pub const fn characters(state: u32) -> (u64, bool) {
+    const COMPACT: u32 = 8;
+    const ASCII: u32 = 16;
+    let (old, new) = (state >> 2, state >> 16);
+    let bits = if old & COMPACT != 0 { old } else { new };
+    match bits & (7 | COMPACT) {
+        // Compact, of that many bytes.
+        9 => (1, bits & ASCII != 0),
+        10 => (2, bits & ASCII != 0),
+        12 => (4, bits & ASCII != 0),
+        _ => (0, false),
+    }
+}
 
 /// A process whose forks are looked at more closely.
 #[repr(C)]
@@ -132,7 +167,7 @@ pub const ASKED: u32 = u32::MAX;
 pub const UNASKED: u32 = u32::MAX - 1;
 
 /// Words of a [`Followed`].
-pub const FOLLOWED_WORDS: usize = 9;
+pub const FOLLOWED_WORDS: usize = 10;
 
 /// Frames of a stack that are kept.
 pub const FRAMES: usize = 96;
@@ -151,15 +186,15 @@ pub struct Frame {
     pub first_line: u32,
     /// A [`Tag`] of the three pointers at [`Layout::code_file`].
     pub tag: u32,
-    /// As [`tag_of_table`] has it. 0 where that could not be read, because it was never touched (in a frozen module) or not for
-    /// long.
+    /// A [`Tag`] of the table of lines: its size, and all of it up to [`TABLE_PARTS`]. 0 where that could not be read, because it was
+    /// never touched (in a frozen module) or not for long.
     pub table: u32,
-    /// Always zero: no padding.
-    pub zero: u32,
+    /// A [`Tag`] of the texts of its file and its name. 0 where they could not be read.
+    pub texts: u32,
 }
 
-/// What tells a code object from another one that lies in the same place later. Without the table of lines, what a program
-/// compiles, runs and forgets again and again is one and the same.
+/// What tells a code object from another one that lies in the same place later, or in another process that was forked from the same
+/// one. Its pointers alone do not: what a program compiles, runs and forgets again and again has the same ones.
 ///
 /// Two halves that take words in turns: neither waits for the other, and half the multiplications come one after the other.
 #[derive(Clone, Copy, Debug, Default)]
@@ -181,19 +216,30 @@ impl Tag {
     }
 }
 
-/// A [`Tag`] of a table of lines: its size, and the first [`TABLE_WORDS`] of it, of which `word` may have anything behind its end.
-#[inline(always)]
-pub fn tag_of_table(size: u64, word: impl Fn(u16) -> u64) -> u32 {
-    let (mut tag, mut left) = (Tag::default().with(size), size);
-    for index in 0..TABLE_WORDS {
-        if left < 8 {
-            // The last one, of which some bytes are the table's, or none.
-            return tag.with(word(index) & !(u64::MAX << (8 * left))).number();
-        }
-        tag = tag.with(word(index));
-        left -= 8;
+impl Tag {
+    /// What it consists of.
+    #[must_use]
+    #[inline(always)]
+    pub const fn halves(self) -> [u64; 2] {
+        [self.0, self.1]
     }
-    tag.number()
+
+    /// The other way round.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_halves([first, second]: [u64; 2]) -> Self {
+        Self(first, second)
+    }
+
+    /// With as many words as are read at a time.
+    #[must_use]
+    #[inline(always)]
+    pub fn with_part(mut self, word: impl Fn(u16) -> u64) -> Self {
+        for index in 0..PART_WORDS {
+            self = self.with(word(index));
+        }
+        self
+    }
 }
 
 #[inline(always)]
@@ -266,6 +312,39 @@ pub struct Exec {
     pub executable: Executable,
 }
 
+/// Where the parts of a code object are that tell it from others.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Parts {
+    /// `co_filename`
+    pub file: u64,
+    /// `co_name`
+    pub name: u64,
+    /// Its table of lines, where that says how long it is.
+    pub table: u64,
+}
+
+/// How far the reading of those is.
+#[repr(C)]
+pub struct Reading {
+    /// The frame.
+    pub index: u64,
+    /// Which of its parts: 0 for one that has not begun.
+    pub what: u64,
+    /// Where to go on,
+    pub at: u64,
+    /// and how many bytes.
+    pub left: u64,
+    /// The [`Tag`] so far.
+    pub tag: [u64; 2],
+    /// Not 0 where something could not be read.
+    pub unread: u64,
+    /// The file that was read last,
+    pub file: u64,
+    /// and its tag.
+    pub path: u64,
+}
+
 /// Where a stack is put together.
 #[repr(C)]
 pub struct Scratch {
@@ -273,6 +352,10 @@ pub struct Scratch {
     pub head: Stack,
     /// and the frames. More than are kept, so that any index of seven bits is inside.
     pub frames: [Frame; 128],
+    /// Beside each.
+    pub parts: [Parts; 128],
+    /// How far those are read.
+    pub reading: Reading,
     /// What was read last.
     pub read: [u64; 32],
     /// Memory that has the frame that is looked at, and most often those that called it. A frame more than is read, so that any
@@ -313,38 +396,42 @@ pub mod stage {
 }
 
 const _: () = assert!(size_of::<Executable>() == 24);
-const _: () = assert!(size_of::<Layout>() == 32);
-const _: () = assert!(size_of::<Verdict>() == 48);
+const _: () = assert!(size_of::<Layout>() == 40);
+const _: () = assert!(size_of::<Verdict>() == 56);
 const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
 const _: () = assert!(size_of::<Frame>() == 32);
 const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<Exec>() == 64);
-const _: () = assert!(size_of::<Scratch>() == 64 + 128 * 32 + 256 + 1024 + 128);
+const _: () = assert!(size_of::<Scratch>() == 64 + 128 * (32 + 24) + 72 + 256 + 1024 + 128);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tag(bytes: &[u8], behind: u8) -> u32 {
-        let word = |index: u16| {
-            let at = |byte| *bytes.get(usize::from(index) * 8 + byte).unwrap_or(&behind);
-            u64::from_le_bytes(core::array::from_fn(at))
+    #[test]
+    fn each_byte_of_a_part_counts() {
+        let bytes: [u8; PART_BYTES as usize] =
+            core::array::from_fn(|index| (index * 37 + 1).to_le_bytes()[0]);
+        let tag = |bytes: &[u8]| {
+            let word = |index: u16| u64::from_le_bytes(bytes.as_chunks().0[usize::from(index)]);
+            Tag::default().with_part(word).number()
         };
-        tag_of_table(bytes.len() as u64, word)
+        for changed in 0..bytes.len() {
+            let mut other = bytes;
+            other[changed] ^= 0x80;
+            assert_ne!(tag(&bytes), tag(&other), "byte {changed}");
+        }
     }
 
     #[test]
-    fn what_is_behind_a_table_does_not_count_and_each_byte_of_it_does() {
-        let bytes: [u8; 80] = core::array::from_fn(|index| (index * 37 + 1).to_le_bytes()[0]);
-        for length in 0..bytes.len() {
-            let table = &bytes[..length];
-            assert_eq!(tag(table, 0), tag(table, 0xa5), "{length}");
-            assert_ne!(tag(table, 0), tag(&bytes[..=length], 0), "{length}");
-            for changed in 0..length.min(64) {
-                let mut other = bytes;
-                other[changed] ^= 0x80;
-                assert_ne!(tag(table, 0), tag(&other[..length], 0), "byte {changed} of {length}");
-            }
-        }
+    fn a_texts_state_is_read_in_both_layouts_and_nonsense_in_none() {
+        let state =
+            |interned: u32, kind: u32, ascii: u32, shift: u32| interned | (kind | 8 | ascii << 4) << shift;
+        assert_eq!(characters(state(1, 1, 1, 2)), (1, true));
+        assert_eq!(characters(state(0, 2, 0, 2)), (2, false));
+        assert_eq!(characters(state(3, 4, 0, 16)), (4, false));
+        assert_eq!(characters(state(1, 1, 1, 16)), (1, true));
+        let nonsense = [0, 1 << 2, state(0, 3, 0, 2), state(0, 3, 0, 16)];
+        assert!(nonsense.iter().all(|state| characters(*state).0 == 0));
     }
 }

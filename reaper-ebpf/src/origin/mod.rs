@@ -1,5 +1,6 @@
 //! Where processes come from.
 
+mod contents;
 mod exec;
 pub(crate) mod lineage;
 mod native;

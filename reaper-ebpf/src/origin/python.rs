@@ -12,21 +12,17 @@ use aya_ebpf::{
 use reaper_ebpf::{
     counter, flag, id,
     interpreter::{
-        ASKED, BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE,
-        Scratch, Stack, TABLE_WORDS, THREAD_BYTES, THREADS, Tag, UNASKED, WINDOW_BYTES, end, entry, kind,
-        tag_of_table,
+        ASKED, CODE_BYTES, EVERYBODYS, FOLLOWED_WORDS, FRAMES, Followed, Frame, Layout, NONE, Parts, Scratch,
+        Stack, THREAD_BYTES, THREADS, Tag, UNASKED, WINDOW_BYTES, end, entry, kind,
     },
 };
 
-use super::{exec, native, ring};
+use super::{contents, exec, native, ring};
 use crate::{
     kernel::Task,
     ledger,
     maps::{EXECUTABLES, FOLLOWED, STACK_SCRATCH, count},
 };
-
-/// The size of a `PyBytesObject`, what is between that and its bytes, and the bytes that are read.
-const TABLE_BYTES: u32 = BYTES_BEHIND as u32 + 8 * TABLE_WORDS as u32;
 
 #[btf_tracepoint(function = "sched_process_fork")]
 fn fork_python(ctx: BtfTracePointContext) {
@@ -74,6 +70,7 @@ fn fork_python(ctx: BtfTracePointContext) {
         count(counter::STACK_MISSED);
         return native::follow(&ctx, caller);
     }
+    contents::read(scratch, &followed.layout);
     // SAFETY: the scratch is a per-CPU value of this program alone.
     unsafe {
         let head = &raw mut (*scratch).head;
@@ -270,7 +267,9 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
         fill(scratch, code.wrapping_add(from.into()), CODE_BYTES.wrapping_sub(from.into()));
         let first_line = half(scratch, layout.code_first_line & 7);
         let tag = pointers(scratch, layout);
-        let table = table(scratch, layout);
+        let names = in_code(layout, layout.code_file);
+        let (file, name) = (word(scratch, names), word(scratch, names.wrapping_add(8)));
+        let table = word(scratch, in_code(layout, layout.code_table)).wrapping_add(layout.bytes_size.into());
         // SAFETY: seven bits are an index into 128 frames.
         unsafe {
             let number = count.read_volatile();
@@ -279,8 +278,12 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
             (&raw mut (*place).at).write_volatile(at);
             (&raw mut (*place).first_line).write_volatile(first_line);
             (&raw mut (*place).tag).write_volatile(tag);
-            (&raw mut (*place).table).write_volatile(table);
-            (&raw mut (*place).zero).write_volatile(0);
+            (&raw mut (*place).table).write_volatile(0);
+            (&raw mut (*place).texts).write_volatile(0);
+            let parts = (&raw mut (*scratch).parts).cast::<Parts>().add((number & 0x7f) as usize);
+            (&raw mut (*parts).file).write_volatile(file);
+            (&raw mut (*parts).name).write_volatile(name);
+            (&raw mut (*parts).table).write_volatile(table);
             // The next one takes its place where it is nobody's, or is none.
             if u16::from(owner) < layout.frame_nobodys && code != 0 {
                 count.write_volatile(number + 1);
@@ -332,29 +335,9 @@ fn pointers(scratch: *mut Scratch, layout: &Layout) -> u32 {
     tag.number()
 }
 
-/// Of the code object that was read last; what was read is gone then.
-#[inline(always)]
-fn table(scratch: *mut Scratch, layout: &Layout) -> u32 {
-    let table = word(scratch, in_code(layout, layout.code_table)).wrapping_add(layout.bytes_size.into());
-    // With what is behind a short one: the page ends there seldom.
-    if fill(scratch, table, TABLE_BYTES) != 0 {
-        let size = peek(table);
-        let most = 8 * u64::from(TABLE_WORDS);
-        #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
-        let read = if size > most { most } else { size } as u32;
-        if fill(scratch, table, u32::from(BYTES_BEHIND) + read) != 0 {
-            return 0;
-        }
-    }
-    match word(scratch, 0) {
-        0 => 0,
-        size => tag_of_table(size, |index| word(scratch, BYTES_BEHIND + index * 8)),
-    }
-}
-
 /// A word of the process's memory; 0 where there is none.
 #[inline(always)]
-fn peek(at: u64) -> u64 {
+pub(super) fn peek(at: u64) -> u64 {
     let mut value = 0_u64;
     read_user(&raw mut value, at);
     // SAFETY: it is on the stack.
@@ -389,7 +372,7 @@ fn read_user<T>(value: *mut T, at: u64) -> i64 {
 
 /// Reads so many bytes, at most 255, to where [`word`] and [`half`] find them; zeros where they cannot be read, and not 0.
 #[inline(always)]
-fn fill(scratch: *mut Scratch, at: u64, bytes: u32) -> i64 {
+pub(super) fn fill(scratch: *mut Scratch, at: u64, bytes: u32) -> i64 {
     // SAFETY: the room for what is read is larger; the helper writes as many bytes as it is told.
     unsafe { bpf_probe_read_user((&raw mut (*scratch).read).cast(), bytes & 0xff, at as *const c_void) }
 }
@@ -419,14 +402,14 @@ unsafe fn seen_at(scratch: *mut Scratch, within: u64, offset: u16) -> *mut u8 {
 
 /// A word of what was read last.
 #[inline(always)]
-fn word(scratch: *mut Scratch, offset: u16) -> u64 {
+pub(super) fn word(scratch: *mut Scratch, offset: u16) -> u64 {
     // SAFETY: five bits are an index into 32 words.
     unsafe { (&raw const (*scratch).read).cast::<u64>().add(usize::from(offset >> 3 & 0x1f)).read_volatile() }
 }
 
 /// Four bytes of what was read last.
 #[inline(always)]
-fn half(scratch: *mut Scratch, offset: u16) -> u32 {
+pub(super) fn half(scratch: *mut Scratch, offset: u16) -> u32 {
     // SAFETY: six bits are an index into 64 halves.
     unsafe { (&raw const (*scratch).read).cast::<u32>().add(usize::from(offset >> 2 & 0x3f)).read_volatile() }
 }

@@ -116,9 +116,9 @@ impl Origins {
     /// `before` the kernel side was. False where there is no room.
     pub fn follow(&mut self, tgid: u32, followed: &Followed, before: bool) -> bool {
         let Followed { start, image, head, exec, shape, layout, main } = *followed;
-        let [first, second, third, fourth] = layout_words(layout);
+        let [first, second, third, fourth, fifth] = layout_words(layout);
         let number = reaper_ebpf::pack(shape, exec);
-        self.put(tgid, [start, image, head, number, first, second, third, fourth, main], before)
+        self.put(tgid, [start, image, head, number, first, second, third, fourth, fifth, main], before)
     }
 
     /// The same as those of the process that exec'ed the program which this one was forked in, where that is followed and has not
@@ -162,8 +162,8 @@ impl Origins {
     /// What a file is. False where there is no room.
     pub fn know(&mut self, executable: Executable, verdict: &Verdict) -> bool {
         let Verdict { kind, shape, distance, layout } = *verdict;
-        let [first, second, third, fourth] = layout_words(layout);
-        let words = [reaper_ebpf::pack(shape, kind), distance, first, second, third, fourth];
+        let [first, second, third, fourth, fifth] = layout_words(layout);
+        let words = [reaper_ebpf::pack(shape, kind), distance, first, second, third, fourth, fifth];
         self.executables.insert(key(executable), words, 0).is_ok()
     }
 
@@ -231,6 +231,9 @@ fn layout_words(layout: Layout) -> [u64; LAYOUT_WORDS] {
         code_file,
         code_table,
         bytes_size,
+        ascii_head,
+        text_head,
+        zero: [zero, null],
     } = layout;
     let word = |parts: [u16; 4]| parts.into_iter().rev().fold(0, |word, part| word << 16 | u64::from(part));
     [
@@ -238,6 +241,7 @@ fn layout_words(layout: Layout) -> [u64; LAYOUT_WORDS] {
         word([thread_frame, cframe_frame, frame_bytes, frame_back]),
         word([frame_code, frame_at, frame_owner, frame_nobodys]),
         word([code_first_line, code_file, code_table, bytes_size]),
+        word([ascii_head, text_head, zero, null]),
     ]
 }
 
@@ -262,7 +266,7 @@ fn read(bytes: &[u8]) -> Option<Written> {
             };
             let frames = rest.as_chunks::<{ size_of::<Frame>() }>().0.iter().map(|bytes| {
                 let [code, at, of, lines] = census::words(bytes);
-                Frame { code, at, first_line: low(of), tag: high(of), table: low(lines), zero: 0 }
+                Frame { code, at, first_line: low(of), tag: high(of), table: low(lines), texts: high(lines) }
             });
             Some(Written::Stack(stack, frames.take(stack.frames as usize).collect()))
         }
@@ -292,11 +296,12 @@ mod tests {
             thread_frame: 5,
             code_file: 12,
             bytes_size: 14,
+            ascii_head: 15,
             ..Layout::default()
         };
         let bytes: Vec<u8> = layout_words(layout).into_iter().flat_map(u64::to_le_bytes).collect();
         let parts: Vec<u16> = bytes.as_chunks::<2>().0.iter().map(|part| u16::from_le_bytes(*part)).collect();
-        assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14]);
+        assert_eq!(parts, [1, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0, 0, 12, 0, 14, 15, 0, 0, 0]);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
-use reaper_ebpf::interpreter::{self, BYTES_BEHIND, TABLE_WORDS, Tag};
+use reaper_ebpf::interpreter::{self, BYTES_BEHIND, PART_BYTES, PART_WORDS, TABLE_PARTS, TEXT_HASH, Tag};
 
 use super::{
     lines, memory,
-    objects::{bytes, take, text, words},
+    objects::{Text, bytes, take, text, words},
     shape::{At, Shape},
 };
 use crate::{
@@ -47,7 +47,10 @@ struct Key {
     address: u64,
     first_line: u32,
     tag: u32,
+    /// 0 where that could not be read.
     table: u32,
+    /// The same.
+    texts: u32,
 }
 
 #[derive(Debug)]
@@ -94,8 +97,8 @@ impl Codes {
         frame: &interpreter::Frame,
     ) -> io::Result<Place> {
         let key = match Key::of(image, frame) {
-            key if key.is_blank() => self.still_there(pid, shape, key).unwrap_or(key),
-            key => key,
+            key if key.is_whole() => key,
+            key => self.still_there(pid, shape, &key).unwrap_or(key),
         };
         let Key { address, first_line, .. } = key;
         let code = match self.known.get(&key) {
@@ -124,15 +127,19 @@ impl Codes {
             kind: FrameKind::Python,
             ..Frame::default()
         };
-        Ok(Place { frame, exact: line.is_some() })
+        // Of what could not all be read at the fork nobody knows that it was this one, unless there is no other.
+        let exact = line.is_some() && (key.is_whole() || code.is_frozen());
+        Ok(Place { frame, exact })
     }
 
-    /// Which one it is of which nothing could be read at a fork: the kernel may have been moving its page. It is the one that
-    /// was there at an earlier fork, where that is there still.
-    fn still_there(&self, pid: u32, shape: &Shape, blank: Key) -> Option<Key> {
-        let was = *self.newest.get(&(blank.image, blank.address))?;
-        // Without its table it is too much like others.
-        let is = was.table != 0 && Said::read(pid, shape, was.address).is_ok_and(|said| said.is_of(&was));
+    /// Which one it is of which not all could be read at a fork: the kernel may have been moving its page. It is the one that
+    /// was there at an earlier fork, where that is there still and nothing that could be read is different.
+    fn still_there(&self, pid: u32, shape: &Shape, part: &Key) -> Option<Key> {
+        let was = *self.newest.get(&(part.image, part.address))?;
+        // What is a part itself is too much like others.
+        let is = was.is_whole()
+            && part.may_be(&was)
+            && Said::read(pid, shape, was.address).is_ok_and(|said| said.is_of(&was));
         is.then_some(was)
     }
 
@@ -152,18 +159,31 @@ impl Codes {
 
 impl Key {
     const fn of(image: Image, frame: &interpreter::Frame) -> Self {
-        let interpreter::Frame { code: address, at: _, first_line, tag, table, zero: _ } = *frame;
-        Self { image, address, first_line, tag, table }
+        let interpreter::Frame { code: address, at: _, first_line, tag, table, texts } = *frame;
+        Self { image, address, first_line, tag, table, texts }
     }
 
-    /// Whether the kernel side could read nothing of it: it found zeros.
-    fn is_blank(&self) -> bool {
+    /// Whether the kernel side could read all of it.
+    const fn is_whole(&self) -> bool {
+        self.table != 0 && self.texts != 0
+    }
+
+    /// Whether it is `other`, as far as the kernel side could read it. Where it could read nothing, it found zeros.
+    fn may_be(&self, other: &Self) -> bool {
         let nothing = Tag::default().with(0).with(0).with(0).number();
-        (self.first_line, self.tag, self.table) == (0, nothing, 0)
+        let is_blank = (self.first_line, self.tag) == (0, nothing);
+        (is_blank || (self.first_line, self.tag) == (other.first_line, other.tag))
+            && (self.table == 0 || self.table == other.table)
+            && (self.texts == 0 || self.texts == other.texts)
     }
 }
 
 impl Code {
+    /// Whether it came with the interpreter, and is there as long as that.
+    fn is_frozen(&self) -> bool {
+        self.file.as_str().starts_with("<frozen ")
+    }
+
     fn size(&self) -> usize {
         self.table.len() + self.file.as_str().len() + self.function.as_str().len()
     }
@@ -201,7 +221,7 @@ fn read(pid: u32, shape: &Shape, key: &Key) -> io::Result<Code> {
     }
 }
 
-/// What a code object says of itself: what the kernel side read at the fork, read again.
+/// What a code object says of itself: what the kernel side read at the fork, read again, in the same way.
 struct Said {
     first_line: u32,
     /// Of its file, its name, and a third one.
@@ -210,6 +230,7 @@ struct Said {
     /// The address of its table of lines.
     table: u64,
     lines: u32,
+    texts: u32,
 }
 
 impl Said {
@@ -219,19 +240,14 @@ impl Said {
         let pointers: [u8; 24] = memory::array(pid, at(shape.layout.code_file))?;
         let pointers = words::<3>(&pointers);
         let table = u64::from_le_bytes(memory::array(pid, at(shape.layout.code_table))?);
-        let lines = table.wrapping_add(shape.layout.bytes_size.into());
-        let size = u64::from_le_bytes(memory::array(pid, lines)?);
-        let head = take(pid, lines.wrapping_add(BYTES_BEHIND.into()), size.min(8 * u64::from(TABLE_WORDS)))?;
-        let word = |index: u16| {
-            let bytes = head.iter().skip(usize::from(index) * 8).take(8).rev();
-            bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
-        };
+        let [file, name, _] = pointers;
         Ok(Self {
             first_line,
             pointers,
             tag: pointers.iter().fold(Tag::default(), |tag, word| tag.with(*word)).number(),
             table,
-            lines: interpreter::tag_of_table(size, word),
+            lines: tag_of_table(pid, table.wrapping_add(shape.layout.bytes_size.into()))?,
+            texts: tag_of_texts(pid, shape, file, name)?,
         })
     }
 
@@ -240,6 +256,35 @@ impl Said {
         self.first_line == key.first_line
             && self.tag == key.tag
             && (key.table == 0 || self.lines == key.table)
+            && (key.texts == 0 || self.texts == key.texts)
+    }
+}
+
+/// Of a table of lines whose size is there.
+fn tag_of_table(pid: u32, table: u64) -> io::Result<u32> {
+    let size = u64::from_le_bytes(memory::array(pid, table)?);
+    let kept = size.min(PART_BYTES * u64::from(TABLE_PARTS));
+    let read = take(pid, table.wrapping_add(BYTES_BEHIND.into()), kept)?;
+    let parts = read.chunks(8 * usize::from(PART_WORDS));
+    Ok(parts.fold(Tag::default().with(size), |tag, part| tag.with_part(word_of(part))).number())
+}
+
+/// Of the texts of a file and of a name.
+fn tag_of_texts(pid: u32, shape: &Shape, file: u64, name: u64) -> io::Result<u32> {
+    let Text { length, width, start } = Text::read(pid, shape, file)?;
+    let bytes = length.wrapping_mul(width);
+    let kept = bytes.min(PART_BYTES);
+    let end = take(pid, start.wrapping_add(bytes).wrapping_sub(kept), kept)?;
+    let path = Tag::default().with(length).with_part(word_of(&end)).number();
+    let hash = u64::from_le_bytes(memory::array(pid, name.wrapping_add(TEXT_HASH.into()))?);
+    Ok(Tag::default().with(path.into()).with(hash).number())
+}
+
+/// A word of what was read, with zeros behind its end.
+fn word_of(bytes: &[u8]) -> impl Fn(u16) -> u64 {
+    |index| {
+        let bytes = bytes.iter().skip(usize::from(index) * 8).take(8).rev();
+        bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
     }
 }
 
@@ -278,7 +323,7 @@ mod tests {
             for word in (0..4_000).step_by(7) {
                 let code = (&raw const page[word]).addr() as u64;
                 let frame =
-                    interpreter::Frame { code, at: page[word], first_line: 3, tag: 9, table: 0, zero: 0 };
+                    interpreter::Frame { code, at: page[word], first_line: 3, tag: 9, table: 0, texts: 0 };
                 let place = codes.place(me, image, &shape, &frame).unwrap();
                 assert!(!place.exact && place.frame.function.is_none());
             }
@@ -314,14 +359,21 @@ mod tests {
         fn frame(&self, at: u64) -> interpreter::Frame {
             let code = self.0.as_ptr().addr() as u64;
             let said = Said::read(std::process::id(), &Shape::of(8).unwrap(), code).unwrap();
-            interpreter::Frame { code, at, first_line: 7, tag: said.tag, table: said.lines, zero: 0 }
+            interpreter::Frame {
+                code,
+                at,
+                first_line: 7,
+                tag: said.tag,
+                table: said.lines,
+                texts: said.texts,
+            }
         }
     }
 
     /// What it writes down where it could read nothing.
     fn blank(frame: interpreter::Frame) -> interpreter::Frame {
         let tag = Tag::default().with(0).with(0).with(0).number();
-        interpreter::Frame { first_line: 0, tag, table: 0, ..frame }
+        interpreter::Frame { first_line: 0, tag, table: 0, texts: 0, ..frame }
     }
 
     #[test]
@@ -342,5 +394,37 @@ mod tests {
         code.0[LINES + 4] ^= 1;
         let changed = codes.place(me, image, &shape, &blank(frame)).unwrap();
         assert!(!changed.exact && changed.frame.function.is_none(), "another one lies there");
+    }
+
+    #[test]
+    fn another_file_in_the_same_place_is_another_one() {
+        let (image, me, shape) = (Image { id: 1, exec: 0 }, std::process::id(), Shape::of(8).unwrap());
+        let (mut codes, mut code) = (Codes::default(), Forged::new(b"open_tab"));
+        let before = code.frame(4);
+        assert!(codes.place(me, image, &shape, &before).unwrap().exact);
+        // Its pointers, its first line, its table: all is the same.
+        code.0[FILE + 6] = u64::from_le_bytes(*b"other.py");
+        let after = code.frame(4);
+        assert_eq!((after.tag, after.table), (before.tag, before.table));
+        let place = codes.place(me, image, &shape, &after).unwrap();
+        assert!(place.exact);
+        assert_eq!(place.frame.file, Some("other.py".into()));
+        assert_eq!(codes.place(me, image, &shape, &before).unwrap().frame.file, Some("crawl.py".into()));
+    }
+
+    #[test]
+    fn what_could_not_all_be_read_at_a_fork_is_not_said_to_be_exact() {
+        let (image, me, shape) = (Image { id: 1, exec: 0 }, std::process::id(), Shape::of(8).unwrap());
+        let (mut codes, code) = (Codes::default(), Forged::new(b"open_tab"));
+        let whole = code.frame(4);
+        for part in [interpreter::Frame { table: 0, ..whole }, interpreter::Frame { texts: 0, ..whole }] {
+            let place = codes.place(me, image, &shape, &part).unwrap();
+            assert_eq!((place.exact, place.frame.line), (false, Some(8)));
+        }
+        // Now it is known which one it is.
+        assert!(codes.place(me, image, &shape, &whole).unwrap().exact);
+        assert!(codes.place(me, image, &shape, &interpreter::Frame { texts: 0, ..whole }).unwrap().exact);
+        let other = interpreter::Frame { texts: 0, table: whole.table ^ 2, ..whole };
+        assert!(!codes.place(me, image, &shape, &other).unwrap().exact);
     }
 }

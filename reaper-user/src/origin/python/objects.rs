@@ -2,7 +2,7 @@
 
 use std::io;
 
-use reaper_ebpf::interpreter::BYTES_BEHIND;
+use reaper_ebpf::interpreter::{BYTES_BEHIND, Layout, TEXT_LENGTH, characters};
 
 use super::{memory, shape::Shape};
 use crate::text::Untrusted;
@@ -24,12 +24,7 @@ pub(super) fn bytes(pid: u32, shape: &Shape, address: u64) -> io::Result<Box<[u8
 
 /// A `PyUnicodeObject`, at most `most` characters of it.
 pub(super) fn text(pid: u32, shape: &Shape, address: u64, most: u64) -> io::Result<Untrusted> {
-    let (length, state) = shape.text;
-    let length = u64::from_le_bytes(memory::array(pid, address.wrapping_add(length))?);
-    let state = u32::from_le_bytes(memory::array(pid, address.wrapping_add(state))?);
-    let (width, ascii) = width(state).ok_or_else(|| io::Error::other("it is no text"))?;
-    let (ascii_head, head) = shape.text_heads;
-    let start = address.wrapping_add(if ascii { ascii_head } else { head });
+    let Text { length, width, start } = Text::read(pid, shape, address)?;
     let raw = take(pid, start, length.min(most) * width)?;
     let characters: String = match width {
         1 => raw.iter().map(|byte| char::from(*byte)).collect(),
@@ -45,14 +40,29 @@ pub(super) fn text(pid: u32, shape: &Shape, address: u64, most: u64) -> io::Resu
     Ok(Untrusted::new(characters.as_bytes()))
 }
 
-/// Bytes of a character, and whether all are ASCII. The bits are behind those for `interned`, of which there are two, and
-/// since 3.14 sixteen: <https://github.com/python/cpython/blob/3.14/Include/cpython/unicodeobject.h>
-fn width(state: u32) -> Option<(u64, bool)> {
-    [2, 16].into_iter().find_map(|shift| {
-        let bits = state >> shift;
-        let (kind, compact, ascii) = (bits & 7, bits & 8 != 0, bits & 16 != 0);
-        (compact && matches!(kind, 1 | 2 | 4)).then_some((kind.into(), ascii))
-    })
+/// What a `PyUnicodeObject` says of itself.
+pub(super) struct Text {
+    /// Its characters.
+    pub(super) length: u64,
+    /// Bytes of each: 1, 2 or 4.
+    pub(super) width: u64,
+    /// Where they begin.
+    pub(super) start: u64,
+}
+
+impl Text {
+    pub(super) fn read(pid: u32, shape: &Shape, address: u64) -> io::Result<Self> {
+        let head: [u8; 24] = memory::array(pid, address.wrapping_add(TEXT_LENGTH.into()))?;
+        let [length, _hash, state] = words(&head);
+        #[expect(clippy::cast_possible_truncation, reason = "it is the first half of that word")]
+        let (width, ascii) = characters(state as u32);
+        if width == 0 {
+            return Err(io::Error::other("it is no text"));
+        }
+        let Layout { ascii_head, text_head, .. } = shape.layout;
+        let start = address.wrapping_add(if ascii { ascii_head } else { text_head }.into());
+        Ok(Self { length, width, start })
+    }
 }
 
 pub(super) fn take(pid: u32, address: u64, length: u64) -> io::Result<Vec<u8>> {
@@ -62,20 +72,4 @@ pub(super) fn take(pid: u32, address: u64, length: u64) -> io::Result<Vec<u8>> {
     }
     let read = memory::read(pid, address, &mut buffer)?;
     if read == buffer.len() { Ok(buffer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_texts_state_is_read_in_both_layouts_and_nonsense_in_none() {
-        let state =
-            |interned: u32, kind: u32, ascii: u32, shift: u32| interned | (kind | 8 | ascii << 4) << shift;
-        assert_eq!(width(state(1, 1, 1, 2)), Some((1, true)));
-        assert_eq!(width(state(0, 2, 0, 2)), Some((2, false)));
-        assert_eq!(width(state(3, 4, 0, 16)), Some((4, false)));
-        assert_eq!(width(state(1, 1, 1, 16)), Some((1, true)));
-        assert_eq!((width(0), width(1 << 2), width(state(0, 3, 0, 2))), (None, None, None));
-    }
 }

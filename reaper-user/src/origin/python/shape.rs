@@ -4,7 +4,7 @@
 //! <https://github.com/python/cpython/blob/3.14/Include/internal/pycore_debug_offsets.h>.
 
 use reaper_ebpf::interpreter::{
-    BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FRAME_BYTES, Layout, NONE, THREAD_BYTES,
+    BYTES_BEHIND, CODE_BYTES, EVERYBODYS, FRAME_BYTES, Layout, NONE, TEXT_HASH, TEXT_LENGTH, THREAD_BYTES,
 };
 
 use super::lines::Format;
@@ -23,10 +23,6 @@ pub(in crate::origin) struct Shape {
     pub(super) format: Format,
     /// Whether the third of the pointers from `co_filename` on is `co_qualname`.
     pub(super) qualified: bool,
-    /// `PyASCIIObject`: its length, its state.
-    pub(super) text: (u64, u64),
-    /// Bytes of a `PyASCIIObject` and of a `PyCompactUnicodeObject`, behind which the text is.
-    pub(super) text_heads: (u64, u64),
 }
 
 /// How a frame says where it is in its code.
@@ -65,17 +61,13 @@ const OLD: Layout = Layout {
     code_file: 104,
     code_table: 120,
     bytes_size: 16,
+    ascii_head: 48,
+    text_head: 72,
+    zero: [0; 2],
 };
 
-const OLD_SHAPE: Shape = Shape {
-    layout: OLD,
-    head: 32,
-    at: At::Bytes,
-    format: Format::Steps,
-    qualified: false,
-    text: (16, 32),
-    text_heads: (48, 72),
-};
+const OLD_SHAPE: Shape =
+    Shape { layout: OLD, head: 32, at: At::Bytes, format: Format::Steps, qualified: false };
 
 impl Shape {
     /// That of a version; `None` where it is not known.
@@ -112,6 +104,8 @@ impl Shape {
             frame_code: 0,
             frame_owner: 70,
             code_first_line: 68,
+            ascii_head: 40,
+            text_head: 56,
             ..eleven
         };
         let eleven_shape = Shape {
@@ -134,7 +128,7 @@ impl Shape {
                 ..OLD_SHAPE
             },
             11 => eleven_shape,
-            12 => Self { layout: twelve, at: At::Pointer(192), text_heads: (40, 56), ..eleven_shape },
+            12 => Self { layout: twelve, at: At::Pointer(192), ..eleven_shape },
             _ => return None,
         })
     }
@@ -171,28 +165,29 @@ impl Shape {
             code_first_line: offset(code + 5)?,
             code_table: offset(code + 4)?,
             bytes_size: offset(bytes + 1)?,
+            ascii_head: offset(text + 3)?,
+            text_head: offset(text + 3)?.checked_add(16)?,
+            zero: [0; 2],
         };
         let first = word(code + 1)?;
         let together = word(code + 2)? == first + 8
             && word(code + 3)? == first + 16
-            && word(bytes + 2)? == word(bytes + 1)? + u64::from(BYTES_BEHIND);
+            && word(bytes + 2)? == word(bytes + 1)? + u64::from(BYTES_BEHIND)
+            && (word(text + 2)?, word(text + 1)?) == (TEXT_LENGTH.into(), (TEXT_HASH + 8).into());
         let shape = Self {
             layout,
             head: word(5)?,
             at: At::Pointer(word(code + 9)?),
             format: Format::Locations,
             qualified: true,
-            text: (word(text + 2)?, word(text + 1)?),
-            text_heads: (word(text + 3)?, word(text + 3)?.checked_add(16)?),
         };
         (together && is_within(&layout) && shape.is_sane()).then_some(shape)
     }
 
     fn is_sane(&self) -> bool {
         const FAR: u64 = 1 << 20;
-        let Self { head, text, text_heads, at, .. } = *self;
-        let At::Pointer(code) = at else { return false };
-        [head, text.0, text.1, text_heads.1, code].iter().all(|offset| *offset < FAR)
+        let Self { head, at: At::Pointer(code), .. } = *self else { return false };
+        [head, code].iter().all(|offset| *offset < FAR)
     }
 }
 
@@ -252,7 +247,7 @@ mod tests {
         assert_eq!((layout.code_table, layout.bytes_size), (136, 16));
         assert_eq!((layout.interpreter_threads, layout.thread_id, layout.thread_frame), (7_344, 152, 72));
         assert_eq!((layout.frame_owner, layout.code_first_line, layout.code_file), (74, 68, 112));
-        assert_eq!((shape.text, shape.text_heads), ((16, 32), (40, 56)));
+        assert_eq!((layout.ascii_head, layout.text_head), (40, 56));
     }
 
     #[test]
@@ -267,6 +262,10 @@ mod tests {
         assert!(with(80, u64::MAX).is_none());
         assert!(with(43, 144).is_none(), "a table of lines out of reach");
         assert!(with(76, 40).is_none(), "bytes that are not where their size is");
+        assert!(
+            with(78, 24).is_none() && with(79, 24).is_none(),
+            "a text that says elsewhere how long it is"
+        );
     }
 
     #[test]

@@ -47,12 +47,17 @@ struct Program {
 
 impl Program {
     fn start(python: &Python, way: &str, count: usize, spawners: usize, busy: usize) -> Self {
+        let numbers = [count, spawners, busy].map(|number| number.to_string());
+        Self::of("leak.py", python, way, &numbers)
+    }
+
+    /// One of the programs beside this file. It writes its log where it is told to.
+    fn of(file: &str, python: &Python, way: &str, more: &[String]) -> Self {
         let folder = python.folder();
-        fs::copy(fixture("origin/leak.py"), folder.path().join("leak.py")).unwrap();
+        fs::copy(fixture(&format!("origin/{file}")), folder.path().join(file)).unwrap();
         let inside = python.inside(folder.path());
         let mut command = python.command();
-        command.arg(inside.join("leak.py")).arg(inside.join("log")).arg(way);
-        command.args([count, spawners, busy].map(|number| number.to_string()));
+        command.arg(inside.join(file)).arg(inside.join("log")).arg(way).args(more);
         command.env("TMPDIR", &inside).env("PYTHONDONTWRITEBYTECODE", "1");
         Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), folder }
     }
@@ -135,8 +140,8 @@ fn holds(
             ["approximate", "lineage-only"].iter().any(|known| quality == known) || language == "native";
         if said {
             // A frame of those may be missing, and no other one's be there.
-            let other =
-                told.as_ref().filter(|told| (&told.function, &told.file) != (&truth.function, &truth.file));
+            let place = |of: &Truth| (of.function.clone(), of.file.clone(), of.line);
+            let other = told.as_ref().filter(|told| place(told) != place(truth));
             assert_eq!(other, None, "{what}: {truth:#?}");
             unread.push(origin);
             continue;
@@ -180,6 +185,40 @@ fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
         let count = rounds(80, 200);
         let unread = holds(&mut daemon, &python, "popen", count, 8, 2);
         assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
+    }
+    daemon.end();
+}
+
+/// Functions that are alike, but for their file or a line, lie in the same place one after the other, or in processes that were
+/// forked from one.
+#[test]
+fn functions_that_are_alike_are_told_apart_by_their_file_and_line() {
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons() {
+        // Side by side, for they wait most of the time.
+        let mut programs =
+            ["workers", "jobs", "cells"].map(|way| (way, Program::of("alike.py", &python, way, &[])));
+        for (way, program) in &mut programs {
+            let what = format!("{} {way}", python.name());
+            let truth = program.truth(Duration::from_secs(60));
+            let mut reports = HashMap::new();
+            daemon.until("all are reported", Duration::from_secs(30), |seen| {
+                if seen.is("zombie") {
+                    reports.insert(seen.number("/pid"), seen.event.clone());
+                }
+                truth.keys().all(|pid| reports.contains_key(pid))
+            });
+            let mut unread = 0;
+            for (pid, truth) in &truth {
+                let (told, origin) = (told(&reports[pid]), &reports[pid]["origin"]);
+                let (is_right, is_exact) = (told.as_ref() == Some(truth), origin["quality"] == "exact");
+                assert!(is_right || (told.is_none() && !is_exact), "{what}: {truth:#?} is\n{origin:#}");
+                unread += usize::from(!(is_right && is_exact));
+            }
+            println!("{what}: {} of {} right", truth.len() - unread, truth.len());
+            assert!(unread <= rare(truth.len()), "{what}: {unread}\n{}", daemon.log());
+        }
     }
     daemon.end();
 }
