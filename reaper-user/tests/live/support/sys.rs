@@ -3,10 +3,7 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::process::CommandExt as _,
-    },
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     process::Command,
     ptr,
 };
@@ -112,24 +109,6 @@ fn filter(command: &mut Command, mut filter: Vec<libc::sock_filter>) {
     };
     // SAFETY: the closure makes two system calls and does not allocate.
     unsafe { command.pre_exec(install) };
-}
-
-/// A pseudo-terminal of so many rows and columns: the end of whoever looks at it, and that of whoever runs on it.
-pub(super) fn pseudo_terminal(rows: u16, columns: u16) -> [OwnedFd; 2] {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    let (mut looks, mut runs) = (-1, -1);
-    // SAFETY: writes two ints and reads one winsize; no name and no settings are asked for.
-    let opened = unsafe {
-        libc::openpty(&raw mut looks, &raw mut runs, ptr::null_mut(), ptr::null(), &raw const size)
-    };
-    assert_eq!(opened, 0, "{}", io::Error::last_os_error());
-    // SAFETY: both were opened just now, and nobody else has them.
-    let ends = [looks, runs].map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) });
-    // Or whatever is started meanwhile would have them, too, and nobody would see the end of what is written.
-    for end in &ends {
-        rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC).unwrap();
-    }
-    ends
 }
 
 /// The command will have its standard input for its own terminal, as from a login: what is typed and its size come to it as signals.

@@ -16,14 +16,13 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, open},
     process::{Pid, PidfdFlags, pidfd_open},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcgetattr, tcsetwinsize},
 };
 
-use super::{
-    reaper, signal,
-    sys::{in_terminal, pseudo_terminal},
-};
+use super::{reaper, signal, sys::in_terminal};
 
 /// How long it may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -56,17 +55,24 @@ struct Seen {
 
 impl Terminal {
     /// `reaper` with these arguments on a terminal of so many rows and columns, where `TERM` is what `arrange` says, else xterm.
-    pub(crate) fn start(
-        arguments: &[&str],
-        (rows, columns): (u16, u16),
-        arrange: impl FnOnce(&mut Command),
-    ) -> Self {
-        let [looks, own] = pseudo_terminal(rows, columns);
-        let stdio = || Stdio::from(own.try_clone().unwrap());
+    pub(crate) fn start(arguments: &[&str], size: (u16, u16), arrange: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(reaper());
         command.args(arguments).env("TERM", "xterm-256color").env_remove("NO_COLOR");
-        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         arrange(&mut command);
+        Self::with(command, size)
+    }
+
+    /// A shell with job control that does this, with `$0` for `reaper`.
+    pub(crate) fn shell(script: &str, size: (u16, u16)) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-m", "-c", script]).arg(reaper()).env("TERM", "xterm-256color");
+        Self::with(command, size)
+    }
+
+    fn with(mut command: Command, (rows, columns): (u16, u16)) -> Self {
+        let [looks, own] = pseudo_terminal(rows, columns);
+        let stdio = || Stdio::from(own.try_clone().unwrap());
+        command.stdin(stdio()).stdout(stdio()).stderr(stdio());
         in_terminal(&mut command);
         let settings = settings(&own);
         let child = command.spawn().unwrap();
@@ -138,6 +144,11 @@ impl Terminal {
         self.seen.0.lock().unwrap().parser.screen_mut().set_size(rows, columns);
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&self.typing, size).unwrap();
+    }
+
+    /// Whether it is read line by line, and not key by key, as before it was started.
+    pub(crate) fn is_as_it_was(&self) -> bool {
+        settings(self.own.as_ref().unwrap()) == self.settings
     }
 
     /// Whether it shows what covers all, and not what was there before.
@@ -217,4 +228,16 @@ impl Drop for Terminal {
 /// How input and output are treated.
 fn settings(terminal: &OwnedFd) -> String {
     format!("{:?}", tcgetattr(terminal).unwrap())
+}
+
+/// A pseudo-terminal of so many rows and columns: the end of whoever looks at it, and that of whoever runs on it.
+fn pseudo_terminal(rows: u16, columns: u16) -> [OwnedFd; 2] {
+    // Closed in what is started meanwhile: it would have them, too, and nobody would see the end of what is written.
+    let looks = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&looks).unwrap();
+    unlockpt(&looks).unwrap();
+    let name = ptsname(&looks, Vec::new()).unwrap();
+    let own = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    tcsetwinsize(&own, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    [looks, own]
 }
