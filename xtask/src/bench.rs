@@ -19,6 +19,7 @@ mod soak;
 mod spawn;
 mod standing;
 mod table;
+mod top;
 
 use std::{env, fs, os::unix::process::CommandExt as _, path::PathBuf, process::Command, time::Instant};
 
@@ -71,6 +72,8 @@ enum Part {
     Scrape,
     /// What looking at limits on processes costs with 1,000 workloads
     Headroom,
+    /// What `reaper top` costs the daemon and itself with 1,000 workloads
+    Top,
     /// How long a holder stands still that is made to wait for its zombies
     Reap,
     /// Memory, descriptors and list after half an hour of lives and leaks
@@ -147,6 +150,9 @@ pub(crate) fn run(workspace: &Workspace, args: &Args) -> anyhow::Result<()> {
     }
     if wanted(Part::Headroom) {
         headroom::run(&bench)?;
+    }
+    if wanted(Part::Top) {
+        top::run(&bench)?;
     }
     if wanted(Part::Reap) {
         reap::run(&bench)?;

@@ -241,6 +241,7 @@ pub(crate) const NEEDS: &[Need] = &[
     on_path("nm", "binutils", "says where functions are, independently of reaper", &[Live]),
     on_path("gdb", "gdb", "is measured beside reaper's own way into a process", &[Bench]),
     on_path("strace", "strace", "shows what the daemon opens", &[Live, Bench]),
+    on_path("script", "bsdutils", "makes a terminal for `reaper top`", &[Bench]),
     on_path(
         "bpftool",
         "bpftool",
