@@ -161,13 +161,13 @@ pub struct HeadroomArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The running daemon is asked again and again; how long ago is said in the upper right corner. Enter opens a workload
-(its zombies by holder, cause and leak site) and then one of these lines (the stack, and each zombie); ? lists the keys; q ends it with
-exit code 0.
+(its zombies by holder, cause and leak site), then one of these lines (the stack, and each zombie), then a zombie in full; / lists
+the workloads that have in their name what is typed; ? lists the keys; q ends it with exit code 0.
 
 With --allow-remedies the key x does for the zombies of the selected line what `reaper reap` does: it shows what would be done and why
 (--dry-run), and does it when y is pressed then. What needs --parent-may-miss-status stays with the command line.
 
-Exit code 69 where no daemon runs, or the terminal is none.
+Exit code 69 where no daemon runs, or the terminal is none; 77 for others than root.
 
 Examples:
   reaper top

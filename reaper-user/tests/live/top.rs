@@ -1,7 +1,12 @@
 //! `reaper top` on a terminal: what it shows of zombies that are there, what it says when the daemon goes, and that it gives the
 //! terminal back. What is on the terminal is what a terminal makes of its bytes.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
     Container, Daemon, Rootfs, Terminal, assert_refused, machine, pids_mount, reaper, run_briefly, signal,
@@ -42,14 +47,25 @@ fn container(name: &str, program: &str) -> Container {
     Container::start(name, Rootfs::HostPrograms, |_| (), &["/usr/bin/python3", "-I", "-S", "-c", program])
 }
 
-/// The states of a process's children, as /proc says.
+/// A process's children, of each of its threads, as /proc says.
+fn pids_of_children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // A thread may end meanwhile.
+    let of_each =
+        threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("children")).ok());
+    let pids = |children: String| -> Vec<u32> {
+        children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+    };
+    of_each.flat_map(pids).collect()
+}
+
+/// Their states.
 fn children(pid: u32) -> Vec<char> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let state = |child: &str| {
+    let state = |child: u32| {
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
         stat.rsplit_once(')')?.1.trim_start().chars().next()
     };
-    children.split_whitespace().filter_map(state).collect()
+    pids_of_children(pid).into_iter().filter_map(state).collect()
 }
 
 /// Waits until so many of a process's children were reported.
@@ -122,6 +138,7 @@ fn a_leak_is_counted_and_opened_and_the_terminal_is_given_back() {
     top.types("\r");
     top.line_with(&[" zombies of ", &holder, "never-waited: "], SHOWN);
     assert_eq!(children(container.init()), ['Z'; 7]);
+    assert_eq!(children(top.pid()), [], "nothing was started");
     top.types("?");
     top.line_with(&["PgUp"], SHOWN);
     top.types("q");
@@ -146,7 +163,11 @@ fn a_signal_and_ctrl_c_give_the_terminal_back_and_without_colour_there_is_none()
     assert!(top.was_coloured());
     top.types("\x03");
     assert_eq!(top.end(), (Some(0), String::new()));
-    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    let mut top = Terminal::start(&["top"], (10, 40), |_| ());
+    top.line_with(&full, SHOWN);
+    top.types("\x1c");
+    assert_eq!(top.end(), (Some(0), String::new()), "Ctrl-\\");
+    for number in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let top = Terminal::start(&["top"], (24, 80), |command| {
             command.env("NO_COLOR", "1");
         });
@@ -223,6 +244,132 @@ fn where_it_is_allowed_zombies_are_reaped_after_a_look_and_a_yes() {
     top.types("q");
     assert_eq!(top.end(), (Some(0), String::new()));
     drop(container);
+    daemon.end();
+}
+
+#[test]
+fn what_has_been_begun_goes_on_without_the_view() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("left", ADOPT);
+    await_reports(&mut daemon, container.init(), 3);
+    let mut top = Terminal::start(&["top", "--allow-remedies"], (24, 80), |_| ());
+    select(&mut top, &container.id[..8]);
+    top.types("\r");
+    top.line_with(&[">       3 ", "adopted"], SHOWN);
+    top.types("x");
+    top.line_with(&["Do it? y: yes, Esc: no"], REAPED);
+    let begins = |_| {
+        top.types("y");
+        top.comes(Duration::from_millis(100), |lines| {
+            lines.iter().any(|line| line.starts_with("it is being done"))
+        })
+    };
+    assert!((0..100).any(begins), "{:?}", top.lines());
+    top.types("\x03");
+    let (code, said) = top.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.replace('\n', "").contains(" goes on, and what comes of it is not shown"), "{said}");
+    let deadline = Instant::now() + REAPED;
+    while !children(container.init()).is_empty() {
+        assert!(Instant::now() < deadline, "{:?} are left", children(container.init()));
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(container);
+    daemon.end();
+}
+
+#[test]
+fn a_workload_is_found_by_its_name_and_a_zombie_is_read_in_full() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "1s"]);
+    let container = container("found", LEAK);
+    await_reports(&mut daemon, container.init(), 7);
+    let mut top = Terminal::start(&["top"], (24, 80), |_| ());
+    let name = &container.id[..8];
+    top.line_with(&[name, " 7 "], SHOWN);
+    top.types("/no such workload");
+    top.line_with(&["reaper top: /no such workload_ 0 of "], SHOWN);
+    top.line_with(&["no workload has \"no such workload\" in its name"], SHOWN);
+    top.types("\x1b");
+    top.line_with(&[name, " 7 "], SHOWN);
+    top.types("/");
+    top.types(&container.id.to_uppercase());
+    top.line_with(&["reaper top: /", "_ 1 of "], SHOWN);
+    top.types("\r");
+    top.until("it is kept and listed alone", SHOWN, |lines| {
+        lines[0].contains(" 1 of ")
+            && lines[2].starts_with(&format!("> {name}"))
+            && lines[3].trim().is_empty()
+    });
+    top.types("\r");
+    top.until("its zombies are listed", SHOWN, |lines| {
+        lines.iter().any(|line| line.starts_with("> ") && line.contains(" python3("))
+    });
+    top.types("\r");
+    top.line_with(&[" zombies of ", "never-waited: "], SHOWN);
+    top.types("\r");
+    top.line_with(&["Command    "], SHOWN);
+    // The program is in it, which is longer than a line.
+    top.until("the end of the holder's command line is to be read, and the whole stack", SHOWN, |lines| {
+        let text: String = lines.iter().flat_map(|line| line.split_whitespace()).collect();
+        text.contains("time.sleep(3600)")
+            && lines.iter().any(|line| line.starts_with("  > <module> <string>:3"))
+    });
+    // Where there is less room it is scrolled. However often that is down, once up is seen.
+    top.resize(12, 80);
+    top.until("there is more below", SHOWN, |lines| lines.len() == 12 && lines[11].contains(" lines below"));
+    top.types(&"j".repeat(200));
+    top.until("there is nothing below", SHOWN, |lines| {
+        lines.iter().any(|line| line.starts_with("More ")) && !lines[11].contains("below")
+    });
+    top.types("k");
+    top.line_with(&["1 line below"], SHOWN);
+    top.types("g");
+    top.line_with(&["zombie ", "(python3)"], SHOWN);
+    drop(container);
+    top.line_with(&["It is gone; this is what was known of it."], SHOWN);
+    top.types("q");
+    top.types("q");
+    assert_eq!(top.end(), (Some(0), String::new()));
+    daemon.end();
+}
+
+#[test]
+fn a_shell_stops_it_and_has_it_go_on() {
+    let _machine = machine();
+    let daemon = Daemon::run(&["--age", "1s"]);
+    let script = "\"$0\" top; echo given back; read -r _; fg; echo stopped; read -r _; fg; echo ended $?";
+    let mut top = Terminal::shell(script, (24, 80));
+    let is_shown = |lines: &[String]| lines.len() == 24 && lines[0].starts_with("reaper top: ");
+    top.until("it is shown", SHOWN, is_shown);
+    assert!(top.is_covered() && !top.is_as_it_was());
+    top.types("\x1a");
+    top.line_with(&["given back"], SHOWN);
+    assert!(!top.is_covered() && top.is_as_it_was());
+    top.types("\n");
+    top.until("it is shown again", SHOWN, is_shown);
+    assert!(top.is_covered() && !top.is_as_it_was());
+    // Of this nobody is told before.
+    let [pid] = pids_of_children(top.pid())[..] else { panic!("{:?}", pids_of_children(top.pid())) };
+    signal(pid, libc::SIGSTOP);
+    top.line_with(&["stopped"], SHOWN);
+    top.types("\n");
+    top.until("all of it is drawn again", SHOWN, |lines| {
+        is_shown(lines) && !lines.iter().any(|line| line.trim_end() == "stopped")
+    });
+    assert!(top.is_covered() && !top.is_as_it_was());
+    top.types("q");
+    let (code, said) = top.end();
+    assert!(code == Some(0) && said.ends_with("ended 0"), "{code:?}: {said}");
+    // Where nobody could have it go on it does not stop.
+    let mut top = Terminal::start(&["top"], (24, 80), |_| ());
+    top.until("it is shown", SHOWN, is_shown);
+    top.types("\x1a");
+    top.types("?");
+    top.line_with(&["PgUp"], SHOWN);
+    top.types("qq");
+    assert_eq!(top.end(), (Some(0), String::new()));
     daemon.end();
 }
 

@@ -82,15 +82,20 @@ impl Asker {
 }
 
 fn work(mut question: Question, interval: Duration, wanted: &Receiver<Question>, answers: &Sender<Asked>) {
-    let mut next = Instant::now() + interval;
+    let (mut next, mut freely) = (Instant::now() + interval, Instant::now());
     loop {
         match wanted.recv_timeout(next.saturating_duration_since(Instant::now())) {
-            Ok(other) => question = wanted.try_iter().last().unwrap_or(other),
+            Ok(other) => {
+                // Who opens one after another has it busy half of the time, at most.
+                thread::sleep(freely.saturating_duration_since(Instant::now()));
+                question = wanted.try_iter().last().unwrap_or(other);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         let begun = Instant::now();
         let asked = ask(&question);
+        freely = begun + begun.elapsed() * 2;
         // One that does not answer is not busy with that.
         next =
             if asked.is_ok() { begun + pause(begun.elapsed(), interval) } else { Instant::now() + interval };

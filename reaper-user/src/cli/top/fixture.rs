@@ -61,7 +61,7 @@ pub(super) fn said_about(order: &Order, is_done: bool, refusal: Option<&Refusal>
     let output = std::process::Output {
         status: std::process::ExitStatus::from_raw(0),
         stdout: (to_line(&Event::Remedy(Box::new(event))).unwrap() + "\n").into_bytes(),
-        stderr: b"a \x1b[31mword\n".to_vec(),
+        stderr: b"a \x1b[31mword of \\x1b\n".to_vec(),
     };
     Said::read(order.clone(), is_done, &output)
 }
@@ -69,6 +69,6 @@ pub(super) fn said_about(order: &Order, is_done: bool, refusal: Option<&Refusal>
 /// A key that was typed when what is drawn had been on the screen for a second.
 pub(super) fn typed(state: &mut State, key: Key) -> Option<Act> {
     let drawn = Instant::now();
-    state.was_drawn(drawn);
+    state.was_drawn(drawn, state.drawn);
     state.press(key, drawn + Duration::from_secs(1))
 }

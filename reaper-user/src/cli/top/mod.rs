@@ -4,17 +4,21 @@
 mod ask;
 mod cursor;
 mod draw;
+mod filter;
 #[cfg(test)]
 mod fixture;
 mod groups;
 mod key;
 mod pane;
+mod press;
 mod reaping;
 mod screen;
+mod signals;
 mod sort;
 mod state;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::{
     io,
@@ -24,7 +28,6 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::{Receiver, Sender, channel},
     time::{MissedTickBehavior, interval},
 };
@@ -34,6 +37,7 @@ use self::{
     draw::Look,
     reaping::{Order, Said},
     screen::{Keys, Screen},
+    signals::{Come, Signals},
     state::{Act, Settings, State},
 };
 use super::{Failure, args::TopArgs, written};
@@ -70,21 +74,49 @@ fn unable(error: io::Error) -> Failure {
 }
 
 async fn show(settings: Settings, first: Answer, look: Look) -> Result<u8, Failure> {
-    let mut ends = Ends::new().map_err(unable)?;
-    let (sender, mut answers) = channel(1);
-    let mut asker = Asker::start(Question::Workloads, settings.interval, sender).map_err(unable)?;
-    let (reaped, mut said) = channel(1);
     let mut state = State::new(settings, first);
+    let left = watch(&mut state, look).await;
+    // However the view has ended, what has been begun goes to its end without it.
+    if let Some(order) = state.reaping() {
+        let said =
+            writeln!(io::stderr(), "reaper: {} goes on, and what comes of it is not shown", order.command());
+        left.and(said.map_err(written))?;
+        return Ok(exit_code::OK);
+    }
+    left.map(|()| exit_code::OK)
+}
+
+/// Until it is left, or something fails. The terminal is taken, and given back.
+async fn watch(state: &mut State, look: Look) -> Result<(), Failure> {
+    let mut signals = Signals::new().map_err(unable)?;
+    let (sender, mut answers) = channel(1);
+    let mut asker = Asker::start(Question::Workloads, state.settings.interval, sender).map_err(unable)?;
+    let (reaped, mut said) = channel(1);
     let mut screen = Screen::take().map_err(unable)?;
     let mut keys = screen::keys().map_err(unable)?;
     let mut again = interval(DRAWN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        screen.draw(&state, look).map_err(written)?;
-        state.was_drawn(Instant::now());
+        if let Some(drawn) = screen.draw(state, look).map_err(written)? {
+            state.was_drawn(Instant::now(), drawn);
+        }
         let act = tokio::select! {
-            () = ends.come() => Some(Act::Leave),
-            act = typed(&mut keys, &mut state) => act.map_err(written)?,
+            biased;
+            () = screen::panicked() => return Err(fault()),
+            come = signals.come() => Some(match come {
+                Come::End => Act::Leave,
+                Come::Stop => {
+                    screen::give_back();
+                    signals.stop().await.map_err(unable)?;
+                    screen.retake().map_err(written)?;
+                    continue;
+                }
+                // Whoever had the terminal meanwhile has left it as it likes it.
+                Come::GoOn => {
+                    screen.retake().map_err(written)?;
+                    continue;
+                }
+            }),
             asked = heard(&mut answers) => {
                 state.take(asked?);
                 None
@@ -95,39 +127,36 @@ async fn show(settings: Settings, first: Answer, look: Look) -> Result<u8, Failu
                 None
             }
             _ = again.tick() => None,
+            // The last: who holds a key down keeps nothing else from coming.
+            act = typed(&mut keys, state) => act?,
         };
         match act {
             None => {}
-            Some(Act::Leave) => {
-                drop(screen);
-                return state.reaping().map_or(Ok(exit_code::OK), left_alone);
-            }
+            Some(Act::Leave) => return Ok(()),
+            Some(Act::Suspend) => signals::suspend().map_err(unable)?,
             Some(Act::Redraw) => screen.clear().map_err(written)?,
-            Some(Act::Try(order)) => begin(&mut state, order, false, &reaped),
-            Some(Act::Reap(order)) => begin(&mut state, order, true, &reaped),
+            Some(Act::Try(order)) => begin(state, order, false, &reaped),
+            Some(Act::Reap(order)) => begin(state, order, true, &reaped),
         }
         asker.want(state.question());
     }
 }
 
-/// What has been begun goes to its end without the view.
-fn left_alone(order: &Order) -> Result<u8, Failure> {
-    writeln!(io::stderr(), "reaper: {} goes on, and what comes of it is not shown", order.command())
-        .map_err(written)?;
-    Ok(exit_code::OK)
+fn fault() -> Failure {
+    Failure::new(exit_code::UNAVAILABLE, "the view has ended by a fault of its own, told above".to_owned())
 }
 
-/// A thread that panicked has said so; without it nothing would be new any more.
+/// What the daemon says.
 async fn heard(answers: &mut Receiver<Asked>) -> Result<Asked, Failure> {
-    let ended =
-        || Failure::new(exit_code::UNAVAILABLE, "the thread that asks the daemon has ended".to_owned());
-    answers.recv().await.ok_or_else(ended)
+    // A thread that has ended has panicked.
+    answers.recv().await.ok_or_else(fault)
 }
 
 /// What a key asks for. Where nobody can type any more, the view is left.
-async fn typed(keys: &mut Keys, state: &mut State) -> io::Result<Option<Act>> {
+async fn typed(keys: &mut Keys, state: &mut State) -> Result<Option<Act>, Failure> {
+    let unreadable = |error| Failure::new(exit_code::UNAVAILABLE, format!("reading the terminal: {error}"));
     match keys.recv().await {
-        Some((at, key)) => Ok(key?.and_then(|key| state.press(key, at))),
+        Some((at, key)) => Ok(key.map_err(unreadable)?.and_then(|key| state.press(key, at))),
         None => Ok(Some(Act::Leave)),
     }
 }
@@ -140,25 +169,5 @@ fn begin(state: &mut State, order: Order, is_done: bool, said: &Sender<Said>) {
     let work = move || drop(said.blocking_send(how(order)));
     if let Err(error) = thread::Builder::new().name("reaping".to_owned()).spawn(work) {
         state.hear(again.failed(is_done, &error));
-    }
-}
-
-/// The signals that end the view as q does.
-struct Ends([Signal; 3]);
-
-impl Ends {
-    fn new() -> io::Result<Self> {
-        let [terminate, interrupt, hangup] =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        Ok(Self([signal(terminate)?, signal(interrupt)?, signal(hangup)?]))
-    }
-
-    async fn come(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
     }
 }

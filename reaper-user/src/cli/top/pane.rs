@@ -1,10 +1,11 @@
-//! What lies over a view: help, and what is done about zombies.
+//! What lies over a view: help, what is read in full, and what is done about zombies.
 
 use std::time::{Duration, Instant};
 
 use super::{
     reaping::{Order, Said},
     state::Act,
+    whole::Whole,
 };
 
 /// What would be done has to be on the screen for so long before a yes is one: who holds a key down, or types it again because nothing
@@ -19,6 +20,8 @@ const STALE: Duration = Duration::from_secs(60);
 pub(super) enum Pane {
     /// What the keys do.
     Help,
+    /// All that is known of one workload or zombie.
+    Whole(Whole),
     /// A remedy.
     Remedy(Box<Remedy>),
 }

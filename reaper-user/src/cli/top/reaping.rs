@@ -135,11 +135,11 @@ impl Said {
         for line in output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match str::from_utf8(line).ok().and_then(|line| parse(line).ok()) {
                 Some(event) => this.event(&event),
-                None => this.lines.push(Untrusted::new(line).to_string()),
+                None => this.lines.push(escaped(line)),
             }
         }
         let complaints = output.stderr.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        this.lines.extend(complaints.map(|line| Untrusted::new(line).to_string()));
+        this.lines.extend(complaints.map(escaped));
         if output.status.code().is_none() {
             this.lines.push(format!("it has ended with {}: what it has done is not known", output.status));
         } else if this.lines.is_empty() {
@@ -162,6 +162,17 @@ impl Said {
         }
     }
 
+    /// Why it is not offered.
+    pub(super) fn why_not(&self, order: &Order) -> &'static str {
+        match (order.start, self.planned.is_empty()) {
+            (_, true) => "There is nothing here that it would do.",
+            (None, false) => {
+                "It is not known when the holder was started, and so not whether it will be the same: that is left to the command line."
+            }
+            (Some(_), false) => "That would be done to another process than was selected: it is not offered.",
+        }
+    }
+
     /// Whether there is something to do, to the holder that was selected and to no other that has its number now: its start has to be known.
     pub(super) fn is_offered(&self, order: &Order) -> bool {
         let is_it = |(pid, start): &(u32, Option<BootTime>)| {
@@ -170,4 +181,9 @@ impl Said {
         };
         !self.is_done && order.start.is_some() && !self.planned.is_empty() && self.planned.iter().all(is_it)
     }
+}
+
+/// A line that `reaper` has written, which has escaped in it what it was told.
+fn escaped(line: &[u8]) -> String {
+    Untrusted::from_escaped(&String::from_utf8_lossy(line)).to_string()
 }

@@ -23,11 +23,14 @@ use ratatui::{
     },
     layout::Rect,
 };
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{
+    Notify,
+    mpsc::{Receiver, Sender, channel},
+};
 
 use super::{
     super::Failure,
-    draw::{self, Look},
+    draw::{self, Drawn, Look},
     key::Key,
     state::State,
 };
@@ -36,8 +39,11 @@ use crate::{exit_code, report::Page};
 /// Keys that wait, at most; who types more has them wait in the terminal.
 const KEYS: usize = 64;
 
-/// Whether the terminal is ours and has to be given back.
+/// Whether the terminal is ours and has to be given back. It changes, and is drawn on, by whoever has the lock of standard output.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// A thread has panicked.
+static PANICKED: Notify = Notify::const_new();
 
 /// What can be drawn on here, or why nothing can.
 pub(super) fn look() -> Result<Look, Failure> {
@@ -72,18 +78,24 @@ impl Screen {
             panic::set_hook(Box::new(move |panic| {
                 give_back();
                 hook(panic);
+                PANICKED.notify_one();
             }));
         });
-        TAKEN.store(true, Ordering::SeqCst);
-        let taken = enable_raw_mode()
-            .and_then(|()| execute!(stdout(), EnterAlternateScreen, Hide))
-            .and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
-        taken.map(ManuallyDrop::new).map(Self).inspect_err(|_| give_back())
+        take()?;
+        let screen = Terminal::new(CrosstermBackend::new(stdout()));
+        screen.map(ManuallyDrop::new).map(Self).inspect_err(|_| give_back())
     }
 
-    /// Draws what has changed.
-    pub(super) fn draw(&mut self, state: &State, look: Look) -> io::Result<()> {
-        self.0.draw(|frame| draw::draw(frame, state, look, Instant::now())).map(drop)
+    /// Draws what has changed, and says what there was room for; `None` where the terminal is not ours any more.
+    pub(super) fn draw(&mut self, state: &State, look: Look) -> io::Result<Option<Drawn>> {
+        // A thread that panics meanwhile gives it back afterwards, and nothing is drawn on it from then on.
+        let _ours = stdout().lock();
+        if !TAKEN.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let mut drawn = None;
+        self.0.draw(|frame| drawn = Some(draw::draw(frame, state, look, Instant::now())))?;
+        Ok(drawn)
     }
 
     /// Has all of it drawn next time.
@@ -91,6 +103,13 @@ impl Screen {
         // Its `clear` asks the terminal where the cursor is, and whoever reads keys would take the answer.
         let size = self.0.size()?;
         self.0.resize(Rect::new(0, 0, size.width, size.height))
+    }
+
+    /// Takes it again: it was given back, or whoever stopped this program has changed it.
+    pub(super) fn retake(&mut self) -> io::Result<()> {
+        give_back();
+        take()?;
+        self.clear()
     }
 }
 
@@ -100,12 +119,26 @@ impl Drop for Screen {
     }
 }
 
+fn take() -> io::Result<()> {
+    let _ours = stdout().lock();
+    TAKEN.store(true, Ordering::SeqCst);
+    let taken = enable_raw_mode().and_then(|()| execute!(stdout(), EnterAlternateScreen, Hide));
+    taken.inspect_err(|_| give_back())
+}
+
 /// Gives the terminal back, once. Where it is gone there is nothing to give back, and nobody to tell.
-fn give_back() {
+pub(super) fn give_back() {
+    // Who panics while drawing has this lock already, and may have it once more.
+    let _ours = stdout().lock();
     if TAKEN.swap(false, Ordering::SeqCst) {
         let _shown = execute!(stdout(), LeaveAlternateScreen, Show);
         let _cooked = disable_raw_mode();
     }
+}
+
+/// Waits until a thread has panicked. It has said so itself, on the terminal that was given back.
+pub(super) async fn panicked() {
+    PANICKED.notified().await;
 }
 
 /// What comes from the terminal and when: keys, and `None` for another size.
@@ -127,3 +160,6 @@ fn read(keys: &Sender<(Instant, io::Result<Option<Key>>)>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

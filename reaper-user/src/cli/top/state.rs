@@ -1,25 +1,23 @@
 //! What is shown: the latest answer, what is opened, and what is selected in it. Nothing here draws, asks or acts: a key changes the
-//! state and may say what is to be done.
+//! state ([`press`](super::press)) and may say what is to be done.
 
 use std::time::{Duration, Instant};
 
 use super::{
     ask::{Answer, Asked, Question},
     cursor::Cursor,
+    draw::Drawn,
+    filter::Filter,
     groups::{Group, GroupKey, groups},
-    key::Key,
-    pane::{Pane, Remedy, Stage},
+    pane::{Pane, Stage},
     reaping::{Order, Said},
-    sort::{By, Sort},
+    sort::Sort,
 };
 use crate::{
     identity::BootTime,
     report::{HeadroomEvent, LimitKind, ZombieEvent},
     text::Untrusted,
 };
-
-/// Rows of a page.
-const PAGE: isize = 10;
 
 /// How it was started.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +52,8 @@ pub(super) struct Opened {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Act {
     Leave,
+    /// Give the terminal back until somebody has the program go on.
+    Suspend,
     /// Draw all of it, whatever was drawn before.
     Redraw,
     /// Look what a remedy would do.
@@ -71,23 +71,26 @@ pub(super) struct State {
     /// Why there is nothing newer.
     pub(super) trouble: Option<String>,
     pub(super) sort: Sort,
+    pub(super) filter: Filter,
     pub(super) view: View,
     pub(super) pane: Option<Pane>,
-    /// Lines that the pane, or the top of a view, is scrolled by.
+    /// Lines that the pane is scrolled by.
     pub(super) scroll: usize,
-    rows: Vec<HeadroomEvent>,
-    zombies: Option<Vec<ZombieEvent>>,
-    workloads: Cursor<WorkloadKey>,
-    groups: Cursor<GroupKey>,
-    each: Cursor<(u32, BootTime)>,
+    /// What there was room for when it was last drawn.
+    pub(super) drawn: Drawn,
+    pub(super) rows: Vec<HeadroomEvent>,
+    pub(super) zombies: Option<Vec<ZombieEvent>>,
+    pub(super) workloads: Cursor<WorkloadKey>,
+    pub(super) groups: Cursor<GroupKey>,
+    pub(super) each: Cursor<(u32, BootTime)>,
 }
 
 /// What a row of the workloads is known by: its cgroup, else the one that counts. Another one may count from one moment to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct WorkloadKey(Option<Untrusted>);
+pub(super) struct WorkloadKey(Option<Untrusted>);
 
 impl WorkloadKey {
-    fn of(row: &HeadroomEvent) -> Self {
+    pub(super) fn of(row: &HeadroomEvent) -> Self {
         let counts = || row.limits.first().and_then(|limit| limit.cgroup.clone());
         Self(row.workload.cgroup.clone().or_else(counts))
     }
@@ -100,9 +103,11 @@ impl State {
             asked: first.asked,
             trouble: None,
             sort: Sort::default(),
+            filter: Filter::default(),
             view: View::Workloads,
             pane: None,
             scroll: 0,
+            drawn: Drawn::default(),
             rows: Vec::new(),
             zombies: None,
             workloads: Cursor::default(),
@@ -123,9 +128,21 @@ impl State {
         }
     }
 
-    /// The workloads in their order, and which of them is selected.
-    pub(super) fn workloads(&self) -> (&[HeadroomEvent], Option<usize>) {
-        (&self.rows, self.workloads.place(&self.keys()))
+    /// The workloads that are listed, in their order, and which of them is selected.
+    pub(super) fn workloads(&self) -> (Vec<&HeadroomEvent>, Option<usize>) {
+        let rows: Vec<_> = self.rows.iter().filter(|row| self.filter.has(row)).collect();
+        let keys: Vec<_> = rows.iter().map(|row| WorkloadKey::of(row)).collect();
+        (rows, self.workloads.place(&keys))
+    }
+
+    /// All workloads, also those that are not listed.
+    pub(super) fn all_workloads(&self) -> &[HeadroomEvent] {
+        &self.rows
+    }
+
+    /// The zombies that were told of, if they were asked for.
+    pub(super) fn zombies(&self) -> &[ZombieEvent] {
+        self.zombies.as_deref().unwrap_or_default()
     }
 
     /// Zombies on the machine, in workloads that are shown or not; `None` where no row tells.
@@ -152,8 +169,9 @@ impl State {
         Some((group, place))
     }
 
-    fn keys(&self) -> Vec<WorkloadKey> {
-        self.rows.iter().map(WorkloadKey::of).collect()
+    /// What the listed workloads are known by.
+    pub(super) fn keys(&self) -> Vec<WorkloadKey> {
+        self.workloads().0.into_iter().map(WorkloadKey::of).collect()
     }
 
     /// Takes in what the daemon says, or that it does not.
@@ -186,6 +204,10 @@ impl State {
             let keys = identities(&group);
             self.each.settle(&keys);
         }
+        if let Some(Pane::Whole(mut whole)) = self.pane.take_if(|pane| matches!(pane, Pane::Whole(_))) {
+            whole.refresh(self);
+            self.pane = Some(Pane::Whole(whole));
+        }
     }
 
     /// Takes in what became of a remedy, or would.
@@ -196,8 +218,11 @@ impl State {
         }
     }
 
-    /// It was drawn as it is.
-    pub(super) fn was_drawn(&mut self, now: Instant) {
+    /// It was drawn as it is, then, with room for so much.
+    pub(super) fn was_drawn(&mut self, now: Instant, drawn: Drawn) {
+        self.drawn = drawn;
+        // It may have become shorter, or the terminal larger.
+        self.scroll = self.scroll.min(drawn.scrolls);
         if let Some(Pane::Remedy(remedy)) = &mut self.pane {
             remedy.was_drawn(now);
         }
@@ -210,157 +235,13 @@ impl State {
             _ => None,
         }
     }
-
-    /// Does what a key says that was read then, and says what else is to be done.
-    pub(super) fn press(&mut self, key: Key, at: Instant) -> Option<Act> {
-        match key {
-            Key::Interrupt => return Some(Act::Leave),
-            Key::Redraw => return Some(Act::Redraw),
-            _ => {}
-        }
-        if let Some(pane) = self.pane.take() {
-            return self.press_in(pane, key, at);
-        }
-        match key {
-            Key::Char('q') => return Some(Act::Leave),
-            Key::Char('?') => self.open_pane(Pane::Help),
-            Key::Char('x') => return self.remedy(),
-            Key::Up => self.step(-1),
-            Key::Down => self.step(1),
-            Key::PageUp => self.step(-PAGE),
-            Key::PageDown => self.step(PAGE),
-            Key::Home => self.step(isize::MIN),
-            Key::End => self.step(isize::MAX),
-            Key::Enter => self.enter(),
-            Key::Back => self.back(),
-            Key::Char(character) => self.sort_by(character),
-            Key::Interrupt | Key::Redraw => {}
-        }
-        None
-    }
-
-    fn open_pane(&mut self, pane: Pane) {
-        self.pane = Some(pane);
-        self.scroll = 0;
-    }
-
-    /// Keys while a pane is open, which is put back unless it was left.
-    fn press_in(&mut self, mut pane: Pane, key: Key, at: Instant) -> Option<Act> {
-        let mut act = None;
-        let leaves = match (key, &mut pane) {
-            (Key::Up, _) => {
-                self.scroll = self.scroll.saturating_sub(1);
-                false
-            }
-            (Key::Down, _) => {
-                self.scroll = self.scroll.saturating_add(1);
-                false
-            }
-            (Key::Char('y'), Pane::Remedy(remedy)) => {
-                act = remedy.agree(at);
-                false
-            }
-            // What has been begun is waited for.
-            (Key::Back | Key::Enter | Key::Char('q' | 'n' | '?'), Pane::Remedy(remedy)) => {
-                !matches!(remedy.stage, Stage::Doing(_))
-            }
-            (Key::Back | Key::Enter | Key::Char('q' | '?'), Pane::Help) => true,
-            _ => false,
-        };
-        if leaves {
-            self.scroll = 0;
-        } else {
-            self.pane = Some(pane);
-        }
-        act
-    }
-
-    fn step(&mut self, by: isize) {
-        match &self.view {
-            View::Workloads => {
-                let keys = self.keys();
-                self.workloads.step(&keys, by);
-            }
-            View::Workload(_) => {
-                let keys: Vec<_> =
-                    self.groups().into_iter().flat_map(|(groups, _)| groups).map(|g| g.key).collect();
-                self.groups.step(&keys, by);
-            }
-            View::Group(..) => {
-                let keys = self.group().map(|(group, _)| identities(&group)).unwrap_or_default();
-                self.each.step(&keys, by);
-            }
-        }
-    }
-
-    fn enter(&mut self) {
-        match &self.view {
-            View::Workloads => {
-                let (rows, place) = self.workloads();
-                let Some(row) = place.and_then(|place| rows.get(place)).cloned() else { return };
-                // What is opened is selected when it is closed.
-                self.workloads.choose(WorkloadKey::of(&row));
-                self.view = View::Workload(Box::new(Opened { row, is_told: true }));
-                self.groups = Cursor::default();
-            }
-            View::Workload(_) => {
-                let selected = self.groups().and_then(|(groups, place)| Some(groups.get(place?)?.key));
-                let Some(key) = selected else { return };
-                self.groups.choose(key);
-                self.each = Cursor::default();
-                self.view = match std::mem::replace(&mut self.view, View::Workloads) {
-                    View::Workload(opened) => View::Group(opened, key),
-                    other => other,
-                };
-            }
-            View::Group(..) => {}
-        }
-    }
-
-    fn back(&mut self) {
-        self.view = match std::mem::replace(&mut self.view, View::Workloads) {
-            View::Group(opened, _) => View::Workload(opened),
-            View::Workload(_) | View::Workloads => {
-                self.zombies = None;
-                View::Workloads
-            }
-        };
-    }
-
-    fn sort_by(&mut self, character: char) {
-        let by = match character {
-            'z' => By::Zombies,
-            'r' => By::Rate,
-            'h' => By::Headroom,
-            'f' => By::Forecast,
-            'n' => By::Name,
-            _ => return,
-        };
-        if matches!(self.view, View::Workloads) {
-            self.sort = self.sort.asked(by);
-            self.sort.sort(&mut self.rows);
-        }
-    }
-
-    /// Shows what can be done about the selected line, and looks what would be done where that is allowed.
-    fn remedy(&mut self) -> Option<Act> {
-        let order = match &self.view {
-            View::Workloads => None,
-            View::Workload(_) => self.groups().and_then(|(groups, place)| {
-                let group = groups.get(place?)?;
-                Order::of(&group.zombies)
-            }),
-            View::Group(..) => self.group().and_then(|(group, place)| {
-                let zombie = group.zombies.get(place?)?;
-                Order::of(&[zombie])
-            }),
-        }?;
-        let (remedy, act) = Remedy::begin(order, self.settings.allow_remedies);
-        self.open_pane(Pane::Remedy(Box::new(remedy)));
-        act
-    }
 }
 
-fn identities(group: &Group<'_>) -> Vec<(u32, BootTime)> {
-    group.zombies.iter().map(|zombie| (zombie.pid, zombie.start_time)).collect()
+pub(super) fn identities(group: &Group<'_>) -> Vec<(u32, BootTime)> {
+    group.zombies.iter().map(|zombie| identity(zombie)).collect()
+}
+
+/// What a zombie is known by.
+pub(super) const fn identity(zombie: &ZombieEvent) -> (u32, BootTime) {
+    (zombie.pid, zombie.start_time)
 }

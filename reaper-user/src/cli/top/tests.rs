@@ -195,7 +195,7 @@ fn a_remedy_is_done_after_it_was_looked_at_and_agreed_to_and_once() {
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!() };
     let Stage::Done(said) = &remedy.stage else { panic!("{remedy:?}") };
     assert!(said.lines[0].contains("of tini(4700)"), "{:?}", said.lines);
-    assert_eq!(said.lines[1], "a \\x1b[31mword", "what it complains about is escaped");
+    assert_eq!(said.lines[1], "a \\x1b[31mword of \\x1b", "what it complains about is escaped, and once");
     assert_eq!(typed(&mut state, Key::Char('y')), None);
 }
 
@@ -210,7 +210,8 @@ fn what_would_not_be_done_or_to_somebody_else_is_not_offered() {
     let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
     state.hear(said_about(&order, false, None, &other));
     let Some(Pane::Remedy(remedy)) = &state.pane else { panic!() };
-    assert!(matches!(remedy.stage, Stage::Tried(..)));
+    let Stage::Tried(said, _) = &remedy.stage else { panic!("{remedy:?}") };
+    assert!(said.why_not(&order).contains("another process"), "{}", said.why_not(&order));
     assert_eq!(typed(&mut state, Key::Char('y')), None);
 }
 
@@ -234,12 +235,12 @@ fn a_yes_that_nobody_can_have_meant_is_none_and_what_is_old_is_looked_at_again()
     let now = std::time::Instant::now();
     let after = |seconds| now + std::time::Duration::from_secs_f64(seconds);
     assert_eq!(state.press(Key::Char('y'), after(9.0)), None, "it was not on the screen yet");
-    state.was_drawn(now);
+    state.was_drawn(now, state.drawn);
     assert_eq!(state.press(Key::Char('y'), after(0.1)), None, "a key that is held down");
     assert_eq!(state.press(Key::Char('y'), after(61.0)), Some(Act::Try(order.clone())));
     state.hear(said(&order, false, None));
     assert_eq!(state.press(Key::Char('y'), after(62.0)), None, "it was not on the screen yet");
-    state.was_drawn(after(62.0));
+    state.was_drawn(after(62.0), state.drawn);
     assert_eq!(state.press(Key::Char('y'), after(63.0)), Some(Act::Reap(order)));
 }
 
@@ -279,4 +280,72 @@ fn q_leaves_a_view_and_only_closes_what_lies_over_it() {
     press(&mut state, "x");
     assert!(state.pane.is_none());
     assert_eq!(typed(&mut state, Key::Char('q')), Some(Act::Leave));
+}
+
+#[test]
+fn a_filter_is_typed_kept_edited_and_cleared_and_who_was_found_stays_selected() {
+    let mut state = state(false, (1..=9).map(|number| workload(number * 11, u64::from(number))).collect());
+    assert_eq!(selected(&state), "w99");
+    press(&mut state, "/W3");
+    assert_eq!((names(&state), selected(&state)), (vec!["w33".to_owned()], "w33".to_owned()));
+    // Letters are no commands meanwhile.
+    press(&mut state, "qxjk");
+    assert_eq!(
+        (names(&state).len(), state.workloads().1, state.filter.shown()),
+        (0, None, "W3qxjk".to_owned())
+    );
+    typed(&mut state, Key::Enter);
+    typed(&mut state, Key::Enter);
+    assert!(matches!(state.view, View::Workloads), "there is none to open");
+    press(&mut state, "/");
+    for _ in 0..4 {
+        typed(&mut state, Key::Erase);
+    }
+    typed(&mut state, Key::Enter);
+    assert_eq!(names(&state), ["w33"]);
+    // What comes is filtered, too; what was found is opened, and looked for among all.
+    state.take(Ok(answer(vec![workload(33, 5), workload(333, 7), workload(1, 9)], None)));
+    assert_eq!(
+        (names(&state), selected(&state)),
+        (vec!["w333".to_owned(), "w33".to_owned()], "w33".to_owned())
+    );
+    typed(&mut state, Key::Enter);
+    state.take(Ok(answer(vec![workload(33, 6), workload(1, 9)], Some(Vec::new()))));
+    assert!(matches!(&state.view, View::Workload(opened) if opened.is_told && opened.row.zombies == 6));
+    typed(&mut state, Key::Back);
+    assert_eq!(names(&state), ["w33"]);
+    typed(&mut state, Key::Back);
+    assert_eq!((names(&state).len(), selected(&state)), (2, "w33".to_owned()), "all are listed again");
+    press(&mut state, "/w1");
+    typed(&mut state, Key::Back);
+    assert_eq!(names(&state).len(), 2);
+    press(&mut state, "/1");
+    typed(&mut state, Key::EraseAll);
+    assert!(state.filter.is_typed() && state.filter.is_empty());
+    typed(&mut state, Key::Erase);
+    assert!(!state.filter.is_typed());
+    press(&mut state, "G");
+    assert_eq!(selected(&state), "w33");
+    press(&mut state, "g");
+    assert_eq!(selected(&state), "w1");
+}
+
+#[test]
+fn a_page_of_the_list_is_what_there_is_room_for() {
+    let mut state = state(false, (0..100).map(|number| workload(number, u64::from(number))).collect());
+    state.drawn.page = 21;
+    typed(&mut state, Key::PageDown);
+    assert_eq!(selected(&state), "w78");
+    press(&mut state, "  ");
+    typed(&mut state, Key::PageUp);
+    assert_eq!(selected(&state), "w57");
+}
+
+#[test]
+fn ctrl_z_stops_it_whatever_is_open() {
+    let mut state = state(false, vec![workload(1, 1)]);
+    for keys in ["", "?", "/x"] {
+        press(&mut state, keys);
+        assert_eq!(typed(&mut state, Key::Suspend), Some(Act::Suspend), "{keys}");
+    }
 }

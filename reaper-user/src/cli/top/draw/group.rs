@@ -12,18 +12,31 @@ use super::{
 };
 use crate::report::{ZombieEvent, numbered, words};
 
-pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: Look) -> Vec<Line<'static>> {
+/// With how many rows there is room for.
+pub(super) fn lines(
+    state: &State,
+    opened: &Opened,
+    size: (usize, usize),
+    look: Look,
+) -> (Vec<Line<'static>>, usize) {
     let (width, height) = size;
     let name = words::cut(&opened.row.workload.shown(), width);
     let Some((group, selected)) = state.group() else {
-        let text = words::wrap("  ", "none of these zombies stands any more", 2, width);
-        return std::iter::once(name).chain(text).map(Line::raw).collect();
+        let others =
+            state.groups().map_or(0, |(groups, _)| groups.iter().map(|group| group.zombies.len()).sum());
+        // They may stand: with another holder, or since their leak site is known.
+        let text = format!(
+            "no zombie has this holder, cause and leak site any more; the workload has {}",
+            numbered(others, "zombie", "zombies")
+        );
+        let text = words::wrap("  ", &text, 2, width);
+        return (std::iter::once(name).chain(text).map(Line::raw).collect(), 1);
     };
     let said = std::iter::once(name).chain(story(&group, width)).collect();
     let mut lines = above(said, group.zombies.len(), height, look);
     let rest = (width, height.saturating_sub(lines.len()));
     lines.extend(table(&columns(), &group.zombies, selected, rest, look, |_| Default::default()));
-    lines
+    (lines, rest.1.saturating_sub(1))
 }
 
 /// Who holds them, why they stand, and where they come from.

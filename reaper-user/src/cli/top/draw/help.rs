@@ -8,13 +8,19 @@ use crate::report::words::wrap;
 /// What stands in front of an explanation.
 const INDENT: usize = 11;
 
-const KEYS: [(&str, &str); 8] = [
-    ("↑ ↓ k j", "select; PgUp, PgDn, Home and End go further"),
-    ("Enter →", "open: a workload, then its zombies of one holder, cause and leak site"),
+const KEYS: [(&str, &str); 11] = [
+    ("↑ ↓ k j", "select, or scroll; PgUp and PgDn (space) go further, Home and End (g G) to the ends"),
+    (
+        "Enter →",
+        "open: a workload, then its zombies of one holder, cause and leak site, then one of these in full",
+    ),
     ("Esc ←", "back"),
+    ("/", "list the workloads that have in their name what is typed; Enter keeps it, Esc lists all again"),
+    ("d", "read in full: the workload, or the zombie with its command line and the whole stack"),
     ("z r h f n", "sort by zombies, rate, headroom, forecast, name; once more: the other way round"),
-    ("x", "reap by hand"),
+    ("x", "reap by hand what is selected in an opened workload"),
     ("Ctrl-L", "draw all of it anew"),
+    ("Ctrl-Z", "stop it until the shell's fg"),
     ("?", "this"),
     ("q Ctrl-C", "quit"),
 ];

@@ -4,6 +4,7 @@ mod group;
 mod help;
 mod remedy;
 mod table;
+mod whole;
 mod workload;
 mod workloads;
 
@@ -66,8 +67,23 @@ impl Look {
     }
 }
 
+/// What there was room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drawn {
+    /// Rows of the table, or lines of the pane.
+    pub(super) page: usize,
+    /// Lines that the pane can be scrolled by.
+    pub(super) scrolls: usize,
+}
+
+impl Default for Drawn {
+    fn default() -> Self {
+        Self { page: 10, scrolls: 0 }
+    }
+}
+
 /// Draws it as it is at this moment.
-pub(super) fn draw(frame: &mut Frame<'_>, state: &State, look: Look, now: Instant) {
+pub(super) fn draw(frame: &mut Frame<'_>, state: &State, look: Look, now: Instant) -> Drawn {
     let area = frame.area();
     let width = usize::from(area.width);
     let trouble = trouble(state, width);
@@ -78,17 +94,26 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, look: Look, now: Instan
     let style = look.pressing();
     show(frame, said, trouble.into_iter().map(|line| Line::styled(line, style)).collect());
     let size = (width, usize::from(body.height));
-    let lines = match (&state.pane, &state.view) {
-        (Some(Pane::Help), _) => scrolled(help::lines(state, width), state.scroll, size.1),
-        (Some(Pane::Remedy(remedy)), _) => {
-            scrolled(remedy::lines(remedy, width, look, now), state.scroll, size.1)
+    let of_pane = match &state.pane {
+        None => None,
+        Some(Pane::Help) => Some(help::lines(state, width)),
+        Some(Pane::Whole(of)) => Some(whole::lines(of, width, look)),
+        Some(Pane::Remedy(remedy)) => Some(remedy::lines(remedy, width, look, now)),
+    };
+    let (lines, drawn) = match of_pane {
+        Some(lines) => scrolled(lines, state.scroll, size.1),
+        None => {
+            let (lines, page) = match &state.view {
+                View::Workloads => workloads::lines(state, size, look),
+                View::Workload(opened) => workload::lines(state, opened, size, look),
+                View::Group(opened, _) => group::lines(state, opened, size, look),
+            };
+            (lines, Drawn { page, scrolls: 0 })
         }
-        (None, View::Workloads) => workloads::lines(state, size, look),
-        (None, View::Workload(opened)) => workload::lines(state, opened, size, look),
-        (None, View::Group(opened, _)) => group::lines(state, opened, size, look),
     };
     show(frame, body, lines);
-    frame.render_widget(Line::styled(footer(state, width), look.faint()), foot);
+    frame.render_widget(Line::styled(footer(state, width, drawn), look.faint()), foot);
+    drawn
 }
 
 fn show(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'static>>) {
@@ -103,8 +128,13 @@ fn title(state: &State, width: usize, look: Look, now: Instant) -> Line<'static>
     } else {
         format!("{} old", shown(std::time::Duration::from_secs(age.as_secs())))
     };
-    let (rows, _) = state.workloads();
-    let workloads = numbered(rows.len(), "workload", "workloads");
+    let mut workloads = numbered(state.all_workloads().len(), "workload", "workloads");
+    if state.filter.is_typed() || !state.filter.is_empty() {
+        // As it is typed, with a mark where it goes on.
+        let goes_on = if state.filter.is_typed() { "_" } else { "" };
+        workloads =
+            format!("/{}{goes_on} {} of {workloads}", state.filter.shown(), state.workloads().0.len());
+    }
     let zombies = state.on_machine().map(|zombies| numbered(zombies, "zombie in all", "zombies in all"));
     let zombies = zombies.map(|zombies| format!(", {zombies}")).unwrap_or_default();
     let left = cut(&format!("reaper top: {workloads}{zombies}"), width.saturating_sub(old.width() + 1));
@@ -122,26 +152,44 @@ fn trouble(state: &State, width: usize) -> Vec<String> {
 }
 
 /// The keys, the most important ones where there is little room.
-fn footer(state: &State, width: usize) -> String {
+fn footer(state: &State, width: usize, drawn: Drawn) -> String {
+    let scroll = if drawn.scrolls > 0 { "↑↓ scroll" } else { "" };
     let mut keys: Vec<&str> = match (&state.pane, &state.view) {
-        (Some(Pane::Help), _) => vec!["Esc back", "↑↓ scroll"],
+        (Some(Pane::Help | Pane::Whole(_)), _) => vec!["Esc back", scroll],
         (Some(Pane::Remedy(remedy)), _) => match &remedy.stage {
             Stage::Tried(said, _) if said.is_offered(&remedy.order) => {
-                vec!["y do it", "Esc leave it", "↑↓ scroll"]
+                vec!["y do it", "Esc leave it", scroll]
             }
             Stage::Doing(_) => vec!["it is being done"],
-            _ => vec!["Esc back", "↑↓ scroll"],
+            _ => vec!["Esc back", scroll],
         },
-        (None, View::Workloads) => vec!["q quit", "? help", "Enter open", "z r h f n sort", "↑↓ select"],
-        (None, View::Workload(_)) => {
-            vec!["q quit", "? help", "Esc back", "Enter open", reap(state), "↑↓ select"]
+        (None, View::Workloads) if state.filter.is_typed() => {
+            vec!["type a part of the name", "Enter keep", "Esc all of them"]
         }
-        (None, View::Group(..)) => vec!["q quit", "? help", "Esc back", reap(state), "↑↓ select"],
+        (None, View::Workloads) if !state.filter.is_empty() => {
+            vec!["q quit", "? help", "Esc all of them", "Enter open", "z r h f n sort", "↑↓ select"]
+        }
+        (None, View::Workloads) => {
+            vec!["q quit", "? help", "Enter open", "/ find", "z r h f n sort", "d read", "↑↓ select"]
+        }
+        (None, View::Workload(_)) => {
+            vec!["q quit", "? help", "Esc back", "Enter open", reap(state), "d read", "↑↓ select"]
+        }
+        (None, View::Group(..)) => {
+            vec!["q quit", "? help", "Esc back", "Enter read", reap(state), "↑↓ select"]
+        }
     };
+    keys.retain(|key| !key.is_empty());
     while keys.join("  ").width() > width && keys.len() > 1 {
         keys.pop();
     }
-    cut(&keys.join("  "), width)
+    let keys = keys.join("  ");
+    // How much of it is below.
+    let below = drawn.scrolls.saturating_sub(state.scroll);
+    let more =
+        if below > 0 { format!("  {} below", numbered(below, "line", "lines")) } else { String::new() };
+    let whole = keys.clone() + &more;
+    cut(if whole.width() > width { &keys } else { &whole }, width)
 }
 
 const fn reap(state: &State) -> &'static str {
@@ -149,9 +197,10 @@ const fn reap(state: &State) -> &'static str {
 }
 
 /// Lines from one on, but no further than to the last.
-fn scrolled(lines: Vec<Line<'static>>, scroll: usize, height: usize) -> Vec<Line<'static>> {
-    let from = scroll.min(lines.len().saturating_sub(height));
-    lines.into_iter().skip(from).take(height).collect()
+fn scrolled(lines: Vec<Line<'static>>, scroll: usize, height: usize) -> (Vec<Line<'static>>, Drawn) {
+    let scrolls = lines.len().saturating_sub(height);
+    let shown = lines.into_iter().skip(scroll.min(scrolls)).take(height).collect();
+    (shown, Drawn { page: height, scrolls })
 }
 
 /// What is to be said, below its first line as a head and above a table of so many rows: what there is no room for beside the table is left

@@ -36,7 +36,7 @@ pub(super) fn lines(remedy: &Remedy, width: usize, look: Look, now: Instant) -> 
             if said.is_offered(&remedy.order) {
                 say("Do it? y: yes, Esc: no", look.pressing());
             } else {
-                say("There is nothing here that it would do.", look.head());
+                say(said.why_not(&remedy.order), look.head());
             }
         }
         Stage::Doing(begun) => {

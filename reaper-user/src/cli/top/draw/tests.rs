@@ -19,7 +19,10 @@ const PLAIN: Look = Look { colour: false };
 
 fn buffer(state: &State, (width, height): (u16, u16), look: Look, after: Duration) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| draw(frame, state, look, state.asked + after)).unwrap();
+    let frame = |frame: &mut Frame<'_>| {
+        draw(frame, state, look, state.asked + after);
+    };
+    terminal.draw(frame).unwrap();
     terminal.backend().buffer().clone()
 }
 
@@ -42,6 +45,32 @@ fn assert_shows(picture: &[String], parts: &[&str]) {
             picture.join("\n")
         );
     }
+}
+
+/// What is to be read after it was drawn, and the state knows how much room there was.
+fn drawn(state: &mut State, size: (u16, u16)) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(size.0, size.1)).unwrap();
+    let mut room = None;
+    terminal.draw(|frame| room = Some(draw(frame, state, PLAIN, state.asked))).unwrap();
+    state.was_drawn(Instant::now(), room.unwrap());
+    picture(state, size)
+}
+
+/// All lines of a pane, read from its beginning by this key.
+fn read_by(state: &mut State, key: Key, size: (u16, u16)) -> Vec<String> {
+    let body = |picture: &[String]| picture[1..picture.len() - 1].to_vec();
+    let mut read = body(&drawn(state, size));
+    for _ in 0..200 {
+        let before = state.scroll;
+        typed(state, key);
+        let lines = body(&drawn(state, size));
+        let new = state.scroll - before;
+        if new == 0 {
+            return read;
+        }
+        read.extend_from_slice(&lines[lines.len() - new..]);
+    }
+    panic!("it has no end: {read:?}");
 }
 
 /// The workload of the fixtures, opened, with this many zombies of one holder and one of another cause.
@@ -76,6 +105,10 @@ fn all() -> Vec<State> {
     done.hear(said(&order, true, None));
     let mut unasked = state(false, vec![hostile()]);
     typed(&mut unasked, Key::Enter);
+    let mut whole = state(false, vec![hostile()]);
+    typed(&mut whole, Key::Char('d'));
+    let mut found = state(false, vec![hostile(), workload(1, 3)]);
+    "/\u{202e}x".chars().for_each(|character| drop(typed(&mut found, Key::Char(character))));
     vec![
         state(false, Vec::new()),
         state(false, vec![hostile(), workload(1, 3)]),
@@ -88,6 +121,8 @@ fn all() -> Vec<State> {
         tried,
         done,
         unasked,
+        whole,
+        found,
     ]
 }
 
@@ -115,7 +150,7 @@ fn in_80_columns_a_row_tells_zombies_rate_headroom_and_forecast() {
         ]
         .map(str::to_owned)
     );
-    assert_eq!(picture[23], "q quit  ? help  Enter open  z r h f n sort  ↑↓ select");
+    assert_eq!(picture[23], "q quit  ? help  Enter open  / find  z r h f n sort  d read  ↑↓ select");
 }
 
 #[test]
@@ -238,6 +273,8 @@ fn a_late_answer_is_not_drawn_as_if_it_were_new() {
     let mut state = state(false, Vec::new());
     state.take(Ok(Answer { asked, workloads: vec![fixture::headroom()], zombies: None }));
     assert_eq!(state.asked, asked, "it is as old as the question");
+    let now = Instant::now().saturating_duration_since(asked);
+    assert!(picture_after(&state, (80, 24), now)[0].ends_with(" 9s old"));
 }
 
 #[test]
@@ -274,4 +311,91 @@ fn without_leave_the_command_is_shown_and_the_consent_that_it_takes() {
         &picture,
         &["--allow-remedies", "--dry-run", &format!("{command} --parent-may-miss-status")],
     );
+}
+
+#[test]
+fn a_pane_is_scrolled_to_its_ends_and_no_further() {
+    let mut state = state(false, Vec::new());
+    typed(&mut state, Key::Char('?'));
+    let size = (40, 10);
+    let first = drawn(&mut state, size);
+    assert!(first[9].ends_with(" below"), "{first:?}");
+    let by_line = read_by(&mut state, Key::Down, size);
+    assert!(by_line.len() > 20 && by_line.iter().any(|line| line.contains("FULL IN")), "{by_line:?}");
+    let last = drawn(&mut state, size);
+    assert!(!last[9].contains("below") && last[8].trim() == by_line.last().unwrap().trim());
+    // What was pressed in vain at the end is not to be taken back.
+    typed(&mut state, Key::Up);
+    assert_eq!(drawn(&mut state, size)[2], last[1]);
+    typed(&mut state, Key::Home);
+    assert_eq!(drawn(&mut state, size), first);
+    assert_eq!(read_by(&mut state, Key::PageDown, size), by_line);
+    typed(&mut state, Key::PageUp);
+    typed(&mut state, Key::Char('G'));
+    assert_eq!(drawn(&mut state, size), last);
+    // There is room for all of it.
+    drawn(&mut state, (80, 60));
+    assert_eq!(state.scroll, 0);
+}
+
+#[test]
+fn what_is_cut_in_a_row_or_above_it_is_read_in_full_in_a_small_terminal() {
+    let mut state = opened(500);
+    let frames: Vec<String> =
+        (0..40).map(|number| format!("frame_{number} /srv/deep/{number}.py:1")).collect();
+    let argument = format!("--data={}", "0123456789".repeat(30));
+    let mut zombies = state.zombies().to_vec();
+    for zombie in &mut zombies {
+        let Some(stack) = zombie.origin.as_mut().and_then(|origin| origin.stack.as_mut()) else { continue };
+        let frame = stack.frames[0].clone();
+        stack.frames = (0..40)
+            .map(|number| crate::report::ShownFrame {
+                function: Some(format!("frame_{number}").as_str().into()),
+                file: Some(format!("/srv/deep/{number}.py").as_str().into()),
+                line: Some(1),
+                ..frame.clone()
+            })
+            .collect();
+        zombie.cmdline = Some(format!("/usr/bin/chrome {argument} --last").as_str().into());
+    }
+    state.take(Ok(answer(vec![fixture::headroom()], Some(zombies.clone()))));
+    typed(&mut state, Key::Enter);
+    let above = drawn(&mut state, (80, 24)).join("\n");
+    assert!(!above.contains("frame_39") && !above.contains("--last"), "{above}");
+    typed(&mut state, Key::Enter);
+    for size in [(80, 24), (40, 10)] {
+        typed(&mut state, Key::Home);
+        let read = read_by(&mut state, Key::PageDown, size).concat().replace(' ', "");
+        for frame in &frames {
+            assert!(read.contains(&frame.replace(' ', "")), "{frame}: {read}");
+        }
+        assert!(read.contains(&argument) && read.contains("--last"), "{read}");
+    }
+    // It is gone, and can be read on.
+    zombies.clear();
+    state.take(Ok(answer(vec![fixture::headroom()], Some(zombies))));
+    typed(&mut state, Key::Home);
+    assert_shows(&drawn(&mut state, (80, 24)), &["It is gone", "Command    /usr/bin/chrome"]);
+    for key in [Key::Back, Key::Back, Key::Char('d')] {
+        typed(&mut state, key);
+    }
+    assert_shows(&drawn(&mut state, (80, 24)), &["Workload   ", "Headroom   full in 9m14s", "Esc back"]);
+}
+
+#[test]
+fn found_workloads_are_listed_and_the_title_says_of_how_many() {
+    let mut state = state(false, (0..1_000).map(|number| workload(number, u64::from(number))).collect());
+    typed(&mut state, Key::Char('/'));
+    assert_shows(&picture(&state, (80, 24))[..1], &["reaper top: /_ 1000 of 1000 workloads"]);
+    "W99".chars().for_each(|character| drop(typed(&mut state, Key::Char(character))));
+    let lines = picture(&state, (80, 24));
+    assert_shows(&lines[..1], &["reaper top: /W99_ 11 of 1000 workloads"]);
+    assert_shows(&lines[2..3], &["> w999 "]);
+    assert_shows(&lines[12..13], &["  w99 "]);
+    assert!(lines[13].is_empty() && lines[23].contains("Enter keep"), "{lines:?}");
+    typed(&mut state, Key::Enter);
+    assert_shows(&picture(&state, (40, 10))[..1], &["reaper top: /W99 11 of 1000"]);
+    typed(&mut state, Key::Char('/'));
+    typed(&mut state, Key::Char('x'));
+    assert_shows(&picture(&state, (80, 24)), &["no workload has \"W99x\" in its name"]);
 }

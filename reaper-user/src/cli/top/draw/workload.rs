@@ -12,7 +12,13 @@ use super::{
 };
 use crate::report::words;
 
-pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: Look) -> Vec<Line<'static>> {
+/// With how many rows there is room for.
+pub(super) fn lines(
+    state: &State,
+    opened: &Opened,
+    size: (usize, usize),
+    look: Look,
+) -> (Vec<Line<'static>>, usize) {
     let (width, height) = size;
     let mut said = words::wrap("", &opened.row.workload.shown(), 2, width);
     if opened.is_told {
@@ -27,10 +33,10 @@ pub(super) fn lines(state: &State, opened: &Opened, size: (usize, usize), look: 
         let text =
             if state.groups().is_some() { "none of its zombies stands" } else { "asking for its zombies" };
         lines.push(Line::raw(words::cut(text, width)));
-        return lines;
+        return (lines, 1);
     }
     lines.extend(table(&columns(), &groups, selected, rest, look, |_| Default::default()));
-    lines
+    (lines, rest.1.saturating_sub(1))
 }
 
 fn columns<'a>() -> Vec<Column<Group<'a>>> {
