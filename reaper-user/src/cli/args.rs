@@ -214,7 +214,8 @@ pub struct ExplainArgs {
     after_help = "\
 The running daemon counts zombies by where they come from: the stack at the fork, or the chain of forkers where no stack was taken.
 A site's id stays the same after a restart and on other machines. WHERE shows how good that is (exact, approximate, lineage-only,
-predates) and the innermost frame that is not of the language's own library; with an id, all is shown.
+predates) and the innermost frame that is not of the language's own library; without a stack, who forked whom, and via which line
+that was started. With an id, all is shown.
 
 Examples:
   reaper leaks

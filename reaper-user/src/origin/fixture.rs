@@ -79,6 +79,14 @@ pub(crate) fn lineage_only() -> Origin {
     Origin { quality: Quality::LineageOnly, chain: chain(), stack: None, stack_of: None }
 }
 
+/// A program that lives and leaks without a stack of its own; a Python program has started it.
+pub(crate) fn started() -> Origin {
+    let mut origin = exact(42);
+    origin.quality = Quality::LineageOnly;
+    origin.chain[0].alive = true;
+    origin
+}
+
 pub(crate) fn predating() -> Origin {
     Origin { quality: Quality::Predates, chain: Vec::new(), stack: None, stack_of: None }
 }

@@ -4,6 +4,7 @@
 mod files;
 mod follow;
 pub mod native;
+mod nearest;
 mod place;
 mod print;
 mod python;
@@ -39,8 +40,9 @@ pub struct Origin {
     /// Its forker, then that one's forker, and so on: at most [`LINKS`].
     pub chain: Vec<Link>,
     /// Where the nearest link that has a stack was when it forked the one below it. Of the first link that is where the
-    /// zombie itself was forked. A native one of a link that is dead gives way to one of a program's own language above it.
-    /// Thousands of zombies of one leak share it.
+    /// zombie itself was forked; where the links below it are dead, where what led to it was. Where one of them lives, it is
+    /// where that was started, and tells nothing of the leak: see [`Self::only_started`]. A native one of a link that is dead
+    /// gives way to one of a program's own language above it. Thousands of zombies of one leak share it.
     pub stack: Option<Arc<Stack>>,
     /// Which link that is, as an index into [`Self::chain`].
     pub stack_of: Option<usize>,
@@ -50,17 +52,24 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quality {
-    /// The stack was taken at the fork and read without a guess.
+    /// The stack was taken at the fork of the zombie, or at the one that led to it through processes that are dead, and read
+    /// without a guess.
     Exact,
-    /// There is a stack, and something of it was guessed or may be missing.
+    /// There is such a stack, and something of it was guessed or may be missing.
     Approximate,
-    /// No stack was taken of any process of the chain.
+    /// There is none. A stack that is there all the same is of where a process was started that lives, and leaks.
     LineageOnly,
     /// It was forked before anything was recorded.
     Predates,
 }
 
 impl Quality {
+    /// Whether it says that no stack tells of the leak.
+    #[must_use]
+    pub const fn has_no_stack(self) -> bool {
+        matches!(self, Self::LineageOnly | Self::Predates)
+    }
+
     /// The word for it, as in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

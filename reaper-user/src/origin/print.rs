@@ -18,23 +18,22 @@ pub struct SiteId(u32);
 
 impl Print {
     /// Of the origin of a zombie with this name. With a stack, its frames count and nothing else; without one, the names of
-    /// all processes from the zombie upwards.
+    /// all processes from the zombie upwards. Where the stack is only of where something was started that leaks, both: the
+    /// names up to whose stack it is, and its frames.
     #[must_use]
     pub fn of(origin: &Origin, zombie: &Untrusted) -> Self {
         let mut hash = Fnv::default();
-        match &origin.stack {
-            Some(stack) => {
-                hash.text("stack");
-                for frame in &stack.frames {
-                    add(&mut hash, frame);
-                }
+        if origin.stack.is_none() || origin.only_started() {
+            hash.text("chain");
+            hash.text(zombie.as_str());
+            for link in origin.chain.iter().take(origin.stack_of.unwrap_or(usize::MAX)) {
+                hash.text(link.comm.as_str());
             }
-            None => {
-                hash.text("chain");
-                hash.text(zombie.as_str());
-                for link in &origin.chain {
-                    hash.text(link.comm.as_str());
-                }
+        }
+        if let Some(stack) = &origin.stack {
+            hash.text("stack");
+            for frame in &stack.frames {
+                add(&mut hash, frame);
             }
         }
         Self(hash.0)
@@ -175,6 +174,23 @@ mod tests {
         other = origin;
         other.chain[1].process.pid += 1;
         assert_eq!(one, Print::of(&other, &"chrome".into()));
+    }
+
+    /// One line of a supervisor starts programs that have nothing to do with one another.
+    #[test]
+    fn what_one_line_has_started_is_told_apart_by_its_name() {
+        let origin = fixture::started();
+        let one = Print::of(&origin, &"true".into());
+        assert_ne!(one, Print::of(&fixture::exact(42), &"true".into()));
+        assert_ne!(one, Print::of(&origin, &"sh".into()), "the zombie's name");
+        let mut other = origin.clone();
+        other.chain[0].comm = "node".into();
+        assert_ne!(one, Print::of(&other, &"true".into()), "the leaker's name");
+        other = origin.clone();
+        (other.chain[1].comm, other.chain[2].comm) = ("python".into(), "bash".into());
+        assert_eq!(one, Print::of(&other, &"true".into()), "what is above has frames instead");
+        let elsewhere = Origin { stack: fixture::exact(58).stack, ..origin };
+        assert_ne!(one, Print::of(&elsewhere, &"true".into()));
     }
 
     #[test]

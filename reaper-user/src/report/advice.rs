@@ -1,6 +1,9 @@
 //! What a cause means, and what to do about it.
 
-use super::{event::ZombieEvent, origin::ShownStack};
+use super::{
+    event::ZombieEvent,
+    origin::{ShownOrigin, ShownStack},
+};
 use crate::{origin::Language, zombie::Cause};
 
 /// What a cause means, as the end of a sentence that begins with its word.
@@ -60,7 +63,7 @@ pub(super) fn advice(zombie: &ZombieEvent) -> Vec<String> {
 
 /// How to wait, in the language that forked it.
 fn wait_there(zombie: &ZombieEvent) -> &'static str {
-    let stack = zombie.origin.as_ref().and_then(|origin| origin.stack.as_ref());
+    let stack = zombie.origin.as_ref().and_then(ShownOrigin::stack_of_leak);
     match stack.map(|stack| stack.language) {
         Some(Language::Python | Language::Mixed) => {
             "Wait where it is started: Popen.wait() or communicate(), `with Popen(...)`, subprocess.run(), Process.join()"
@@ -74,7 +77,7 @@ fn wait_there(zombie: &ZombieEvent) -> &'static str {
 
 /// Where that is.
 fn place(zombie: &ZombieEvent) -> String {
-    let stack = zombie.origin.as_ref().and_then(|origin| origin.stack.as_ref());
+    let stack = zombie.origin.as_ref().and_then(ShownOrigin::stack_of_leak);
     match stack.and_then(ShownStack::place) {
         Some(frame) => format!(": {}.", frame.text()),
         None => ".".to_owned(),
@@ -107,6 +110,9 @@ mod tests {
         let zombie = Zombie { cause: Cause::NeverWaited, ..fixture::forked_at(origin::fixture::exact(42)) };
         let said = advice(&fixture::shown(&zombie)).join(" ");
         assert!(said.contains("Popen.wait()") && said.contains(": open_browser /srv/crawl.py:42."), "{said}");
+        let zombie = Zombie { cause: Cause::NeverWaited, ..fixture::forked_at(origin::fixture::started()) };
+        let said = advice(&fixture::shown(&zombie)).join(" ");
+        assert!(said.contains("in the program that forked it.") && !said.contains("crawl.py"), "{said}");
         let said = advice(&fixture::shown(&fixture::stopped('D'))).join(" ");
         assert!(said.contains("/proc/4700/stack"), "{said}");
     }

@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::{
     columns::{cut, wrap},
     numbered,
-    origin::{ShownOrigin, ShownStack},
+    origin::ShownOrigin,
     reporter::Page,
     site::{LeaksEvent, Qualities, SiteEvent, Window},
     span::shown,
@@ -143,7 +143,7 @@ fn row(site: &SiteEvent) -> [String; 6] {
     ]
 }
 
-/// How good it is, and the frame to look at; without a stack, who forked whom.
+/// How good it is, and the frame to look at; without a stack, who forked whom, and via which line that was started.
 pub(super) fn place(site: &SiteEvent, room: usize) -> String {
     place_of(site.quality, &site.origin, &site.comm, room)
 }
@@ -151,11 +151,7 @@ pub(super) fn place(site: &SiteEvent, room: usize) -> String {
 /// The same of an origin.
 pub(crate) fn place_of(quality: Quality, origin: &ShownOrigin, zombie: &Untrusted, room: usize) -> String {
     let quality = format!("{}: ", quality.as_str());
-    let left = room.saturating_sub(quality.width());
-    let place = match origin.stack.as_ref().and_then(ShownStack::place) {
-        Some(frame) => frame.within(left),
-        None => origin.chain_text(zombie),
-    };
+    let place = origin.place(zombie, room.saturating_sub(quality.width()));
     cut(&(quality + &place), room)
 }
 
@@ -276,7 +272,7 @@ mod tests {
             "origins of zombies: 501 exact, 40 approximate, 3 lineage-only, 2 predates",
             "3 forks were seen before their interpreter was recognized",
             "7 sites with 90 zombies gave way to others: only 8 are kept ([origin] sites)",
-            "lineage-only: chrome ← chromedriver ← python3 ← sh",
+            "lineage-only: chrome ← chromedriver --port=9515 ← python3 ← sh",
             "predates: chrome",
         ] {
             assert!(text.contains(part), "{part}\n{text}");

@@ -19,7 +19,8 @@ pub struct ShownOrigin {
     pub site: SiteId,
     /// The forker, then that one's forker, and so on.
     pub chain: Vec<ShownLink>,
-    /// Where the nearest process of the chain that has a stack was when it forked.
+    /// Where the nearest process of the chain that has a stack was when it forked. Where the quality says that there is none, a
+    /// process below that one lives: then it is where that was started, and tells nothing of the leak.
     pub stack: Option<ShownStack>,
     /// Which process of the chain that is, as an index.
     pub stack_of: Option<usize>,
@@ -86,15 +87,37 @@ impl ShownOrigin {
         }
     }
 
-    /// What forked what, from the zombie upwards: `chrome ← chromedriver ← python3 crawl.py`. Only who has the stack is shown
-    /// with its arguments.
+    /// The stack, where it tells of the leak and not only of where something was started.
+    pub(super) fn stack_of_leak(&self) -> Option<&ShownStack> {
+        self.stack.as_ref().filter(|_| !self.quality.has_no_stack())
+    }
+
+    /// What forked what, from the zombie upwards: `chrome ← chromedriver ← python3 crawl.py`. Who leaks is shown with its
+    /// arguments, and who has the stack: an interpreter is known by them alone.
     pub(super) fn chain_text(&self, zombie: &Untrusted) -> String {
-        let mut text = zombie.to_string();
-        for (place, link) in self.chain.iter().enumerate() {
-            text.push_str(" ← ");
-            text.push_str(&if self.stack_of == Some(place) { link.command() } else { link.comm.to_string() });
+        let leaks = self.stack_of_leak().is_none().then_some(0);
+        let is_told = |place| leaks == Some(place) || self.stack_of == Some(place);
+        let links = self.chain.iter().enumerate().map(|(place, link)| match is_told(place) {
+            true => link.command(),
+            false => link.comm.to_string(),
+        });
+        upwards(zombie, links)
+    }
+
+    /// Where it leaks, in so many places on a terminal, as well as that is known: the frame to look at; without a stack, who
+    /// forked whom, and where the topmost of those was started.
+    pub(super) fn place(&self, zombie: &Untrusted, room: usize) -> String {
+        let frame = self.stack.as_ref().and_then(ShownStack::place);
+        match (frame, self.stack_of_leak()) {
+            (Some(frame), Some(_)) => frame.within(room),
+            (Some(frame), None) => {
+                let below = self.chain.iter().take(self.stack_of.unwrap_or_default());
+                let below = upwards(zombie, below.map(|link| link.comm.to_string()));
+                let text = format!("{below} via {}", frame.short());
+                cut(&text, room)
+            }
+            (None, _) => cut(&self.chain_text(zombie), room),
         }
-        text
     }
 
     /// How good it is, as a sentence.
@@ -107,6 +130,16 @@ impl ShownOrigin {
             None => format!("{} stack", language(stack.language)),
         };
         let word = self.quality.as_str();
+        if let (None, Some(stack), Some(of)) = (self.stack_of_leak(), &self.stack, self.stack_of) {
+            let Some(alive) = self.chain.iter().take(of).find(|link| link.alive) else {
+                return format!("{word}; started at: {}", whose(stack));
+            };
+            let (comm, pid) = (&alive.comm, alive.pid);
+            return format!(
+                "{word}: no stack was taken of {comm} ({pid}), which lives; it was started at: {}",
+                whose(stack)
+            );
+        }
         match (self.quality, &self.stack) {
             (Quality::Exact, Some(stack)) => format!("{word} {}", whose(stack)),
             (Quality::Approximate, Some(stack)) => {
@@ -225,6 +258,11 @@ impl ShownLink {
     }
 }
 
+/// What is below first.
+fn upwards(zombie: &Untrusted, links: impl Iterator<Item = String>) -> String {
+    links.fold(zombie.to_string(), |text, link| text + " ← " + &link)
+}
+
 const fn language(language: Language) -> &'static str {
     match language {
         Language::Python => "Python",
@@ -310,12 +348,29 @@ mod tests {
         let said = |origin: &Origin| lines(origin, 100).join("\n");
         assert_eq!(
             said(&fixture::lineage_only()),
-            "  chrome ← chromedriver ← python3 ← sh\n  lineage-only: no stack was taken of any process of the chain"
+            "  chrome ← chromedriver --port=9515 ← python3 ← sh\n  lineage-only: no stack was taken of any process of the chain"
         );
         assert_eq!(
             said(&fixture::predating()),
             "  chrome\n  predates: it was forked before anything was recorded"
         );
+    }
+
+    #[test]
+    fn where_a_living_process_was_started_is_not_told_as_where_it_leaks() {
+        let origin = fixture::started();
+        assert_eq!(
+            lines(&origin, 120)[..3],
+            [
+                "  chrome ← chromedriver --port=9515 ← python3 /srv/crawl.py --all ← sh",
+                "  lineage-only: no stack was taken of chromedriver (4600), which lives; it was started at: Python stack of python3",
+                "    (4500)",
+            ]
+        );
+        let shown = ShownOrigin::new(&origin, &"chrome".into());
+        assert!(shown.stack.is_some() && shown.stack_of_leak().is_none());
+        assert_eq!(shown.place(&"chrome".into(), 80), "chrome ← chromedriver via open_browser crawl.py:42");
+        assert_eq!(shown.place(&"chrome".into(), 24), "chrome ← chromedriver v…");
     }
 
     #[test]

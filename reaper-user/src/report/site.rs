@@ -53,7 +53,7 @@ pub struct Qualities {
     pub exact: u64,
     /// Something of it was guessed or may be missing.
     pub approximate: u64,
-    /// No stack was taken.
+    /// No stack tells of the leak.
     pub lineage_only: u64,
     /// Forked before anything was recorded.
     pub predates: u64,
@@ -174,7 +174,8 @@ impl SiteEvent {
         self.since.and_then(|window| window.leaked).unwrap_or(self.total)
     }
 
-    /// As a path for other tools: workload, process, frames; without a stack, the processes alone.
+    /// As a path for other tools: workload, process, frames; without a stack, the processes alone. What was started at the
+    /// innermost frame and leaks itself is behind it.
     #[must_use]
     pub fn sample(&self) -> Sample {
         let workload = Untrusted::from_escaped(&self.workload.shown());
@@ -185,6 +186,11 @@ impl SiteEvent {
                 let whose = origin.stack_of.and_then(|of| origin.chain.get(of));
                 path.extend(whose.map(|link| Place::named(link.comm.clone())));
                 path.extend(stack.frames.iter().rev().map(place));
+                if origin.stack_of_leak().is_none() {
+                    let below = origin.chain.iter().take(origin.stack_of.unwrap_or_default()).rev();
+                    path.extend(below.map(|link| Place::named(link.comm.clone())));
+                    path.push(Place::named(self.comm.clone()));
+                }
             }
             None => {
                 path.extend(origin.chain.iter().rev().map(|link| Place::named(link.comm.clone())));
@@ -227,7 +233,18 @@ mod tests {
             ]
         );
         assert_eq!(paths(native)[2..4], ["/opt/leak+0x1300", "leak_here /src/leak.c:12"]);
-        assert_eq!(paths(chain), ["3f2a9c0d1e4b", "sh", "python3", "chromedriver", "chrome"]);
+        assert_eq!(paths(chain.clone()), ["3f2a9c0d1e4b", "sh", "python3", "chromedriver", "chrome"]);
+        let origin = ShownOrigin::new(&crate::origin::fixture::started(), &chain.comm);
+        let started = paths(SiteEvent { origin, ..chain });
+        assert_eq!(
+            started[4..],
+            [
+                "Popen.__init__ /usr/lib/python3.11/subprocess.py:1024",
+                "Popen._execute_child /usr/lib/python3.11/subprocess.py:1806",
+                "chromedriver",
+                "chrome"
+            ]
+        );
     }
 
     #[test]

@@ -2,21 +2,22 @@
 
 use std::sync::Arc;
 
-use reaper_ebpf::{Record, flag};
+use reaper_ebpf::{Record, flag, state};
 
 use super::Describer;
 use crate::{
     identity::Identity,
     kernel::{Forebear, id_of},
     observe::{Neighbour, Scene},
-    origin::{LINKS, Language, Link, Naming, Origin, Quality},
+    origin::{LINKS, Link, Naming, Origin},
     proc::ticks,
 };
 
 /// A process of a chain: in the ledger, or dead and gone with what it has left behind; or neither, and the chain ends there.
 struct Step {
     process: Identity,
-    recorded: bool,
+    /// Its state in the ledger; `None` where it is not in there.
+    recorded: Option<u64>,
     left: Option<Forebear>,
 }
 
@@ -24,7 +25,7 @@ impl Describer {
     /// Those of its forkers, and of theirs, that /proc may show.
     pub(super) fn ancestors(&self, record: &Record) -> Arc<[Identity]> {
         let steps = self.steps(record).into_iter();
-        steps.filter(|step| step.recorded).map(|step| step.process).collect()
+        steps.filter(|step| step.recorded.is_some()).map(|step| step.process).collect()
     }
 
     /// Forgets stacks that no chain can lead to any more.
@@ -51,28 +52,12 @@ impl Describer {
         let chain: Vec<_> = self.steps(record).into_iter().map(|step| link(step, scene)).collect();
         // What each of them forked: the zombie, then the one before it.
         let forked = chain.iter().map(|link| id_of(link.process));
-        let forked = std::iter::once(record.id()).chain(forked).take(chain.len()).enumerate();
-        let mut found = self
-            .stacks
-            .iter()
-            .flat_map(|stacks| forked.clone().filter_map(|(of, child)| Some((of, stacks.get(child)?))));
-        let nearest = found.next();
-        // A shell that was in between and is gone says less than the line of the program that ran it.
-        let is_passing = |of: usize| chain.get(of).is_some_and(|link| !link.alive);
-        let found = match nearest {
-            Some((of, (ref stack, _))) if stack.language == Language::Native && is_passing(of) => {
-                found.find(|(_, (stack, _))| stack.language != Language::Native).or(nearest)
-            }
-            nearest => nearest,
-        };
+        let forked: Vec<_> = std::iter::once(record.id()).chain(forked).take(chain.len()).collect();
+        let stacks = self.stacks.iter().flat_map(|stacks| {
+            forked.iter().enumerate().filter_map(|(of, child)| Some((of, stacks.get(*child)?)))
+        });
         let unseen = record.flags & (flag::PREDATES_FORK | flag::FORK_UNSEEN) != 0;
-        match found {
-            Some((of, (stack, quality))) => Origin { quality, chain, stack: Some(stack), stack_of: Some(of) },
-            None => {
-                let quality = if unseen { Quality::Predates } else { Quality::LineageOnly };
-                Origin { quality, chain, stack: None, stack_of: None }
-            }
-        }
+        Origin::new(chain, stacks, unseen)
     }
 
     /// Its forker first. Ends with the first one whose own fork was not seen.
@@ -87,13 +72,14 @@ impl Describer {
                 (None, Some(left)) => left.forker,
                 (None, None) => None,
             };
-            steps.push(Step { process, recorded: recorded.is_some(), left });
+            let recorded = recorded.map(|record| record.state());
+            steps.push(Step { process, recorded, left });
         }
         steps
     }
 }
 
-fn link(Step { process, recorded: _, left }: Step, scene: &Scene) -> Link {
+fn link(Step { process, recorded, left }: Step, scene: &Scene) -> Link {
     let is_it = |neighbour: &&Neighbour| {
         neighbour.pid == process.pid
             && neighbour.seen.as_ref().is_some_and(|(seen, _)| seen.start_ticks == ticks(process.start))
@@ -108,7 +94,10 @@ fn link(Step { process, recorded: _, left }: Step, scene: &Scene) -> Link {
             alive: !seen.has_ended(),
         },
         (None, Some(left)) => Link { process, comm: left.comm, cmdline: left.cmdline, alive: false },
-        (None, None) => Link { process, comm: "?".into(), cmdline: None, alive: false },
+        // Not looked at in time, if it lives: what is above it has only started it then.
+        (None, None) => {
+            Link { process, comm: "?".into(), cmdline: None, alive: recorded == Some(state::ALIVE) }
+        }
     }
 }
 
@@ -147,7 +136,7 @@ mod tests {
     }
 
     fn step(left: Option<Forebear>) -> Step {
-        Step { process: FORKER, recorded: true, left }
+        Step { process: FORKER, recorded: Some(state::ALIVE), left }
     }
 
     fn left() -> Option<Forebear> {
@@ -167,7 +156,11 @@ mod tests {
 
     #[test]
     fn a_reused_pid_lends_nobody_its_name() {
-        assert_eq!(told(&link(step(None), &scene(BootTime(5), 'S'))), ("?", None, false));
+        let other = scene(BootTime(5), 'S');
+        assert_eq!(told(&link(step(None), &other)), ("?", None, true));
+        for recorded in [None, Some(state::DEAD)] {
+            assert_eq!(told(&link(Step { recorded, ..step(None) }, &other)), ("?", None, false));
+        }
     }
 
     #[test]

@@ -2,12 +2,16 @@
 //! the programs themselves say that they did.
 
 mod adopted;
+#[path = "../../native/build.rs"]
+#[expect(dead_code, reason = "shared with the tests that stop programs at their forks")]
+mod build;
 mod explain;
 mod lineage;
 mod native;
 mod python;
 mod pythons;
 mod sites;
+mod started;
 mod workers;
 
 use std::{

@@ -1,10 +1,6 @@
 //! Programs of machine code that leak: the report has the function that forked, and its line or its place in the file, as the
 //! programs were built.
 
-#[path = "../../native/build.rs"]
-#[expect(dead_code, reason = "shared with the tests that stop programs at their forks")]
-mod build;
-
 use std::{
     process::{Child, Command, Stdio},
     time::Duration,
@@ -12,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::build::Program;
+use super::build::{self, Program};
 use crate::support::{Cgroup, Daemon, machine};
 
 /// How C and Rust fork and leave the child to nobody. `system` waits for its own.
