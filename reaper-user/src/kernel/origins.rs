@@ -167,12 +167,6 @@ impl Origins {
         self.executables.insert(key(executable), words, 0).is_ok()
     }
 
-    /// A file is looked at anew.
-    pub fn forget(&mut self, executable: Executable) {
-        // It may have been forgotten with others.
-        let _gone = self.executables.remove(&key(executable));
-    }
-
     /// What an earlier daemon has written: its numbers mean nothing here.
     fn forget_all(&mut self) {
         let followed: Vec<u32> = self.followed.keys().flatten().collect();

@@ -16,7 +16,7 @@ use reaper_ebpf::{
 
 use super::{
     Language, Quality, Stack, Stacks, native,
-    python::{Codes, Found, Image, Recognizer, Subject},
+    python::{Codes, Found, Image, Recognizer, Subject, Unlooked},
     stacks::sleep,
     symbols::Symbolizer,
 };
@@ -48,6 +48,9 @@ const FILES: Pace = Pace { apart: 5_000_000, at_once: 1_000 };
 /// millisecond.
 const LOOKS: Pace = Pace { apart: 2_000_000, at_once: 2_000 };
 
+/// Processes that may wait to be looked at again.
+const PENDING: usize = 4_096;
+
 /// Starts the thread. It begins with those that are `running` already, and ends with this process.
 pub(crate) fn start(
     origins: Origins,
@@ -69,7 +72,6 @@ pub(crate) fn start(
         pending: Vec::new(),
         files: 0,
         looks: 0,
-        told: false,
     };
     thread::Builder::new().name("origins".to_owned()).spawn(move || {
         follower.begin(running);
@@ -88,8 +90,6 @@ struct Follower {
     /// What [`FILES`] and [`LOOKS`] go by.
     files: u64,
     looks: u64,
-    /// It has been said that memory must not be read.
-    told: bool,
 }
 
 /// A process that is to be looked at again.
@@ -142,9 +142,6 @@ impl Follower {
             more = self.drain();
             self.stacks.make_room();
             self.look_again();
-            for executable in self.recognizer.due(Instant::now()) {
-                self.origins.forget(executable);
-            }
         }
     }
 
@@ -206,16 +203,7 @@ impl Follower {
         let subject = Subject { pid: tgid, start: BootTime(start), code, executable };
         let found = match self.recognizer.look(&subject) {
             Ok(found) => found,
-            Err(error) => {
-                // Said once for all: it will be so with each.
-                if error.kind() != io::ErrorKind::PermissionDenied {
-                    self.stacks.count_unrecognized();
-                }
-                // Or the kernel side would ask again for whatever it forks.
-                self.origins.unfollow(exec);
-                self.complain(tgid, &error);
-                return false;
-            }
+            Err(error) => return self.put_off(exec, error, times, before),
         };
         tracing::trace!(pid = tgid, ?found, "recognition");
         match found {
@@ -245,6 +233,43 @@ impl Follower {
             }
         }
         true
+    }
+
+    /// What could not be looked at: again later, or not at all. True where it may turn out to be an interpreter.
+    fn put_off(&mut self, exec: &Exec, error: Unlooked, times: usize, before: bool) -> bool {
+        match error {
+            Unlooked::PutOff { again, now } => {
+                self.stacks.count_unrecognized();
+                if now {
+                    self.stacks.tell_late(exec.tgid, &self.recognizer.path(exec.tgid));
+                }
+                if self.pending.len() < PENDING {
+                    self.pending.push(Pending { when: again, exec: *exec, times, before });
+                    return true;
+                }
+            }
+            Unlooked::Unopened(error) if error.is_not_permitted() => {
+                self.stacks.tell_not_permitted(exec.tgid)
+            }
+            Unlooked::Unopened(error) => {
+                self.stacks.count_unrecognized();
+                self.stacks.tell_unopened(exec.tgid, &error);
+                // It will be so with each process of that file, and is counted once.
+                if error.is_for_good() && !self.recognizer.is_linked(&exec.executable) {
+                    self.know(exec, Verdict { kind: kind::OTHER, ..Verdict::default() });
+                }
+            }
+            Unlooked::Failed(error) => {
+                // Said once for all: it will be so with each.
+                if error.kind() != io::ErrorKind::PermissionDenied {
+                    self.stacks.count_unrecognized();
+                }
+                self.complain(exec.tgid, &error);
+            }
+        }
+        // Or the kernel side would ask again for whatever it forks.
+        self.origins.unfollow(exec);
+        false
     }
 
     fn count_lost(&self, there_is_room: bool) {
@@ -294,13 +319,8 @@ impl Follower {
     fn complain(&mut self, pid: u32, error: &io::Error) {
         if error.kind() != io::ErrorKind::PermissionDenied {
             tracing::debug!(pid, %error, "a process could not be looked at");
-        } else if !std::mem::replace(&mut self.told, true) {
-            tracing::warn!(
-                pid,
-                %error,
-                "the memory of a process must not be read: zombies of Python programs are reported without the line that \
-                 forked them; grant CAP_SYS_PTRACE, and see that kernel.yama.ptrace_scope is not 3"
-            );
+        } else {
+            self.stacks.tell_not_permitted(pid);
         }
     }
 }

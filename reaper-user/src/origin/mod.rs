@@ -3,6 +3,7 @@
 
 mod files;
 mod follow;
+mod mounts;
 pub mod native;
 mod nearest;
 mod place;

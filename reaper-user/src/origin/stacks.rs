@@ -1,6 +1,7 @@
 //! Where the stacks of forks are, for whoever wants to know.
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
@@ -16,7 +17,8 @@ use rustix::{
 };
 use tokio::sync::Notify;
 
-use super::{Quality, Stack, store::Store};
+use super::{Quality, Stack, mounts::Unopened, store::Store};
+use crate::text::Untrusted;
 
 /// It is not looked for stacks that nobody needs more often than this.
 const PRUNED_APART: Duration = Duration::from_secs(1);
@@ -38,6 +40,8 @@ struct Shared {
     unnamed: AtomicU64,
     /// Processes whose stacks are to be named.
     wanted: Mutex<Vec<u64>>,
+    /// What has been said of that holds for all: that something is not permitted, or of a kind of file system.
+    told: Mutex<HashSet<Untrusted>>,
     /// Something has been named.
     named: Condvar,
     /// Rings when there is something to name.
@@ -75,6 +79,7 @@ impl Stacks {
             unread: AtomicU64::default(),
             unnamed: AtomicU64::default(),
             wanted: Mutex::default(),
+            told: Mutex::default(),
             named: Condvar::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })))
@@ -116,7 +121,7 @@ impl Stacks {
         self.store().lost()
     }
 
-    /// How many files were not looked at, because there were too many or they could not be read.
+    /// How many files were not looked at, because there were too many, or they could not or may not be read.
     pub(crate) fn unrecognized(&self) -> u64 {
         self.0.unrecognized.load(Ordering::Relaxed)
     }
@@ -144,6 +149,51 @@ impl Stacks {
     /// A stack could not be read.
     pub(super) fn count_unread(&self) {
         self.0.unread.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Memory must not be read: it will be so with each process, and is said once.
+    pub(super) fn tell_not_permitted(&self, pid: u32) {
+        if self.is_news(&"memory".into()) {
+            tracing::warn!(
+                pid,
+                "the memory of a process must not be read: zombies are reported without the line that forked them; grant \
+                 CAP_SYS_PTRACE, and see that kernel.yama.ptrace_scope is not 3"
+            );
+        }
+    }
+
+    /// A file was not opened. What holds for all files of that kind is said once.
+    pub(super) fn tell_unopened(&self, pid: u32, error: &Unopened) {
+        match error {
+            Unopened::FileSystem(kind) if self.is_news(kind) => tracing::warn!(
+                pid,
+                file_system = %kind,
+                "a program answers for the file system that others are run from, and may never do: they are not looked at, and \
+                 what they leak is reported without the line that forked it"
+            ),
+            _ => tracing::debug!(pid, %error, "a file was not opened"),
+        }
+    }
+
+    /// A file was late or did harm. Each is named, up to a number.
+    pub(super) fn tell_late(&self, pid: u32, path: &Untrusted) {
+        if self.is_news(path) {
+            tracing::warn!(
+                pid,
+                file = %path,
+                "looking for an interpreter in a file, the process that reads files of others was late or died: what runs it is looked at \
+                 again in a few seconds, and ever more rarely if that goes on; until then what it leaks is reported without a line"
+            );
+        } else {
+            tracing::debug!(pid, file = %path, "a file made the symbolizing process late or killed it");
+        }
+    }
+
+    /// Whether that was not said yet. Kinds of file systems may be called as their makers like: not for ever.
+    fn is_news(&self, what: &Untrusted) -> bool {
+        const MOST: usize = 16;
+        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < MOST && told.insert(what.clone())
     }
 
     /// Has those forgotten that nobody needs. Where all are needed, asking again at once would lead to nothing.

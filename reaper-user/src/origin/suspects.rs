@@ -8,8 +8,12 @@ use std::{
 
 use super::{files::FileKey, symbols::Unanswered};
 
-/// How long they are not asked about. It may have been the machine that was slow.
-pub(in crate::origin) const PUT_OFF: Duration = Duration::from_hours(1);
+/// How long they are not asked about at first: it may have been the machine that was slow, and what is not known meanwhile leaks
+/// without a line. Each time it is twice as long,
+pub(in crate::origin) const PUT_OFF: Duration = Duration::from_secs(5);
+
+/// up to this.
+pub(in crate::origin) const LONGEST: Duration = Duration::from_hours(1);
 
 /// Files that are remembered, of each kind.
 const FILES: usize = 8_192;
@@ -19,16 +23,20 @@ const FILES: usize = 8_192;
 pub(in crate::origin) struct Suspects {
     /// In a question that was answered.
     good: HashSet<FileKey>,
-    /// In none that was, and in one that was not; until when.
-    bad: HashMap<FileKey, Instant>,
+    /// In none that was, and in one that was not: until when it is put off, and for how long.
+    bad: HashMap<FileKey, (Instant, Duration)>,
 }
 
 impl Suspects {
     /// Whether to ask about these together. Not where none of them was ever of use but those that have done harm.
-    pub(in crate::origin) fn may_ask(&mut self, files: &[FileKey], now: Instant) -> bool {
-        self.bad.retain(|_, until| *until > now);
+    pub(in crate::origin) fn may_ask(&self, files: &[FileKey], now: Instant) -> bool {
         let mut doubtful = files.iter().filter(|file| !self.good.contains(file)).peekable();
-        doubtful.peek().is_none() || doubtful.any(|file| !self.bad.contains_key(file))
+        doubtful.peek().is_none() || doubtful.any(|file| self.put_off(file).is_none_or(|until| until <= now))
+    }
+
+    /// Until when a file is put off, or was.
+    pub(in crate::origin) fn put_off(&self, file: &FileKey) -> Option<Instant> {
+        self.bad.get(file).map(|(until, _)| *until)
     }
 
     /// Takes down how a question about these ended. True where it did harm.
@@ -53,8 +61,11 @@ impl Suspects {
                 if self.bad.len() + files.len() > FILES {
                     self.bad.clear();
                 }
-                let doubtful = files.iter().filter(|file| !self.good.contains(file));
-                self.bad.extend(doubtful.map(|file| (*file, now + PUT_OFF)));
+                for file in files.iter().filter(|file| !self.good.contains(file)) {
+                    let before = self.bad.get(file).map(|(_, before)| *before);
+                    let long = before.map_or(PUT_OFF, |before| (before * 2).min(LONGEST));
+                    self.bad.insert(*file, (now + long, long));
+                }
                 true
             }
             Err(_) => false,
@@ -69,14 +80,27 @@ mod tests {
     const LATE: Result<(), Unanswered> = Err(Unanswered::Late);
 
     #[test]
-    fn a_file_that_does_harm_is_asked_about_once_an_hour() {
-        let (mut suspects, now) = (Suspects::default(), Instant::now());
+    fn a_file_that_does_harm_is_asked_about_ever_more_rarely() {
+        let (mut suspects, mut now) = (Suspects::default(), Instant::now());
         let [hostile, other] = [1, 2].map(FileKey::fixture);
         assert!(suspects.may_ask(&[hostile], now));
         assert!(suspects.learn(&[hostile], &LATE, now));
         assert!(!suspects.may_ask(&[hostile], now) && suspects.may_ask(&[other], now));
         assert!(!suspects.may_ask(&[hostile], now + PUT_OFF / 2));
         assert!(suspects.may_ask(&[hostile], now + PUT_OFF));
+        let mut apart = Vec::new();
+        for _ in 0..12 {
+            let until = suspects.put_off(&hostile).unwrap();
+            apart.push((until - now).as_secs());
+            assert!(!suspects.may_ask(&[hostile], until - Duration::from_millis(1)));
+            now = until;
+            assert!(suspects.may_ask(&[hostile], now));
+            suspects.learn(&[hostile], &LATE, now);
+        }
+        assert_eq!(apart, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]);
+        // What was answered in the end was slow, and is forgiven.
+        suspects.learn(&[hostile], &Ok(()), now);
+        assert!(suspects.put_off(&hostile).is_none() && suspects.may_ask(&[hostile], now));
     }
 
     #[test]

@@ -259,6 +259,13 @@ pub(crate) const NEEDS: &[Need] = &[
     on_path("setpriv", "util-linux", "starts reaper with fewer privileges", &[Live]),
     on_path("flock", "util-linux", "takes a lock that reaper wants", &[Live]),
     on_path("mount", "mount", "mounts file systems of the tests' own", &[Live]),
+    on_path(
+        "mkfs.btrfs",
+        "btrfs-progs",
+        "makes a file system whose files have devices of their own",
+        &[Live],
+    ),
+    on_path("bindfs", "bindfs", "is a file system that a program answers for", &[Live]),
     on_path("ps", "procps", "says who is a zombie, independently of reaper", &[Live, Bench]),
     Need {
         name: "bpf file system",

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::ErrorKind,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,7 +18,8 @@ use crate::{
     identity::Identity,
     origin::{
         Frame, FrameKind, Language, Quality, Stack,
-        files::{FileKey, Files, Mounts},
+        files::{FileKey, Files},
+        mounts::{Mounts, Unopened},
         suspects::Suspects,
         symbols::{
             Counts, Symbolizer, Unanswered,
@@ -48,6 +51,12 @@ pub enum Missing {
     /// It runs another program by now, or what was captured is not what it forked with.
     #[error("process {0} is not in the program that it forked in")]
     Changed(u32),
+    /// What it has mapped must not be looked at.
+    #[error("the memory of process {0} must not be read")]
+    NotPermitted(u32),
+    /// The file that it forked in may not be opened.
+    #[error("the file that process {0} forked in is not read: {1}")]
+    Unopened(u32, Unopened),
     /// Its files have kept the symbolizing process busy before.
     #[error(
         "the files of process {0} have made the symbolizing process late or killed it: they are left alone for a while"
@@ -105,6 +114,8 @@ struct Memory {
     files: Vec<Arc<OwnedFd>>,
     paths: Vec<Untrusted>,
     mounts: Mounts,
+    /// Why the file that it forked in was not opened.
+    unopened: Option<Unopened>,
 }
 
 impl NativeFrame {
@@ -168,7 +179,7 @@ impl NativeStacks {
             return Err(Missing::Architecture);
         }
         let pid = forker.pid;
-        let memory = self.memory(forker)?;
+        let mut memory = self.memory(forker, registers.ip)?;
         let descriptors: Vec<_> = memory.files.iter().map(|file| file.as_fd()).collect();
         let request = Request::Unwind { registers: *registers, spans: memory.spans.clone() };
         let stack = stack.get(..STACK).unwrap_or(stack);
@@ -184,7 +195,11 @@ impl NativeStacks {
         // What was mapped belongs to the one that forked only if it is still that one.
         self.check(forker)?;
         if unwound.frames.is_empty() {
-            return Err(Missing::Changed(pid));
+            return Err(match memory.unopened.take() {
+                Some(why) if why.is_not_permitted() => Missing::NotPermitted(pid),
+                Some(why) => Missing::Unopened(pid, why),
+                None => Missing::Changed(pid),
+            });
         }
         let compiled = self.compiled(forker, &memory, &unwound);
         let frames = unwound.frames.iter().zip(compiled).map(|(frame, compiled)| {
@@ -244,17 +259,28 @@ impl NativeStacks {
         }
     }
 
-    fn memory(&mut self, forker: &Identity) -> Result<Memory, Missing> {
+    /// `ip` is where it forked.
+    fn memory(&mut self, forker: &Identity, ip: u64) -> Result<Memory, Missing> {
         self.check(forker)?;
         let directory = self.proc.of(forker.pid);
         let mounts = Mounts::of(&directory);
-        let mut memory = Memory { spans: vec![], keys: vec![], files: vec![], paths: vec![], mounts };
+        let mut memory =
+            Memory { spans: vec![], keys: vec![], files: vec![], paths: vec![], mounts, unopened: None };
         let mut known: HashMap<(u64, u64), Option<u16>> = HashMap::new();
-        let executable = mappings(&directory).into_iter().filter(Mapping::is_executable).take(SPANS);
+        let mapped = mappings(&directory);
+        if mapped.is_empty() {
+            return Err(match File::open(directory.join("maps")) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    Missing::NotPermitted(forker.pid)
+                }
+                _ => Missing::Gone(forker.pid),
+            });
+        }
+        let executable = mapped.into_iter().filter(Mapping::is_executable).take(SPANS);
         for mapping in executable {
             let file = (mapping.inode != 0).then(|| {
                 let identity = (mapping.device, mapping.inode);
-                *known.entry(identity).or_insert_with(|| self.add(&directory, &mapping, &mut memory))
+                *known.entry(identity).or_insert_with(|| self.add(&directory, &mapping, &mut memory, ip))
             });
             memory.spans.push(Span {
                 start: mapping.start,
@@ -267,9 +293,17 @@ impl NativeStacks {
         Ok(memory)
     }
 
-    fn add(&mut self, directory: &Path, mapping: &Mapping, memory: &mut Memory) -> Option<u16> {
+    fn add(&mut self, directory: &Path, mapping: &Mapping, memory: &mut Memory, ip: u64) -> Option<u16> {
         let index = u16::try_from(memory.files.len()).ok().filter(|index| usize::from(*index) < FILES)?;
-        let key = self.files.of(directory, mapping, &memory.mounts).ok()?;
+        let key = match self.files.of(directory, mapping, &memory.mounts) {
+            Ok(key) => key,
+            Err(error) => {
+                if (mapping.start..mapping.end).contains(&ip) {
+                    memory.unopened = Some(error);
+                }
+                return None;
+            }
+        };
         memory.files.push(self.files.get(&key)?);
         memory.keys.push(key);
         memory.paths.push(Untrusted::new(mapping.path.as_encoded_bytes()));

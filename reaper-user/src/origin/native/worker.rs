@@ -6,7 +6,7 @@ use std::{io, os::fd::AsFd as _, thread, time::Duration};
 
 use reaper_ebpf::interpreter;
 
-use super::{NativeStacks, Registers};
+use super::{Missing, NativeStacks, Registers};
 use crate::{
     kernel::{Copied, Natives},
     origin::{Stacks, stacks::sleep, symbols::Symbolizer},
@@ -58,6 +58,11 @@ impl Worker {
                 Ok(found) => self.stacks.store().put_native(*child, *group, found),
                 Err(error) => {
                     self.stacks.count_unread();
+                    match &error {
+                        Missing::NotPermitted(pid) => self.stacks.tell_not_permitted(*pid),
+                        Missing::Unopened(pid, why) => self.stacks.tell_unopened(*pid, why),
+                        _ => {}
+                    }
                     tracing::debug!(%forker, %error, "a native stack could not be read");
                 }
             }

@@ -15,5 +15,5 @@ mod shape;
 
 pub(super) use self::{
     code::{Codes, Image},
-    recognize::{Found, Recognizer, Subject},
+    recognize::{Found, Recognizer, Subject, Unlooked},
 };

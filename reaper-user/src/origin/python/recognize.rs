@@ -12,12 +12,14 @@ use std::{
 
 use reaper_ebpf::interpreter::{Executable, Layout};
 use rustix::io::Errno;
+use thiserror::Error;
 
 use super::shape::Shape;
 use crate::{
     identity::BootTime,
     origin::{
-        files::{self, FileKey, Mounts},
+        files::{self, FileKey},
+        mounts::{Mounts, Unopened},
         suspects::{PUT_OFF, Suspects},
         symbols::{
             Symbolizer, Unanswered,
@@ -29,6 +31,7 @@ use crate::{
         maps::{Mapping, mappings},
         ticks,
     },
+    text::Untrusted,
 };
 
 /// Files that are remembered.
@@ -44,6 +47,24 @@ pub(in crate::origin) struct Subject {
     /// Where its code begins.
     pub(in crate::origin) code: u64,
     pub(in crate::origin) executable: Executable,
+}
+
+/// Why a process was not looked at.
+#[derive(Debug, Error)]
+pub(in crate::origin) enum Unlooked {
+    /// A file of it does harm, or another one did just now. It is to be looked at again then.
+    #[error("a file of it keeps the symbolizing process busy or kills it: it is left alone for a while")]
+    PutOff {
+        again: Instant,
+        /// It was found out by this look.
+        now: bool,
+    },
+    /// A file of it may not be opened.
+    #[error(transparent)]
+    Unopened(#[from] Unopened),
+    /// That is not allowed, or something is lacking.
+    #[error(transparent)]
+    Failed(#[from] io::Error),
 }
 
 /// What it is.
@@ -71,13 +92,6 @@ pub(in crate::origin) enum Found {
 /// Reads a file, which is somebody else's.
 type Reader = Box<dyn Fn(BorrowedFd<'_>) -> Result<Cpython, Unanswered> + Send>;
 
-/// A file that is looked at.
-#[derive(Clone, Copy, Debug)]
-enum File {
-    Executable(Executable),
-    Library(FileKey),
-}
-
 /// Remembers files.
 pub(in crate::origin) struct Recognizer {
     proc: Proc,
@@ -85,8 +99,8 @@ pub(in crate::origin) struct Recognizer {
     executables: HashMap<Executable, Cpython>,
     libraries: HashMap<FileKey, Cpython>,
     suspects: Suspects,
-    /// Files that are not looked at because they do harm, and until when.
-    put_off: Vec<(Instant, File)>,
+    /// Files that are not looked at because they do harm, and until when: they need not be opened to know that.
+    put_off: HashMap<Executable, Instant>,
     shapes: Vec<Arc<Shape>>,
 }
 
@@ -112,13 +126,18 @@ impl Recognizer {
 
     fn with(proc: Proc, reader: Reader) -> Self {
         let (executables, libraries) = (HashMap::new(), HashMap::new());
-        let (suspects, put_off, shapes) = (Suspects::default(), Vec::new(), Vec::new());
+        let (suspects, put_off, shapes) = (Suspects::default(), HashMap::new(), Vec::new());
         Self { proc, reader, executables, libraries, suspects, put_off, shapes }
     }
 
-    /// Whether its file has been looked at.
+    /// Whether its file has been looked at, or is not to be now.
     pub(in crate::origin) fn knows(&self, executable: &Executable) -> bool {
-        self.executables.contains_key(executable)
+        self.executables.contains_key(executable) || self.is_put_off(executable).is_some()
+    }
+
+    /// Until when its file is left alone.
+    fn is_put_off(&self, executable: &Executable) -> Option<Instant> {
+        self.put_off.get(executable).copied().filter(|until| *until > Instant::now())
     }
 
     /// Whether each process of it is looked at: it is linked to libpython.
@@ -126,17 +145,10 @@ impl Recognizer {
         self.executables.get(executable) == Some(&Cpython::Linked)
     }
 
-    /// The files that were put off until now, and are to be looked at again.
-    pub(in crate::origin) fn due(&mut self, now: Instant) -> Vec<Executable> {
-        let (due, later) =
-            std::mem::take(&mut self.put_off).into_iter().partition(|(until, _)| *until <= now);
-        self.put_off = later;
-        let due: Vec<_> = due;
-        let forget = |(_, file)| match file {
-            File::Executable(executable) => self.executables.remove(&executable).map(|_| executable),
-            File::Library(key) => self.libraries.remove(&key).and(None),
-        };
-        due.into_iter().filter_map(forget).collect()
+    /// What a process executes is called so; `?` where that cannot be seen.
+    pub(in crate::origin) fn path(&self, pid: u32) -> Untrusted {
+        let path = std::fs::read_link(self.proc.of(pid).join("exe"));
+        path.map_or_else(|_| "?".into(), |path| Untrusted::new(path.as_os_str().as_encoded_bytes()))
     }
 
     /// The layout with this number.
@@ -144,22 +156,34 @@ impl Recognizer {
         self.shapes.get(number as usize).cloned()
     }
 
-    /// Looks at a process. An error where that is not allowed, or something is lacking.
-    pub(in crate::origin) fn look(&mut self, subject: &Subject) -> io::Result<Found> {
+    /// Looks at a process.
+    pub(in crate::origin) fn look(&mut self, subject: &Subject) -> Result<Found, Unlooked> {
         match self.find(subject) {
             Err(error) if is_gone(&error) => Ok(Found::Gone),
             found => found,
         }
     }
 
-    fn find(&mut self, subject: &Subject) -> io::Result<Found> {
+    fn find(&mut self, subject: &Subject) -> Result<Found, Unlooked> {
         let Subject { pid, executable, code, .. } = *subject;
         let process = self.proc.of(pid);
         let mounts = Mounts::of(&process);
         let found = match self.executables.get(&executable) {
             Some(found) => found.clone(),
             None => {
-                let found = self.read(files::executable(&process, &mounts), File::Executable(executable))?;
+                if let Some(again) = self.is_put_off(&executable) {
+                    return Err(Unlooked::PutOff { again, now: false });
+                }
+                let found = self.read(files::executable(&process, &mounts));
+                if let Err(Unlooked::PutOff { again, .. }) = found {
+                    make_room(&mut self.put_off, FILES);
+                    self.put_off.insert(executable, again);
+                }
+                if matches!(&found, Err(Unlooked::Unopened(error)) if error.is_for_good()) {
+                    make_room(&mut self.executables, FILES);
+                    self.executables.insert(executable, Cpython::Other);
+                }
+                let found = found?;
                 // What was opened is what the event is about.
                 if !self.is_still(subject) {
                     return Ok(Found::Gone);
@@ -183,12 +207,12 @@ impl Recognizer {
             Cpython::Linked => {
                 let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
                 // An upgrade may give another library the same inode number.
-                let handle = files::mapped(&process, &mapping)?;
+                let handle = files::mapped(&process, &mapping, &mounts).map_err(Unopened::Errno)?;
                 let Ok(key) = files::key(&handle) else { return Ok(Found::Linked) };
                 let library = match self.libraries.get(&key) {
                     Some(library) => library.clone(),
                     None => {
-                        let library = self.read(files::regular(handle, &mounts), File::Library(key))?;
+                        let library = self.read(files::regular(handle, &mounts))?;
                         make_room(&mut self.libraries, FILES);
                         self.libraries.insert(key, library.clone());
                         library
@@ -211,28 +235,30 @@ impl Recognizer {
 
     /// What a file has. One that whoever runs its file system can keep us waiting for is not read, nor one that has done harm
     /// lately.
-    fn read(&mut self, file: Result<OwnedFd, Errno>, what: File) -> io::Result<Cpython> {
+    fn read(&mut self, file: Result<OwnedFd, Unopened>) -> Result<Cpython, Unlooked> {
         let file = match file {
             Ok(file) => file,
-            Err(Errno::OPNOTSUPP | Errno::INVAL) => return Ok(Cpython::Other),
+            // No regular file.
+            Err(Unopened::Errno(Errno::INVAL)) => return Ok(Cpython::Other),
             Err(error) => return Err(error.into()),
         };
-        let (key, now) = ([files::key(&file)?], Instant::now());
-        if !self.suspects.may_ask(&key, now) {
-            if self.put_off.len() >= FILES {
-                self.put_off.clear();
-            }
-            self.put_off.push((now + PUT_OFF, what));
-            return Ok(Cpython::Other);
+        let key = files::key(&file).map_err(Unopened::Errno)?;
+        let (asked, now) = ([key], Instant::now());
+        if !self.suspects.may_ask(&asked, now) {
+            let again = self.suspects.put_off(&key).unwrap_or(now + PUT_OFF);
+            return Err(Unlooked::PutOff { again, now: false });
         }
         let answer = (self.reader)(file.as_fd());
-        if self.suspects.learn(&key, &answer, Instant::now()) {
-            tracing::debug!(
-                ?what,
-                "a file made the symbolizing process late or killed it: it is left alone for a while"
-            );
+        let now = Instant::now();
+        if self.suspects.learn(&asked, &answer, now) {
+            // It may have been another one's fault, if it was good before.
+            let again = self.suspects.put_off(&key).unwrap_or(now + PUT_OFF);
+            return Err(Unlooked::PutOff { again, now: true });
         }
-        answer.map_err(io::Error::other)
+        match answer {
+            Err(Unanswered::Paused) => Err(Unlooked::PutOff { again: now + PUT_OFF, now: false }),
+            answer => Ok(answer.map_err(io::Error::other)?),
+        }
     }
 
     fn is_still(&self, subject: &Subject) -> bool {
@@ -276,8 +302,14 @@ fn make_room<K, V>(known: &mut HashMap<K, V>, most: usize) {
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EFAULT))
+fn is_gone(error: &Unlooked) -> bool {
+    match error {
+        Unlooked::Unopened(Unopened::Errno(error)) => matches!(*error, Errno::NOENT | Errno::SRCH),
+        Unlooked::Failed(error) => {
+            matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::EFAULT))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -365,16 +397,39 @@ mod tests {
             Err(Unanswered::Late)
         };
         let mut recognizer = Recognizer::with(Proc::at("/proc"), Box::new(reader));
-        assert!(recognizer.look(&subject).is_err(), "it is counted");
-        assert_eq!(recognizer.look(&subject).unwrap(), Found::Other);
+        let late = |found: Result<Found, Unlooked>| match found {
+            Err(Unlooked::PutOff { again, now }) => (again, now),
+            found => panic!("{found:?}"),
+        };
+        let before = Instant::now();
+        let (again, now) = late(recognizer.look(&subject));
+        assert!(now && again >= before + PUT_OFF && again <= Instant::now() + PUT_OFF);
+        // Each time that is said, and it costs no look.
+        assert_eq!(late(recognizer.look(&subject)), (again, false));
+        assert!(recognizer.knows(&subject.executable));
         // A copy has another inode; the kernel's number for it is not what counts.
         let other = Subject { executable: Executable { inode: 8, ..subject.executable }, ..subject };
-        assert_eq!(recognizer.look(&other).unwrap(), Found::Other);
+        assert_eq!(late(recognizer.look(&other)), (again, false));
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        assert!(recognizer.due(Instant::now()).is_empty());
-        let due = recognizer.due(Instant::now() + PUT_OFF);
-        assert_eq!(due, [subject.executable, other.executable]);
-        assert!(!recognizer.knows(&subject.executable));
+        assert!(!recognizer.executables.contains_key(&subject.executable), "it is no verdict");
+    }
+
+    /// The machine was slow: what it is is found out as soon as it is looked at again.
+    #[test]
+    fn a_file_that_was_late_is_looked_at_again() {
+        let python = Python::start();
+        let subject = python.subject();
+        let asked = AtomicU32::new(0);
+        let reader = move |file: BorrowedFd<'_>| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(Unanswered::Late),
+            _ => Ok(child::look_here(file.try_clone_to_owned().unwrap())),
+        };
+        let mut recognizer = Recognizer::with(Proc::at("/proc"), Box::new(reader));
+        assert!(matches!(recognizer.look(&subject), Err(Unlooked::PutOff { now: true, .. })));
+        // As if that time had passed.
+        recognizer.put_off.clear();
+        recognizer.suspects = Suspects::default();
+        assert!(matches!(recognizer.look(&subject), Ok(Found::Interpreter { .. })));
     }
 
     #[test]

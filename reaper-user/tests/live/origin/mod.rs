@@ -6,6 +6,7 @@ mod adopted;
 #[expect(dead_code, reason = "shared with the tests that stop programs at their forks")]
 mod build;
 mod explain;
+mod file_systems;
 mod lineage;
 mod native;
 mod python;

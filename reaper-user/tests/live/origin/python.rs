@@ -5,7 +5,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::pythons::{Python, pythons};
-use crate::support::{Daemon, fixture, machine, rounds};
+use crate::support::{Daemon, fixture, machine, program, rounds};
 
 /// How a child is forked.
 const WAYS: [&str; 8] = [
@@ -31,7 +31,7 @@ const WAYS: [&str; 8] = [
 
 /// What the program says of a child: who forked it, where.
 #[derive(Debug, PartialEq, Eq)]
-struct Truth {
+pub(super) struct Truth {
     function: String,
     file: String,
     line: u64,
@@ -40,7 +40,7 @@ struct Truth {
 }
 
 /// A running program. It ends when this is dropped.
-struct Program {
+pub(super) struct Program {
     child: Child,
     folder: TempDir,
 }
@@ -62,8 +62,24 @@ impl Program {
         Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), folder }
     }
 
+    /// The same by a script for a shell, that puts the interpreter `$1` where it belongs and then executes it with the arguments
+    /// behind. What it mounts is gone when it ends.
+    pub(super) fn start_by(script: &str, way: &str, count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(fixture("origin/leak.py"), folder.path().join("leak.py")).unwrap();
+        let mut command = Command::new(program("unshare"));
+        command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh", "/usr/bin/python3"]);
+        command.arg("leak.py").arg(folder.path().join("log")).arg(way).args([&count.to_string(), "1", "0"]);
+        command.current_dir(&folder).env("TMPDIR", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), folder }
+    }
+
+    pub(super) fn pid(&self) -> u64 {
+        self.child.id().into()
+    }
+
     /// What it says of each child, by pid, when it has forked all.
-    fn truth(&mut self, patience: Duration) -> HashMap<u64, Truth> {
+    pub(super) fn truth(&mut self, patience: Duration) -> HashMap<u64, Truth> {
         let deadline = Instant::now() + patience;
         loop {
             let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
@@ -119,10 +135,14 @@ fn holds(
     busy: usize,
 ) -> usize {
     let what = format!("{} {way}, {count} by {spawners} threads beside {busy}", python.name());
-    let mut program = Program::start(python, way, count, spawners, busy);
+    holds_of(daemon, &what, &mut Program::start(python, way, count, spawners, busy), count)
+}
+
+/// The same of a program that has been started.
+pub(super) fn holds_of(daemon: &mut Daemon, what: &str, program: &mut Program, count: usize) -> usize {
     let truth = program.truth(Duration::from_secs(120));
     assert_eq!(truth.len(), count, "{what}");
-    let (mut reports, holder) = (HashMap::new(), u64::from(program.child.id()));
+    let (mut reports, holder) = (HashMap::new(), program.pid());
     let all = daemon.came(Duration::from_secs(60), |seen| {
         if seen.is("zombie") && seen.number("/holder/pid") == holder {
             reports.insert(seen.number("/pid"), seen.event.clone());
@@ -158,7 +178,7 @@ fn holds(
 
 /// How many may say that not all could be read: the kernel may just be moving a page of the process, and nobody can read it until
 /// it has.
-fn rare(count: usize) -> usize {
+pub(super) fn rare(count: usize) -> usize {
     (count / 25).max(1)
 }
 

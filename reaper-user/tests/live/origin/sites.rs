@@ -123,7 +123,7 @@ fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
 }
 
 /// How many losses of a kind are counted, when they are at least so many.
-fn counted(what: &str, least: u64) -> u64 {
+pub(super) fn counted(what: &str, least: u64) -> u64 {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let told = events(&run(&["check", "--output", "json"]));
