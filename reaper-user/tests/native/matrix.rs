@@ -113,6 +113,16 @@ fn c_without_frame_pointers() {
     assert_names(&program, &WAYS, "leak_here", Lines::All, Quality::Exact);
 }
 
+/// The unwinder would take the frame pointer for it, and be right about one caller, and wrong about the next.
+#[test]
+fn c_that_aligns_its_stack_anew() {
+    let program = build::c("gcc", &["-O2", "-g", "-fomit-frame-pointer", "-DREALIGNED"], false);
+    let tables = std::process::Command::new("readelf").arg("--debug-dump=frames").arg(&program.path).output();
+    let tables = String::from_utf8(tables.unwrap().stdout).unwrap();
+    assert!(tables.contains("DW_OP_deref"), "this is about rows that dereference:\n{tables}");
+    assert_names(&program, &WAYS, "leak_here", Lines::All, Quality::Exact);
+}
+
 #[test]
 fn c_with_frame_pointers() {
     let program = build::c("gcc", &["-O2", "-fno-omit-frame-pointer"], false);

@@ -36,7 +36,14 @@ __attribute__((noinline)) void leak_here(const char *how) {
 
 // Stands in the way, with a large frame and a frame pointer's worth of registers.
 __attribute__((noinline)) void through(const char *how, int depth) {
+#ifdef REALIGNED
+    // As vectors want it, beside room whose size is not known: the tables say that in an expression.
+    volatile char room[1024] __attribute__((aligned(64)));
+    volatile char *more = __builtin_alloca(depth * 40 + 8);
+    more[0] = 1;
+#else
     volatile char room[1024];
+#endif
     room[depth] = 1;
     if (depth > 0) {
         through(how, depth - 1);

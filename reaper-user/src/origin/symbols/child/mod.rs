@@ -12,6 +12,7 @@ mod go;
 mod mapped;
 mod names;
 mod perf_map;
+mod rows;
 mod sandbox;
 mod symbols;
 mod tables;

@@ -1,9 +1,18 @@
 //! The unwind tables of a file.
 
 use framehop::{ExplicitModuleSectionInfo, Module};
-use gimli::{BaseAddresses, DebugFrame, EhFrame, EhFrameHdr, LittleEndian, Pointer, UnwindSection as _};
+use gimli::{
+    BaseAddresses, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
+    Pointer, UnwindSection as _,
+};
 
-use super::elf::{Elf, Section};
+use super::{
+    elf::{Elf, Section},
+    rows::{self, Known, Row},
+};
+
+type Slice = EndianSlice<'static, LittleEndian>;
+type Entry = FrameDescriptionEntry<Slice>;
 
 /// Where the tables of a file are.
 #[derive(Debug)]
@@ -42,34 +51,50 @@ impl Tables {
 
     /// Whether they say how to leave the function at an address.
     pub(super) fn cover(&self, address: u64) -> bool {
+        self.eh_entry(address).is_some() || self.debug_entry(address).is_some()
+    }
+
+    /// What they say about that. `read` has the stack.
+    pub(super) fn row(&self, address: u64, known: Known, read: &dyn Fn(u64) -> Option<u64>) -> Row {
+        if let Some((frames, bases, entry)) = self.eh_entry(address) {
+            return rows::row(&frames, &bases, &entry, address, known, read);
+        }
+        match self.debug_entry(address) {
+            Some((frames, entry)) => {
+                rows::row(&frames, &BaseAddresses::default(), &entry, address, known, read)
+            }
+            None => Row::Strange,
+        }
+    }
+
+    fn eh_entry(&self, address: u64) -> Option<(EhFrame<Slice>, BaseAddresses, Entry)> {
         match self {
             Self::Sorted { index, frames } => {
                 let bases = bases(Some(index), frames);
-                let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok();
-                let covers = header.as_ref().and_then(|header| header.table()).and_then(|table| {
-                    let entry = table.lookup(address, &bases).ok()?;
-                    // By ourselves: an index that leads to before the entries is no reason to end.
-                    let offset = usize::try_from(entry.direct().ok()?.checked_sub(frames.address)?).ok()?;
-                    let frames = eh_frame(frames);
-                    let entry =
-                        frames.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()?;
-                    Some(entry.contains(address))
-                });
-                covers.unwrap_or(false)
+                let header = EhFrameHdr::new(index.bytes, LittleEndian).parse(&bases, 8).ok()?;
+                let entry = header.table()?.lookup(address, &bases).ok()?;
+                // By ourselves: an index that leads to before the entries is no reason to end.
+                let offset = usize::try_from(entry.direct().ok()?.checked_sub(frames.address)?).ok()?;
+                let frames = eh_frame(frames);
+                let entry = frames.fde_from_offset(&bases, offset.into(), EhFrame::cie_from_offset).ok()?;
+                entry.contains(address).then_some((frames, bases, entry))
             }
             Self::Unsorted(frames) => {
-                let bases = bases(None, frames);
-                eh_frame(frames).fde_for_address(&bases, address, EhFrame::cie_from_offset).is_ok()
+                let (bases, frames) = (bases(None, frames), eh_frame(frames));
+                let entry = frames.fde_for_address(&bases, address, EhFrame::cie_from_offset).ok()?;
+                Some((frames, bases, entry))
             }
-            Self::Debug(frames) => {
-                let mut frames = DebugFrame::new(frames.bytes, LittleEndian);
-                frames.set_address_size(8);
-                frames
-                    .fde_for_address(&BaseAddresses::default(), address, DebugFrame::cie_from_offset)
-                    .is_ok()
-            }
-            Self::None => false,
+            Self::Debug(_) | Self::None => None,
         }
+    }
+
+    fn debug_entry(&self, address: u64) -> Option<(DebugFrame<Slice>, Entry)> {
+        let Self::Debug(frames) = self else { return None };
+        let mut frames = DebugFrame::new(frames.bytes, LittleEndian);
+        frames.set_address_size(8);
+        let bases = BaseAddresses::default();
+        let entry = frames.fde_for_address(&bases, address, DebugFrame::cie_from_offset).ok()?;
+        Some((frames, entry))
     }
 
     /// As the unwinder wants them.
@@ -116,7 +141,7 @@ fn bases(index: Option<&Section>, frames: &Section) -> BaseAddresses {
     index.map_or_else(|| bases.clone(), |index| bases.clone().set_eh_frame_hdr(index.address))
 }
 
-fn eh_frame(frames: &Section) -> EhFrame<gimli::EndianSlice<'static, LittleEndian>> {
+fn eh_frame(frames: &Section) -> EhFrame<Slice> {
     let mut section = EhFrame::new(frames.bytes, LittleEndian);
     section.set_address_size(8);
     section

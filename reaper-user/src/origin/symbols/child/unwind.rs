@@ -10,6 +10,7 @@ use framehop::{
 use super::{
     call::{self, Call},
     files::Module,
+    rows::{Known, Row},
 };
 use crate::origin::{
     native::Registers,
@@ -21,7 +22,7 @@ use crate::origin::{
 const SCANNED: u64 = 12 << 10;
 
 /// Beginnings that are tried before none is found.
-const TRIALS: u32 = 64;
+const TRIALS: usize = 64;
 
 /// Frames that one has to lead to where the stack's outermost is not reached.
 const ENOUGH: usize = 4;
@@ -165,11 +166,34 @@ impl<'a> Stack<'a> {
     }
 
     fn follow(&self, at: &mut Position, cache: &mut CacheX86_64) -> Step {
+        match self.row(at) {
+            Row::Plain => {}
+            Row::To(caller) => {
+                at.registers = UnwindRegsX86_64::new(caller.ip, caller.sp, caller.bp);
+                let is_code = self.ground(caller.ip.wrapping_sub(1)) != Ground::Nowhere;
+                return if is_code { Step::To(caller.ip) } else { Step::Lost };
+            }
+            // It would go by the frame pointer, and not say so.
+            Row::Strange => at.guessed = true,
+        }
         let mut read = |address| self.read(address).ok_or(());
         match self.unwinder.unwind_frame(at.address, &mut at.registers, cache, &mut read) {
             Ok(Some(caller)) if self.ground(caller.wrapping_sub(1)) != Ground::Nowhere => Step::To(caller),
             Ok(None) => Step::Outermost,
             Ok(Some(_)) | Err(_) => Step::Lost,
+        }
+    }
+
+    /// What tables say about a position, where there are any.
+    fn row(&self, at: &Position) -> Row {
+        let address = at.address.address_for_lookup();
+        let Some((_, Some((module, address)))) = self.find(address) else { return Row::Plain };
+        let registers = &at.registers;
+        let known = Known { ip: registers.ip(), sp: registers.sp(), bp: registers.bp() };
+        match module.tables().cover(address) {
+            true => module.tables().row(address, known, &|address| self.read(address)),
+            // Go's, which keeps frame pointers.
+            false => Row::Plain,
         }
     }
 
@@ -214,8 +238,13 @@ impl<'a> Stack<'a> {
     /// Looks for a return address that tables cover and from which the stack can be followed. What is found may have been left
     /// there by an earlier call: it is a guess.
     fn scan(&self, registers: &UnwindRegsX86_64, cache: &mut CacheX86_64) -> Option<(Vec<Unnamed>, bool)> {
-        let mut trials = TRIALS;
-        let mut best: Option<Vec<Unnamed>> = None;
+        let beginnings = self.beginnings(registers).into_iter();
+        best(beginnings.map(|Beginning { caller, sp, bp }| self.trial(caller, sp, bp, cache)))
+    }
+
+    /// Where it may go on, as many as are tried, the likely ones first.
+    fn beginnings(&self, registers: &UnwindRegsX86_64) -> Vec<Beginning> {
+        let mut beginnings = Vec::new();
         for indirect in [false, true] {
             let mut pointers = vec![registers.bp()];
             for slot in (registers.sp()..registers.sp().saturating_add(SCANNED)).step_by(8) {
@@ -228,19 +257,15 @@ impl<'a> Stack<'a> {
                 }
                 // The function's base pointer is the live one, or one that was saved below.
                 let newest = pointers.iter().skip(1).rev().copied().take(4);
-                for pointer in std::iter::once(registers.bp()).chain(newest) {
-                    trials = trials.checked_sub(1)?;
-                    let (frames, complete) = self.trial(word, slot + 8, pointer, cache);
-                    if complete {
-                        return Some((frames, true));
+                for bp in std::iter::once(registers.bp()).chain(newest) {
+                    if beginnings.len() >= TRIALS {
+                        return beginnings;
                     }
-                    if frames.len() >= ENOUGH && best.as_ref().is_none_or(|best| best.len() < frames.len()) {
-                        best = Some(frames);
-                    }
+                    beginnings.push(Beginning { caller: word, sp: slot + 8, bp });
                 }
             }
         }
-        best.map(|frames| (frames, false))
+        beginnings
     }
 
     /// Whether a word is a return address in code with tables, behind a call to code without; or, where nothing better is found,
@@ -334,6 +359,27 @@ impl<'a> Stack<'a> {
     }
 }
 
+/// A return address that may be one, with what the registers were there.
+struct Beginning {
+    caller: u64,
+    sp: u64,
+    bp: u64,
+}
+
+/// The first that leads to the outermost frame, else the one that leads furthest, if that is far enough.
+fn best(trials: impl Iterator<Item = (Vec<Unnamed>, bool)>) -> Option<(Vec<Unnamed>, bool)> {
+    let mut best: Option<Vec<Unnamed>> = None;
+    for (frames, complete) in trials {
+        if complete {
+            return Some((frames, true));
+        }
+        if frames.len() >= ENOUGH && best.as_ref().is_none_or(|best| best.len() < frames.len()) {
+            best = Some(frames);
+        }
+    }
+    best.map(|frames| (frames, false))
+}
+
 enum Step {
     To(u64),
     Outermost,
@@ -343,4 +389,29 @@ enum Step {
 
 fn bias(module: &Module, span: &Span) -> Option<u64> {
     module.elf.bias(span.start, span.offset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(at: u64, count: usize) -> Vec<Unnamed> {
+        vec![Unnamed { at, place: None, guessed: true }; count]
+    }
+
+    /// A stack full of words that look like return addresses uses up all that is tried.
+    #[test]
+    fn what_led_furthest_is_taken_where_nothing_leads_to_the_end() {
+        let few = || (frames(1, ENOUGH - 1), false);
+        let many = (0..TRIALS).map(|number| match number {
+            3 => (frames(7, ENOUGH), false),
+            5 => (frames(8, ENOUGH + 2), false),
+            9 => (frames(9, ENOUGH + 2), false),
+            _ => few(),
+        });
+        let found = best(many.clone());
+        assert_eq!(found, Some((frames(8, ENOUGH + 2), false)));
+        assert_eq!(best(many.chain([(frames(2, 1), true)])), Some((frames(2, 1), true)));
+        assert_eq!(best(std::iter::repeat_with(few).take(TRIALS)), None);
+    }
 }
