@@ -13,7 +13,7 @@ use crate::{
     control::{self, ControlError},
     exit_code,
     report::{
-        LeaksEvent, Reporter, SiteEvent,
+        LeaksEvent, LeaksView, Reporter, SiteEvent,
         export::{self, Sample},
         numbered,
     },
@@ -43,13 +43,21 @@ pub(super) fn run(args: &LeaksArgs, output: Option<Output>) -> Result<u8, Failur
         write_exports(args, &head, &samples)?;
     } else {
         let mut reporter = Reporter::stdout(output.unwrap_or_default()).without_head();
-        reporter.leaks(&head, &sites, !args.sites.is_empty()).map_err(written)?;
+        reporter.leaks(&head, &sites, view(args)).map_err(written)?;
     }
     if sites.is_empty() && !args.sites.is_empty() {
         let message = "no site that is kept has such an id, leaked in that time and is of that workload";
         return Err(Failure::new(exit_code::UNAVAILABLE, message.to_owned()));
     }
     Ok(exit_code::OK)
+}
+
+const fn view(args: &LeaksArgs) -> LeaksView {
+    match args {
+        LeaksArgs { sites, .. } if !sites.is_empty() => LeaksView::Whole,
+        LeaksArgs { workload: None, since: None, .. } => LeaksView::All,
+        _ => LeaksView::Some,
+    }
 }
 
 fn is_meant(args: &LeaksArgs, site: &SiteEvent) -> bool {

@@ -249,7 +249,7 @@ impl Follower {
                 }
             }
             Unlooked::Unopened(error) if error.is_not_permitted() => {
-                self.stacks.tell_not_permitted(exec.tgid)
+                self.stacks.tell_not_permitted(exec.tgid);
             }
             Unlooked::Unopened(error) => {
                 self.stacks.count_unrecognized();

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::follow::start as follow;
 pub use self::{
     print::{Print, SiteId},
-    sites::{Leak, Moment, Site, Sites, Sums},
+    sites::{Leak, Moment, Site, Sites, Sums, Without},
     stacks::{Naming, Stacks},
     tally::Within,
 };

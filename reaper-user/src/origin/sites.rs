@@ -76,8 +76,17 @@ pub struct Sums {
     pub forgotten_zombies: u64,
     /// Zombies by the quality of their origin, in the order of [`Quality`].
     pub qualities: [u64; 4],
-    /// Forks that were seen before their interpreter was recognized; `None` where nobody has counted them.
-    pub unrecognized: Option<u64>,
+    /// Forks of interpreters that have no stack; `None` where nobody has counted them.
+    pub without: Option<Without>,
+}
+
+/// Forks of interpreters that have no stack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// They were seen before the interpreter was recognized.
+    pub unrecognized: u64,
+    /// The interpreter had no stack then that could be read.
+    pub missed: u64,
 }
 
 /// All of them.
@@ -133,9 +142,9 @@ impl Sites {
         &self.sums
     }
 
-    /// So many forks were seen before their interpreter was recognized.
-    pub const fn set_unrecognized(&mut self, forks: u64) {
-        self.sums.unrecognized = Some(forks);
+    /// So many forks have no stack.
+    pub const fn set_without(&mut self, forks: Without) {
+        self.sums.without = Some(forks);
     }
 
     /// The sites that are kept, in no order.

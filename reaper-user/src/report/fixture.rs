@@ -14,7 +14,7 @@ use super::{
 use crate::{
     identity::{BootTime, Identity},
     names::{Named, Namer, Names},
-    origin::{self, Leak, Moment, Origin, Sites},
+    origin::{self, Leak, Moment, Origin, Sites, Without},
     policy::{Opened, Refusal, Scope, Trip},
     remedy::Remedy,
     text::Untrusted,
@@ -332,7 +332,7 @@ pub(crate) fn counted() -> (Sites, Moment) {
     for zombie in 0..100 {
         sites.remove(zombie);
     }
-    sites.set_unrecognized(3);
+    sites.set_without(Without { unrecognized: 3, missed: 1 });
     (sites, at(1_000))
 }
 

@@ -52,7 +52,9 @@ impl Human {
             Event::Lost(lost) => self.lost(lost),
             Event::Remedy(remedy) => self.remedy(remedy),
             Event::Breaker(breaker) => self.breaker(breaker),
-            Event::Leaks(head) => leaks::table(head, &[], &self.page()).lines().map(str::to_owned).collect(),
+            Event::Leaks(head) => {
+                leaks::table(head, &[], false, &self.page()).lines().map(str::to_owned).collect()
+            }
             Event::LeakSite(site) => leaks::whole(site, &self.page()).lines().map(str::to_owned).collect(),
             Event::Explanation(head) => vec![head.message.to_string()],
             Event::Outlook(outlook) => vec![explain::outlook(outlook)],

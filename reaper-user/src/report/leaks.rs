@@ -25,8 +25,20 @@ const NARROW_WORKLOAD: usize = 12;
 /// What is left for the place of a leak at least, before the workload's name is cut.
 const PLACE: usize = 40;
 
-/// The sites with their heads, those that leak most first, and what is to be said beside them.
-pub(super) fn table(head: &LeaksEvent, sites: &[SiteEvent], page: &Page) -> String {
+/// How people are shown them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaksView {
+    /// All, as a table.
+    All,
+    /// Those of a workload or a span, likewise.
+    Some,
+    /// Each in full.
+    Whole,
+}
+
+/// The sites with their heads, those that leak most first, and what is to be said beside them. Where that are only `some`, what was
+/// counted of all is said to be of all.
+pub(super) fn table(head: &LeaksEvent, sites: &[SiteEvent], some: bool, page: &Page) -> String {
     let width = page.width.unwrap_or(WIDTH);
     let mut lines = Vec::new();
     lines.extend(wrap("", &summary(head, sites), 0, width));
@@ -46,7 +58,10 @@ pub(super) fn table(head: &LeaksEvent, sites: &[SiteEvent], page: &Page) -> Stri
             lines.push(line.trim_end().to_owned());
         }
     }
-    for note in notes(head) {
+    let notes = if some { [origins(of_sites(sites), " at these sites")].into() } else { Vec::new() };
+    let all = if some { "of all workloads: " } else { "" };
+    let notes = notes.into_iter().flatten().chain(self::notes(head, some).map(|note| format!("{all}{note}")));
+    for note in notes {
         lines.extend(wrap("", &note, 2, width));
     }
     lines.join("\n") + "\n"
@@ -93,41 +108,66 @@ fn summary(head: &LeaksEvent, sites: &[SiteEvent]) -> String {
     )
 }
 
-/// What the sites do not say: how good origins are, what gave way, and what came too early.
-fn notes(head: &LeaksEvent) -> Vec<String> {
-    let LeaksEvent { capacity, forgotten_sites, forgotten_zombies, qualities, unrecognized_forks, .. } = head;
-    let Qualities { exact, approximate, lineage_only, predates } = qualities;
-    let counted = [
-        (exact, "exact"),
-        (approximate, "approximate"),
-        (lineage_only, "lineage-only"),
-        (predates, "predates"),
-    ];
-    let counted: Vec<_> = counted
-        .into_iter()
-        .filter(|(count, _)| **count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
-    let mut notes = Vec::new();
-    if !counted.is_empty() {
-        notes.push(format!("origins of zombies: {}", counted.join(", ")));
-    }
-    if let Some(forks) = unrecognized_forks {
-        let forks = numbered(
-            *forks,
-            "fork was seen before its interpreter was recognized, and has no stack",
-            "forks were seen before their interpreter was recognized, and have no stack",
-        );
-        notes.push(forks);
-    }
-    if *forgotten_sites > 0 {
-        notes.push(format!(
+/// What the sites do not say: how good origins are, what gave way, and what has no stack.
+fn notes(head: &LeaksEvent, some: bool) -> impl Iterator<Item = String> {
+    let LeaksEvent { capacity, forgotten_sites, forgotten_zombies, qualities, .. } = head;
+    let without = |forks: Option<u64>, one, many| {
+        forks.filter(|forks| *forks > 0).map(|forks| numbered(forks, one, many))
+    };
+    let forgotten = (*forgotten_sites > 0).then(|| {
+        format!(
             "{} with {} gave way to others: only {capacity} are kept ([origin] sites)",
             numbered(*forgotten_sites, "site", "sites"),
             numbered(*forgotten_zombies, "zombie", "zombies"),
-        ));
+        )
+    });
+    let notes = [
+        if some { None } else { origins(*qualities, "") },
+        without(
+            head.unrecognized_forks,
+            "fork was seen before its interpreter was recognized, and has no stack",
+            "forks were seen before their interpreter was recognized, and have no stack",
+        ),
+        without(
+            head.missed_forks,
+            "fork has no Python stack, because none could be read (stack-missed: reaper check)",
+            "forks have no Python stack, because none could be read (stack-missed: reaper check)",
+        ),
+        forgotten,
+    ];
+    notes.into_iter().flatten()
+}
+
+/// How good they are; `None` where there is none.
+fn origins(qualities: Qualities, which: &str) -> Option<String> {
+    let Qualities { exact, approximate, lineage_only, predates } = qualities;
+    let counted = [
+        (exact, Quality::Exact),
+        (approximate, Quality::Approximate),
+        (lineage_only, Quality::LineageOnly),
+        (predates, Quality::Predates),
+    ];
+    let counted: Vec<_> = counted
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, quality)| format!("{count} {}", quality.as_str()))
+        .collect();
+    (!counted.is_empty()).then(|| format!("origins of zombies{which}: {}", counted.join(", ")))
+}
+
+/// Of what was asked for; those of one site count as the worst of them.
+fn of_sites(sites: &[SiteEvent]) -> Qualities {
+    let mut counted = Qualities::default();
+    for site in sites {
+        let count = match site.quality {
+            Quality::Exact => &mut counted.exact,
+            Quality::Approximate => &mut counted.approximate,
+            Quality::LineageOnly => &mut counted.lineage_only,
+            Quality::Predates => &mut counted.predates,
+        };
+        *count += site.leaked();
     }
-    notes
+    counted
 }
 
 fn row(site: &SiteEvent) -> [String; 6] {
@@ -218,7 +258,7 @@ mod tests {
     fn shown_table(width: usize, since: Option<Duration>) -> String {
         let (sites, now) = fixture::counted();
         let (head, sites) = LeaksEvent::list(&sites, since, now, &Namer::default());
-        table(&head, &sites, &page(width))
+        table(&head, &sites, since.is_some(), &page(width))
     }
 
     #[test]
@@ -267,15 +307,34 @@ mod tests {
         let (sites, now) = fixture::counted();
         let (mut head, sites) = LeaksEvent::list(&sites, None, now, &Namer::default());
         (head.forgotten_sites, head.forgotten_zombies) = (7, 90);
-        let text = table(&head, &sites, &page(200));
+        let text = table(&head, &sites, false, &page(200));
         for part in [
             "origins of zombies: 501 exact, 40 approximate, 3 lineage-only, 2 predates",
-            "3 forks were seen before their interpreter was recognized",
+            "\n3 forks were seen before their interpreter was recognized",
+            "\n1 fork has no Python stack, because none could be read (stack-missed: reaper check)",
             "7 sites with 90 zombies gave way to others: only 8 are kept ([origin] sites)",
             "lineage-only: chrome ← chromedriver --port=9515 ← python3 ← sh",
             "predates: chrome",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    /// Nobody shall read another workload's numbers as this one's.
+    #[test]
+    fn what_was_not_asked_for_is_not_counted_with_it() {
+        let (sites, now) = fixture::counted();
+        let (mut head, mut sites) = LeaksEvent::list(&sites, None, now, &Namer::default());
+        (head.forgotten_sites, head.forgotten_zombies) = (7, 90);
+        sites.retain(|site| [3, 40].contains(&site.total));
+        let text = table(&head, &sites, true, &page(200));
+        assert!(
+            text.contains("\norigins of zombies at these sites: 40 approximate, 3 lineage-only\n"),
+            "{text}"
+        );
+        assert!(!text.contains("501 exact"), "{text}");
+        for part in ["3 forks were seen", "1 fork has no", "7 sites with 90"] {
+            assert!(text.contains(&format!("\nof all workloads: {part}")), "{part}\n{text}");
         }
     }
 

@@ -43,6 +43,7 @@ pub use self::{
         forecast, meant_by, percent,
     },
     json::{ParseError, SCHEMA, parse, to_line},
+    leaks::LeaksView,
     listing::{Source, shares_rows, table},
     loss::{Counted, Loss},
     numbered::numbered,

@@ -16,6 +16,7 @@ use super::{
     headroom::{self, HeadroomEvent},
     human::Human,
     json, leaks,
+    leaks::LeaksView,
     listing::{Source, shares_rows, table},
     site::{LeaksEvent, SiteEvent},
 };
@@ -190,15 +191,15 @@ impl<W: Write> Reporter<W> {
         }
     }
 
-    /// Writes leak sites: for people a table, or with `whole` each of them in full; in JSON an event each, after one that says what
-    /// was counted.
-    pub fn leaks(&mut self, head: &LeaksEvent, sites: &[SiteEvent], whole: bool) -> io::Result<()> {
+    /// Writes leak sites: for people a table or each of them in full; in JSON an event each, after one that says what was counted.
+    pub fn leaks(&mut self, head: &LeaksEvent, sites: &[SiteEvent], view: LeaksView) -> io::Result<()> {
         match &self.form {
             Form::Human { .. } => {
-                let text = if whole {
-                    sites.iter().map(|site| leaks::whole(site, &self.page)).collect::<Vec<_>>().join("\n")
-                } else {
-                    leaks::table(head, sites, &self.page)
+                let whole = || sites.iter().map(|site| leaks::whole(site, &self.page)).collect::<Vec<_>>();
+                let text = match view {
+                    LeaksView::Whole => whole().join("\n"),
+                    LeaksView::All => leaks::table(head, sites, false, &self.page),
+                    LeaksView::Some => leaks::table(head, sites, true, &self.page),
                 };
                 self.write(&text)
             }

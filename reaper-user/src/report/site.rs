@@ -43,6 +43,8 @@ pub struct LeaksEvent {
     pub qualities: Qualities,
     /// Forks that were seen before their interpreter was recognized; `None` where nothing counts them.
     pub unrecognized_forks: Option<u64>,
+    /// Forks at which an interpreter had no stack that could be read; `None` where nothing counts them.
+    pub missed_forks: Option<u64>,
 }
 
 /// Zombies by the quality of their origin.
@@ -141,7 +143,8 @@ impl LeaksEvent {
             forgotten_sites: sums.forgotten_sites,
             forgotten_zombies: sums.forgotten_zombies,
             qualities: Qualities { exact, approximate, lineage_only, predates },
-            unrecognized_forks: sums.unrecognized,
+            unrecognized_forks: sums.without.map(|forks| forks.unrecognized),
+            missed_forks: sums.without.map(|forks| forks.missed),
         };
         (head, events)
     }

@@ -68,7 +68,7 @@ use crate::{
     ledger::Aging,
     names::{self, Namer},
     observe::{Answers, Observer},
-    origin::Sites,
+    origin::{Sites, Without},
     policy::Terms,
     proc::Proc,
     report::{Event, Filter, LeaksEvent, Loss, Outbox},
@@ -441,8 +441,9 @@ impl Watch {
             Query::Explain(pid, reply) => self.look_for(Reply::About(pid, reply))?,
             Query::Leaks(since, reply) => {
                 if self.describer.stacks.is_some() {
-                    let early = self.describer.kernel.count(counter::FORK_EARLY)?;
-                    self.sites.set_unrecognized(early);
+                    let count = |counter| self.describer.kernel.count(counter);
+                    let unrecognized = count(counter::FORK_EARLY)?;
+                    self.sites.set_without(Without { unrecognized, missed: count(counter::STACK_MISSED)? });
                 }
                 let (head, sites) =
                     LeaksEvent::list(&self.sites, since, moment(boot_now()), &self.describer.names);

@@ -18,10 +18,10 @@ const UNAVAILABLE: i32 = 69;
 const PERMISSION: i32 = 77;
 
 /// What README asks for where there is no root.
-const CAPABILITIES: &str = "+bpf,+perfmon,+dac_read_search";
+pub(crate) const CAPABILITIES: &str = "+bpf,+perfmon,+dac_read_search";
 
 /// A copy of the binary that any user can run: the build directory may be out of reach.
-fn for_everybody() -> (TempDir, PathBuf) {
+pub(crate) fn for_everybody() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = directory.path().join("reaper");
@@ -36,7 +36,7 @@ fn nobody_with(capabilities: &str) -> Vec<String> {
     [vec![program("setpriv").display().to_string()], words.to_vec(), sets.to_vec()].concat()
 }
 
-fn as_nobody_with(capabilities: &str, binary: &Path) -> Command {
+pub(crate) fn as_nobody_with(capabilities: &str, binary: &Path) -> Command {
     let words = nobody_with(capabilities);
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).arg(binary).current_dir("/");

@@ -17,15 +17,19 @@ const WAYS: [&str; 4] = ["fork", "vfork", "posix_spawn", "popen"];
 const GO_WAYS: [&str; 3] = ["exec", "start", "fork-exec"];
 
 /// A running program. It is killed when this is dropped.
-struct Leaker(Child);
+pub(super) struct Leaker(Child);
 
 impl Leaker {
-    fn start(program: &Program, way: &str) -> Self {
+    pub(super) fn start(program: &Program, way: &str) -> Self {
         Self::run(Command::new(&program.path), program, way)
     }
 
     fn start_in(cgroup: &Cgroup, program: &Program, way: &str) -> Self {
         Self::run(cgroup.command(&program.path), program, way)
+    }
+
+    pub(super) fn pid(&self) -> u64 {
+        self.0.id().into()
     }
 
     fn run(mut command: Command, program: &Program, way: &str) -> Self {
@@ -43,7 +47,7 @@ impl Drop for Leaker {
 
 /// What is reported of the child that the program leaks.
 fn origin(daemon: &mut Daemon, leaker: &Leaker) -> Value {
-    let holder = u64::from(leaker.0.id());
+    let holder = leaker.pid();
     let mut found = Value::Null;
     daemon.until("the child is reported", Duration::from_secs(30), |seen| {
         if seen.is("zombie") && seen.number("/holder/pid") == holder {

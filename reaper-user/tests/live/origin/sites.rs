@@ -1,7 +1,7 @@
 //! Leak sites: counts, bounds, and other tools that read them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -206,8 +206,12 @@ fn the_stack_is_below_each_zombie_where_it_is_asked_for() {
     }
     let text = String::from_utf8(tracing.join().unwrap().stdout).unwrap();
     assert!(text.contains("  python3 ← python3"), "{text}");
-    let words = ["exact", "approximate", "lineage-only", "predates"];
-    assert!(words.iter().any(|word| text.contains(&format!("\n  {word}"))), "{text}");
+    assert!(text.contains("\n  exact Python stack of python3 ("), "{text}");
+    let lines: BTreeSet<u64> = leakers.iter().flat_map(|leaker| leaker.by_line().into_keys()).collect();
+    for line in lines {
+        let is_frame = |text: &str| text.starts_with("    ") && text.ends_with(&format!("/leaker.py:{line}"));
+        assert!(text.lines().any(is_frame), "line {line} is in no stack:\n{text}");
+    }
 }
 
 fn until_none_stands(forker: u64) {

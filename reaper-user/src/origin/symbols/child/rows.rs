@@ -51,7 +51,7 @@ pub(super) fn row<S: UnwindSection<Slice>>(
         return Row::Plain;
     }
     let frame = Frame { section, encoding: entry.cie().encoding(), known, read };
-    frame.caller(row.cfa(), caller, base).map_or(Row::Strange, Row::To)
+    frame.caller(row.cfa(), caller.as_ref(), base.as_ref()).map_or(Row::Strange, Row::To)
 }
 
 /// Whether framehop has a rule of its own for it, which either fits or fails.
@@ -89,8 +89,8 @@ impl<S: UnwindSection<Slice>> Frame<'_, S> {
     fn caller(
         &self,
         cfa: &CfaRule<usize>,
-        caller: Option<RegisterRule<usize>>,
-        base: Option<RegisterRule<usize>>,
+        caller: Option<&RegisterRule<usize>>,
+        base: Option<&RegisterRule<usize>>,
     ) -> Option<Known> {
         let sp = match cfa {
             CfaRule::RegisterAndOffset { register, offset } => {
@@ -105,12 +105,12 @@ impl<S: UnwindSection<Slice>> Frame<'_, S> {
     }
 
     /// A register of the caller's, that has this value here.
-    fn value(&self, rule: RegisterRule<usize>, cfa: u64, here: Option<u64>) -> Option<u64> {
+    fn value(&self, rule: &RegisterRule<usize>, cfa: u64, here: Option<u64>) -> Option<u64> {
         match rule {
             RegisterRule::Undefined | RegisterRule::SameValue => here,
-            RegisterRule::Offset(offset) => (self.read)(cfa.checked_add_signed(offset)?),
-            RegisterRule::ValOffset(offset) => cfa.checked_add_signed(offset),
-            RegisterRule::Register(register) => self.register(register),
+            RegisterRule::Offset(offset) => (self.read)(cfa.checked_add_signed(*offset)?),
+            RegisterRule::ValOffset(offset) => cfa.checked_add_signed(*offset),
+            RegisterRule::Register(register) => self.register(*register),
             RegisterRule::Expression(expression) => {
                 (self.read)(self.evaluate(expression.get(self.section).ok()?, Some(cfa))?)
             }
