@@ -16,7 +16,8 @@ use crate::{
     exit_code,
     headroom::Sources,
     kernel::{
-        Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, requirements,
+        Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, reads_others,
+        requirements,
     },
     metrics::Metrics,
     report::{Event, LostEvent, SCHEMA, to_line},
@@ -199,7 +200,10 @@ fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
                 None => Standing::Met(found),
                 Some(reason) => Standing::Reduced(format!("{found}; no command lines: {reason}")),
             };
-            let (stacks, native) = (stacks(kernel.no_origins()), native_stacks(kernel.no_natives()));
+            let (stacks, native) = (
+                stacks(kernel.no_origins(), reads_others()),
+                native_stacks(kernel.no_natives(), reads_others()),
+            );
             let release = release_hook(kernel.see_releases());
             (vec![requirement(standing, false), release, stacks, native], exit_code::OK)
         }
@@ -211,8 +215,11 @@ fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
     }
 }
 
-/// Whether the line that forked a zombie can be told.
-fn stacks(refused: Option<&KernelError>) -> Requirement {
+const UNREAD: &str =
+    "of this user's own programs at most: CAP_SYS_PTRACE is not held, others must not be read";
+
+/// Whether the line that forked a zombie can be told. `reads` where anybody's memory may be read.
+fn stacks(refused: Option<&KernelError>, reads: bool) -> Requirement {
     const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
     let scope = fs::read_to_string(YAMA).ok();
     let standing = match (refused, scope.as_deref().map(str::trim)) {
@@ -221,6 +228,7 @@ fn stacks(refused: Option<&KernelError>) -> Requirement {
         (None, Some("3")) => Standing::Reduced(format!(
             "no lines, chains of forkers only: {YAMA} is 3, nobody may read another process's memory"
         )),
+        (None, _) if !reads => Standing::Reduced(UNREAD.to_owned()),
         (None, _) => Standing::Met("of CPython 3.6 to 3.14".to_owned()),
     };
     Requirement {
@@ -232,9 +240,10 @@ fn stacks(refused: Option<&KernelError>) -> Requirement {
 }
 
 /// Whether functions of machine code can be told.
-fn native_stacks(refused: Option<&KernelError>) -> Requirement {
+fn native_stacks(refused: Option<&KernelError>, reads: bool) -> Requirement {
     let standing = match refused {
         Some(reason) => Standing::Reduced(format!("of Python programs only: {reason}")),
+        None if !reads => Standing::Reduced(UNREAD.to_owned()),
         None => Standing::Met("of programs on probation, or of all (origin.native)".to_owned()),
     };
     Requirement {
@@ -259,6 +268,18 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn no_line_is_promised_of_what_must_not_be_read() {
+        let reduced = |requirement: Requirement| match requirement.standing {
+            Standing::Reduced(why) => why,
+            standing => panic!("{standing:?}"),
+        };
+        assert!(reduced(native_stacks(None, false)).contains("CAP_SYS_PTRACE"));
+        // Or Yama's, where that is 3.
+        assert!(reduced(stacks(None, false)).contains("read"));
+        assert!(matches!(native_stacks(None, true).standing, Standing::Met(_)));
+    }
 
     fn of(mountinfo: &str) -> Vec<Standing> {
         let proc = tempfile::tempdir().unwrap();

@@ -47,7 +47,7 @@ pub use self::{
     pins::unload,
     reap_times::ReapTimes,
     release::ReleaseHook,
-    requirements::{Requirement, Standing, demand, reduced, requirements},
+    requirements::{Requirement, Standing, demand, reads_others, reduced, requirements},
 };
 use self::{attach::Always, load::Pinned, table::Table};
 

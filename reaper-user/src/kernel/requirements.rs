@@ -44,7 +44,7 @@ pub struct Requirement {
 /// The whole table, without loading anything.
 #[must_use]
 pub fn requirements() -> Vec<Requirement> {
-    let effective = Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff);
+    let effective = effective();
     // With hidepid only CAP_SYS_PTRACE or the mount's group lets anybody at other users' processes.
     let proc_hides = fs::metadata("/proc/1/stat").is_err();
     let mut all = capabilities(effective, proc_hides).to_vec();
@@ -76,6 +76,16 @@ pub fn requirements() -> Vec<Requirement> {
         },
     ]);
     all
+}
+
+/// Whether this process may read those of other users.
+#[must_use]
+pub fn reads_others() -> bool {
+    effective() & 1 << CAP_SYS_PTRACE != 0
+}
+
+fn effective() -> u64 {
+    Process::myself().and_then(|me| me.status()).map_or(0, |status| status.capeff)
 }
 
 /// How many of [`capabilities`] are for whoever only reports; what follows is for remedies.

@@ -342,8 +342,9 @@ impl Loss {
             }
             Self::Unrecognized => {
                 "new executable files, or processes that are linked to libpython, were not looked at, because there were too many in \
-                 a short time or they could not be read: interpreters among them are not followed until they are run again; nothing to do unless it goes on, then see \
-                 the log at level debug"
+                 a short time, they could not be read or made the process that reads them late, or a program answers for their file \
+                 system (FUSE): what interpreters among them fork is reported without a line, until they are looked at again or run \
+                 again; nothing to do unless it goes on, then see the log"
             }
             Self::ProgramSkipped => {
                 "the kernel skipped BPF programs because they were interrupted by themselves: a census puts the \
