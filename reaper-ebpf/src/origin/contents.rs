@@ -46,6 +46,7 @@ unsafe fn step(scratch: *mut Scratch, layout: &Layout, reading: *mut Reading, in
     unsafe {
         let parts = (&raw const (*scratch).parts).cast::<Parts>().add(index);
         match (&raw const (*reading).what).read_volatile() {
+            NOTHING if index != 0 && is_again(parts) => return again(scratch, reading, index),
             NOTHING => begin_table(reading, (&raw const (*parts).table).read_volatile()),
             FILE_TO_COME => begin_file(scratch, layout, reading, (&raw const (*parts).file).read_volatile()),
             _ => {}
@@ -53,6 +54,40 @@ unsafe fn step(scratch: *mut Scratch, layout: &Layout, reading: *mut Reading, in
         if read_part(scratch, reading) {
             end(reading, parts, (&raw mut (*scratch).frames).cast::<Frame>().add(index));
         }
+    }
+}
+
+/// Whether a function has called itself: the frame before has the same parts.
+///
+/// # Safety
+///
+/// There is one before.
+#[inline(always)]
+unsafe fn is_again(parts: *const Parts) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        let [this, before] = [parts, parts.sub(1)].map(|parts| {
+            let Parts { file, name, table } = parts.read_volatile();
+            [file, name, table]
+        });
+        this == before
+    }
+}
+
+/// What lies at the same addresses at the same moment is the same.
+///
+/// # Safety
+///
+/// `reading` is the scratch's; `index` has seven bits and is not 0.
+#[inline(always)]
+unsafe fn again(scratch: *mut Scratch, reading: *mut Reading, index: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        let frame = (&raw mut (*scratch).frames).cast::<Frame>().add(index);
+        let before = frame.sub(1);
+        (&raw mut (*frame).table).write_volatile((&raw const (*before).table).read_volatile());
+        (&raw mut (*frame).texts).write_volatile((&raw const (*before).texts).read_volatile());
+        (&raw mut (*reading).index).write_volatile(index as u64 + 1);
     }
 }
 

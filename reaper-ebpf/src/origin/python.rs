@@ -245,6 +245,9 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
     }
     // Where the window begins, and up to where a frame that begins in it ends in it.
     let (mut begin, mut reach) = (frame.wrapping_add(1), 0);
+    // Of the code object that was read last.
+    let (mut last, mut first_line, mut tag) = (0, 0, 0);
+    let (mut file, mut name, mut table) = (0, 0, 0);
     for _ in 0..FRAMES {
         if frame == 0 {
             break;
@@ -263,13 +266,17 @@ fn walk(scratch: *mut Scratch, layout: &Layout, mut frame: u64) -> (u32, u32) {
         let code = seen(scratch, within, layout.frame_code) & !3;
         let at = seen(scratch, within, layout.frame_at);
         frame = seen(scratch, within, layout.frame_back);
-        let from = layout.code_first_line & !7;
-        fill(scratch, code.wrapping_add(from.into()), CODE_BYTES.wrapping_sub(from.into()));
-        let first_line = half(scratch, layout.code_first_line & 7);
-        let tag = pointers(scratch, layout);
-        let names = in_code(layout, layout.code_file);
-        let (file, name) = (word(scratch, names), word(scratch, names.wrapping_add(8)));
-        let table = word(scratch, in_code(layout, layout.code_table)).wrapping_add(layout.bytes_size.into());
+        // A function that calls itself is read once.
+        if code != last {
+            last = code;
+            let from = layout.code_first_line & !7;
+            fill(scratch, code.wrapping_add(from.into()), CODE_BYTES.wrapping_sub(from.into()));
+            first_line = half(scratch, layout.code_first_line & 7);
+            tag = pointers(scratch, layout);
+            let names = in_code(layout, layout.code_file);
+            (file, name) = (word(scratch, names), word(scratch, names.wrapping_add(8)));
+            table = word(scratch, in_code(layout, layout.code_table)).wrapping_add(layout.bytes_size.into());
+        }
         // SAFETY: seven bits are an index into 128 frames.
         unsafe {
             let number = count.read_volatile();
