@@ -43,5 +43,7 @@ pub const SLOW: u32 = 18;
 pub const SLOW_SUM: u32 = 30;
 /// Those of them that are counted for the machine only, because there was no room for another cgroup.
 pub const SLOW_UNPLACED: u32 = 31;
+/// A refused fork that could not be read, counted or announced.
+pub const REFUSED_LOST: u32 = 32;
 /// How many there are.
-pub const COUNT: u32 = 32;
+pub const COUNT: u32 = 33;

@@ -2,9 +2,9 @@
 //! instructions before the object is loaded (see [`member`]), and the verifier checks that a member of the right type
 //! and size is there.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::Global;
+use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 use reaper_ebpf::{Group, interpreter::Executable, member};
 
 /// Not 0 where the pids controller is on a v1 hierarchy, and then that hierarchy's number.
@@ -19,6 +19,26 @@ pub(crate) fn read<T: Copy>(base: *const c_void, member: i16) -> T {
     // SAFETY: `base` is a pointer that the verifier has typed, and it accepts the read only where a member of
     // this size lies at the offset. Volatile, because a read may be neither widened nor moved before a test.
     unsafe { base.wrapping_byte_offset(isize::from(member)).cast::<T>().read_volatile() }
+}
+
+/// The same where the verifier takes the pointer for a number: by the helper that cannot fault, which kernels in
+/// lockdown=confidentiality refuse. None where nothing is there.
+#[inline(always)]
+pub(crate) fn peek<T: Copy>(base: *const c_void, member: i16) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    #[expect(clippy::cast_possible_truncation, reason = "four or eight bytes")]
+    let size = size_of::<T>() as u32;
+    let at = base.wrapping_byte_offset(isize::from(member));
+    // SAFETY: the helper writes as many bytes as the value has, zeros where it fails, and reads nothing that is not there.
+    let (refused, value) =
+        unsafe { (bpf_probe_read_kernel(value.as_mut_ptr().cast(), size, at), value.assume_init()) };
+    (refused == 0).then_some(value)
+}
+
+/// Whether the pids controller is on a v1 hierarchy.
+#[inline(always)]
+pub(crate) fn pids_are_in_v1() -> bool {
+    PIDS_HIERARCHY.load() != 0
 }
 
 /// A `task_struct`.
@@ -102,7 +122,7 @@ impl Task {
     /// Its cgroup's id in the v1 pids hierarchy, 0 where there is none.
     #[inline(always)]
     pub(crate) fn cgroup_v1(self) -> u64 {
-        if PIDS_HIERARCHY.load() == 0 {
+        if !pids_are_in_v1() {
             return 0;
         }
         let set: *const c_void = read(self.0, member::TASK_CGROUPS);

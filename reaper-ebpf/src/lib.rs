@@ -29,6 +29,7 @@ pub mod interpreter;
 pub mod member;
 pub mod native;
 pub mod reap_time;
+pub mod refused;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
 pub const ABI: u32 = 8;
@@ -284,6 +285,9 @@ pub mod notice {
     /// A reported zombie is being released: `id` is its identity bits, `time` the boot clock, `number` the tgid and
     /// the first two `words` the thread's name of whoever does it. [`RELEASED`] follows. Only while the optional hook is attached.
     pub const REAPED: u32 = 3;
+    /// A fork was refused: `number` is the tgid of whoever tried, `id` its leader's start, `time` the boot clock, `words` as
+    /// [`super::refused`] lays them out. Not of every one: see there. Only while the optional hook is attached.
+    pub const REFUSED: u32 = 4;
 }
 
 /// A record of the ring buffer.

@@ -15,6 +15,7 @@ mod atomic;
 mod birth;
 mod census;
 mod cgroup;
+mod clone;
 mod exec;
 mod exit;
 mod fork;

@@ -3,13 +3,14 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf},
 };
 use reaper_ebpf::{
     ANCESTORS_KEPT, Ancestor, Awaited, Cmdline, Forker, Group, Slot, WaitProfile, counter,
     interpreter::{Executable, Followed, RING_BYTES, Scratch, Verdict, stage, wake},
     meta, native, notice,
     reap_time::{self, Times},
+    refused::{self, Tally, Who},
     seed,
 };
 
@@ -127,7 +128,12 @@ pub(crate) static META: Array<u64> = Array::with_max_entries(meta::COUNT, 0);
 #[map]
 pub(crate) static REAP_TIMES: HashMap<u64, Times> = HashMap::with_max_entries(reap_time::CGROUPS, 0);
 
-/// Releases of reported zombies, new cgroups.
+/// How many forks were refused of whom. Userspace takes out those of whom none was for long. Not least recently used:
+/// nothing may be forgotten in silence.
+#[map]
+pub(crate) static REFUSED: PerCpuHashMap<Who, Tally> = PerCpuHashMap::with_max_entries(refused::KEPT, 0);
+
+/// Releases of reported zombies, new cgroups, refused forks.
 #[map]
 pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(notice::RING_BYTES, 0);
 

@@ -58,6 +58,24 @@ members! {
     TASK_COMM
     /// `task_struct.comm`, its second half
     TASK_COMM_REST
+    /// `task_struct.real_cred`
+    TASK_REAL_CRED
+    /// `cred.cap_effective`, the capabilities below 32
+    CRED_CAPABILITIES
+    /// `cred.user_ns`
+    CRED_USER_NS
+    /// `cred.user`; unresolved where `ucounts` has the count, and then never read
+    CRED_USER
+    /// `cred.ucounts`; unresolved where `user` has the count, and then never read
+    CRED_UCOUNTS
+    /// `user_namespace.level`
+    USER_NS_LEVEL
+    /// `user_struct.processes`; likewise
+    USER_PROCESSES
+    /// `ucounts.rlimit[UCOUNT_RLIMIT_NPROC]`; likewise
+    UCOUNTS_PROCESSES
+    /// `signal_struct.rlim[RLIMIT_NPROC].rlim_cur`
+    SIGNAL_NPROC
     /// `signal_struct.live`
     SIGNAL_LIVE
     /// `signal_struct.flags`
@@ -92,6 +110,10 @@ members! {
     PID_NS_INUM
     /// `pid_namespace.child_reaper`
     PID_NS_CHILD_REAPER
+    /// `pid_namespace.pid_allocated`
+    PID_NS_ALLOCATED
+    /// `pid_namespace.pid_max`; unresolved where all namespaces have the same (before 6.14), and then never read
+    PID_NS_MAX
     /// `css_set.dfl_cgrp`
     CSS_SET_DFL_CGRP
     /// `css_set.subsys[pids_cgrp_id]`; unresolved where there is no v1 pids hierarchy, and then never read
@@ -112,4 +134,6 @@ members! {
     REGS_ARGUMENT
     /// Where `pt_regs` has the number of the system call
     REGS_CALL
+    /// Where `pt_regs` has what a function returns
+    REGS_RESULT
 }

@@ -9,16 +9,14 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
-    },
+    helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns},
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
 use reaper_ebpf::{Notice, WORDS, counter, id, member, notice, state};
 
 use crate::{
-    kernel::{Task, read},
+    kernel::{Task, peek, read},
     ledger,
     maps::count,
     notice::send,
@@ -51,17 +49,6 @@ fn follow(ctx: &ProbeContext) -> Option<()> {
         announce(id(tgid, peek(task, member::TASK_START)?));
     }
     Some(())
-}
-
-#[inline(always)]
-fn peek<T: Copy + Default>(base: *const c_void, member: i16) -> Option<T> {
-    let mut value = T::default();
-    #[expect(clippy::cast_possible_truncation, reason = "four or eight bytes")]
-    let size = size_of::<T>() as u32;
-    let at = base.wrapping_byte_offset(isize::from(member));
-    // SAFETY: the helper writes as many bytes as the value has, and reads nothing that is not there.
-    let refused = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size, at) };
-    (refused == 0).then_some(value)
 }
 
 /// Says who does it, where the zombie has been reported.

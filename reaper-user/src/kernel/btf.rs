@@ -135,11 +135,23 @@ impl<'a> Btf<'a> {
 
     /// Whether the kernel has a function of this name. What helpers are made of is in it under the helper's name.
     pub(super) fn has_function(&self, name: &str) -> bool {
-        self.types
-            .iter()
-            .skip(1)
-            .filter_map(|at| self.header_at(*at))
-            .any(|header| header.kind == KIND_FUNC && self.string(header.name) == name.as_bytes())
+        self.named(KIND_FUNC, name).is_some()
+    }
+
+    /// Whether the kernel has a structure of this name.
+    pub(super) fn has_structure(&self, name: &str) -> bool {
+        self.named(KIND_STRUCT, name).is_some()
+    }
+
+    /// How many arguments a function of the kernel takes; `None` where it has none of this name.
+    pub(super) fn arguments(&self, function: &str) -> Option<u32> {
+        let (_, proto) = self.resolve(self.named(KIND_FUNC, function)?.size_or_type)?;
+        Some(proto.vlen)
+    }
+
+    fn named(&self, kind: u32, name: &str) -> Option<Header> {
+        let mut headers = self.types.iter().skip(1).filter_map(|at| self.header_at(*at));
+        headers.find(|header| header.kind == kind && self.string(header.name) == name.as_bytes())
     }
 
     /// The type of a tracepoint's argument, where it is a pointer to a structure. 0 is the first argument.

@@ -14,6 +14,7 @@ use super::{
     census, clock, demand, map, memory, natives, offsets, origins, patch, pins,
     pins::{Set, Store},
     reap_times,
+    refused::{Needs, Refused},
     release::Release,
     requirements,
     stages::Stages,
@@ -53,6 +54,12 @@ impl Waits {
     }
 }
 
+/// What this kernel has and others do not.
+struct Found {
+    waits: Waits,
+    refused: Needs,
+}
+
 /// How many processors there may ever be.
 fn processors() -> Result<u32, KernelError> {
     let number = aya::util::nr_cpus().map_err(|(what, error)| KernelError::system(what, error))?;
@@ -66,13 +73,14 @@ impl Kernel {
         demand()?;
         let bytes = requirements::btf_bytes()?;
         let btf = Btf::parse(&bytes)?;
-        let offsets = offsets::resolve(&btf, options.pids_hierarchy != 0)?;
-        let waits = Waits::of(&btf);
+        let mut offsets = offsets::resolve(&btf, options.pids_hierarchy != 0)?;
+        let found = Found { waits: Waits::of(&btf), refused: Needs::of(&btf) };
+        offsets.extend_from_slice(found.refused.offsets());
         let object = patch::patch(OBJECT, &offsets)?;
         let kernel_btf = aya::Btf::parse(&bytes, aya::Endianness::default())
             .map_err(|error| KernelError::load(error.into()))?;
         drop(bytes);
-        let Some(root) = pins else { return Self::load_into(options, waits, &object, &kernel_btf, None) };
+        let Some(root) = pins else { return Self::load_into(options, &found, &object, &kernel_btf, None) };
 
         let store = Store::open(root)?;
         // The folder is locked: nobody is making these.
@@ -80,7 +88,7 @@ impl Kernel {
         let fingerprint = pins::fingerprint(&[&object, format!("{options:?}").as_bytes()]);
         if let Some(set) = store.find(fingerprint)? {
             let pinned = Pinned { store: store.clone(), set, fingerprint, adopted: true };
-            let mut kernel = Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))?;
+            let mut kernel = Self::load_into(options, &found, &object, &kernel_btf, Some(pinned))?;
             if kernel.adopt()? {
                 return Ok(kernel);
             }
@@ -88,12 +96,12 @@ impl Kernel {
         }
         let set = store.make()?;
         let pinned = Pinned { store, set, fingerprint, adopted: false };
-        Self::load_into(options, waits, &object, &kernel_btf, Some(pinned))
+        Self::load_into(options, &found, &object, &kernel_btf, Some(pinned))
     }
 
     fn load_into(
         options: Options,
-        waits: Waits,
+        found: &Found,
         object: &[u8],
         kernel_btf: &aya::Btf,
         pinned: Option<Pinned>,
@@ -102,6 +110,8 @@ impl Kernel {
         let all_cmdlines = u32::from(options.cmdlines == Cmdlines::All);
         let tick = clock::tick();
         let prompt_ticks = reap_times::prompt_ticks(tick);
+        let Found { waits, refused } = found;
+        let [ucounts, own_pid_max] = refused.globals();
         let mut loader = EbpfLoader::new();
         loader.btf(Some(kernel_btf));
         loader
@@ -112,6 +122,8 @@ impl Kernel {
             .override_global("ALL_CMDLINES", &all_cmdlines, true)
             .override_global("WAIT4", &waits.wait4, true)
             .override_global("WAITID", &waits.waitid, true)
+            .override_global("UCOUNTS", &ucounts, true)
+            .override_global("OWN_PID_MAX", &own_pid_max, true)
             .map_max_entries("LEDGER", options.sizes.entries)
             .map_max_entries("OVERFLOW", options.sizes.overflow)
             .map_max_entries("COPY_SCRATCH", processors()?);
@@ -124,6 +136,7 @@ impl Kernel {
         let attach::Loaded { flavour, no_cmdlines } = attach::load(&mut ebpf, kernel_btf)?;
         let stages = Stages::load(&mut ebpf, kernel_btf)?;
         let release = Release::load(&mut ebpf, kernel_btf);
+        let refused = Refused::load(&mut ebpf, kernel_btf, refused)?;
         let no_origins = origins::load(&mut ebpf, kernel_btf).err();
         let no_natives = natives::load(&mut ebpf, kernel_btf).err();
 
@@ -156,6 +169,7 @@ impl Kernel {
             always: Always::default(),
             on_demand,
             release,
+            refused,
             flavour,
             no_cmdlines,
             no_origins,

@@ -7,6 +7,7 @@ mod btf;
 mod census;
 mod clock;
 mod costs;
+mod counts;
 mod error;
 mod load;
 mod memory;
@@ -18,6 +19,7 @@ mod patch;
 mod pinned_program;
 mod pins;
 mod reap_times;
+mod refused;
 mod release;
 mod requirements;
 mod skipped;
@@ -46,8 +48,9 @@ pub use self::{
     origins::{Origins, Running, Written},
     pins::unload,
     reap_times::ReapTimes,
+    refused::RefusalHook,
     release::ReleaseHook,
-    requirements::{Requirement, Standing, demand, reads_others, reduced, requirements},
+    requirements::{INITIAL_PID_NAMESPACE, Requirement, Standing, demand, reduced, requirements},
 };
 use self::{attach::Always, load::Pinned, table::Table};
 
@@ -118,6 +121,7 @@ pub struct Kernel {
     always: Always,
     on_demand: attach::OnDemand,
     release: release::Release,
+    refused: refused::Refused,
     flavour: attach::Flavour,
     no_cmdlines: Option<KernelError>,
     no_origins: Option<KernelError>,

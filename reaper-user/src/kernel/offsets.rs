@@ -24,6 +24,15 @@ const REGS_CALL: Option<u32> = if cfg!(target_arch = "x86_64") {
     None
 };
 
+/// Where it has what a function returns, in the same files.
+const REGS_RESULT: Option<u32> = if cfg!(target_arch = "x86_64") {
+    Some(10 * 8)
+} else if cfg!(target_arch = "aarch64") {
+    Some(0)
+} else {
+    None
+};
+
 /// Where a thread's pointer to its own storage is, which is what `pthread_self` returns on x86_64 and not on aarch64:
 /// <https://elixir.bootlin.com/linux/v6.12/source/arch/x86/include/asm/processor.h#L450>
 const THREAD_POINTER: Option<&str> = if cfg!(target_arch = "x86_64") { Some("thread.fsbase") } else { None };
@@ -103,5 +112,6 @@ pub(super) fn resolve(btf: &Btf<'_>, v1_pids: bool) -> Result<Vec<Offset>, BtfEr
     // Without it the kprobe is refused, which is not needed.
     offsets.extend(REGS_ARGUMENT.map(|offset| (member::REGS_ARGUMENT, offset)));
     offsets.extend(REGS_CALL.map(|offset| (member::REGS_CALL, offset)));
+    offsets.extend(REGS_RESULT.map(|offset| (member::REGS_RESULT, offset)));
     Ok(offsets)
 }

@@ -64,6 +64,7 @@ pub(super) const MAPS: &[&str] = &[
     "OVERFLOW",
     "PROBATION",
     "REAP_TIMES",
+    "REFUSED",
     "SEED",
     "STACK_SCRATCH",
     "WAKES",

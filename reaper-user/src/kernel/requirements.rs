@@ -8,7 +8,7 @@ use super::{KernelError, btf, lockdown};
 
 /// Inode number of the initial pid namespace:
 /// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/proc_ns.h#L42>
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+pub const INITIAL_PID_NAMESPACE: u32 = 0xEFFF_FFFC;
 
 const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_KILL: u32 = 5;
@@ -62,7 +62,9 @@ pub fn requirements() -> Vec<Requirement> {
             name: "initial pid namespace",
             purpose: "kernel pids and /proc must agree",
             standing: match fs::metadata("/proc/self/ns/pid") {
-                Ok(found) if found.ino() == INITIAL_PID_NAMESPACE => Standing::Met("yes".to_owned()),
+                Ok(found) if found.ino() == u64::from(INITIAL_PID_NAMESPACE) => {
+                    Standing::Met("yes".to_owned())
+                }
                 Ok(_) => Standing::Missing("no: in a pod, set `hostPID: true`".to_owned()),
                 Err(error) => Standing::Missing(format!("/proc/self/ns/pid: {error}")),
             },

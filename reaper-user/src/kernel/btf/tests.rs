@@ -18,6 +18,7 @@ fn blob() -> Vec<u8> {
         "btf_trace_demo",
         "e",
         "e_two",
+        "demo",
     ];
     let mut table = vec![0u8];
     let mut name = HashMap::new();
@@ -45,6 +46,7 @@ fn blob() -> Vec<u8> {
     words.extend([0, info(KIND_PTR, 0), 9]); // 10
     words.extend([name["btf_trace_demo"], info(KIND_TYPEDEF, 0), 10]); // 11
     words.extend([name["e"], info(KIND_ENUM, 1), 4, name["e_two"], 2]); // 12
+    words.extend([name["demo"], info(KIND_FUNC, 0), 9]); // 13
     let length = u32::try_from(words.len() * 4).unwrap();
     let mut bytes = vec![0x9f, 0xeb, 1, 0];
     for word in [24, 0, length, length, u32::try_from(table.len()).unwrap()].iter().chain(&words) {
@@ -52,6 +54,14 @@ fn blob() -> Vec<u8> {
     }
     bytes.extend(table);
     bytes
+}
+
+#[test]
+fn functions_are_found_with_how_many_arguments_they_take_and_structures_by_their_names() {
+    let blob = blob();
+    let btf = Btf::parse(&blob).unwrap();
+    assert_eq!(["demo", "outer", "other"].map(|name| btf.arguments(name)), [Some(2), None, None]);
+    assert_eq!(["outer", "demo", "other"].map(|name| btf.has_structure(name)), [true, false, false]);
 }
 
 #[test]
