@@ -16,7 +16,7 @@ use crate::{
     exit_code,
     headroom::Sources,
     kernel::{
-        Cmdlines, Kernel, KernelError, Options, ReleaseHook, Requirement, Sizes, Standing, reads_others,
+        Cmdlines, Kernel, KernelError, Options, RefusalHook, ReleaseHook, Requirement, Sizes, Standing,
         requirements,
     },
     metrics::Metrics,
@@ -46,12 +46,13 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
     }
     let cgroups = Cgroups::open(Path::new("/proc"), Limits::default());
     all.extend(hierarchies(&cgroups));
-    all.push(refusals(&cgroups, &Sources::probe()));
+    let mut hook = None;
     if code == exit_code::OK {
-        let (loaded, refused) = load(&cgroups);
-        all.extend(loaded);
-        code = refused;
+        let Loaded { rows, refusal_hook, code: refused } = load(&cgroups);
+        all.extend(rows);
+        (hook, code) = (refusal_hook, refused);
     }
+    all.push(refusals(&cgroups, hook.as_ref(), &Sources::probe()));
     all.push(metrics(control::setup(&control::socket())));
     let losses = control::losses(&control::socket());
     let mut text = String::new();
@@ -142,12 +143,31 @@ fn metrics(daemon: Result<Setup, ControlError>) -> Requirement {
     Requirement { name: "metrics", purpose: "Prometheus", standing, privilege: false }
 }
 
-/// Where refused forks are known from. There is no hook: what is not refused by `pids.max` is not seen, and not who tried.
-fn refusals(cgroups: &Cgroups, sources: &Sources) -> Requirement {
+/// Where refused forks are known from.
+fn refusals(cgroups: &Cgroups, hook: Option<&RefusalHook>, sources: &Sources) -> Requirement {
+    let standing = match hook {
+        Some(found @ (RefusalHook::Fexit | RefusalHook::Kretprobe { .. })) => {
+            Standing::Met(format!("by any limit, from a hook on the clone path: {found}"))
+        }
+        Some(none @ RefusalHook::None { .. }) => {
+            Standing::Reduced(format!("{}; hook on the clone path: {none}", without_hook(cgroups, sources)))
+        }
+        None => Standing::Reduced(without_hook(cgroups, sources)),
+    };
+    Requirement {
+        name: "refused forks",
+        purpose: "that a limit on processes was hit",
+        standing,
+        privilege: false,
+    }
+}
+
+/// The same without the hook: what is not refused by `pids.max` is not seen, and not who tried.
+fn without_hook(cgroups: &Cgroups, sources: &Sources) -> String {
     let only = "only refusals by pids.max are seen, not those by RLIMIT_NPROC, kernel.pid_max and kernel.threads-max; the \
                 cgroup is known, not the process";
     let hierarchy = cgroups.pids().map(|(hierarchy, _)| hierarchy);
-    let found = match (hierarchy, &sources.events, &sources.log) {
+    match (hierarchy, &sources.events, &sources.log) {
         (None, ..) => {
             "no mount shows the whole hierarchy with the pids controller: no refusal is seen".to_owned()
         }
@@ -169,18 +189,20 @@ fn refusals(cgroups: &Cgroups, sources: &Sources) -> Requirement {
         (Some(Hierarchy::V1Pids), Err(error), Err(_)) => {
             format!("neither inotify ({error}) nor the kernel's log: no refusal is seen")
         }
-    };
-    Requirement {
-        name: "refused forks",
-        purpose: "that a limit on processes was hit",
-        standing: Standing::Reduced(found),
-        privilege: false,
     }
 }
 
+/// What came of loading the object.
+struct Loaded {
+    rows: Vec<Requirement>,
+    /// `None` where nothing could be loaded.
+    refusal_hook: Option<RefusalHook>,
+    code: u8,
+}
+
 /// Loads the object as the daemon does: the kernel's own verdict on every program. Nothing is attached but, for a
-/// moment, the one hook whose possibility shows in no other way.
-fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
+/// moment, the two hooks whose possibility shows in no other way.
+fn load(cgroups: &Cgroups) -> Loaded {
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
     let kernel: Result<Kernel, KernelError> = Kernel::load(
@@ -205,12 +227,17 @@ fn load(cgroups: &Cgroups) -> (Vec<Requirement>, u8) {
                 native_stacks(kernel.no_natives(), reads_others()),
             );
             let release = release_hook(kernel.see_releases());
-            (vec![requirement(standing, false), release, stacks, native], exit_code::OK)
+            Loaded {
+                rows: vec![requirement(standing, false), release, stacks, native],
+                refusal_hook: Some(kernel.see_refusals().clone()),
+                code: exit_code::OK,
+            }
         }
         Err(error) => {
             let failure = Failure::from(error);
             let privilege = failure.code == exit_code::PERMISSION;
-            (vec![requirement(Standing::Missing(failure.message), privilege)], failure.code)
+            let rows = vec![requirement(Standing::Missing(failure.message), privilege)];
+            Loaded { rows, refusal_hook: None, code: failure.code }
         }
     }
 }
@@ -294,11 +321,16 @@ mod tests {
         let proc = tempfile::tempdir().unwrap();
         let cgroups = Cgroups::open(proc.path(), Limits::default());
         let sources = Sources { events: Ok(()), log: Err(io::ErrorKind::PermissionDenied.into()) };
-        let none = refusals(&cgroups, &sources).standing;
+        let none = refusals(&cgroups, None, &sources).standing;
         assert!(matches!(&none, Standing::Reduced(what) if what.contains("no refusal is seen")), "{none:?}");
         let v2 = Cgroups::at(Some(proc.path()), None, Limits::default()).unwrap();
-        let found = refusals(&v2, &sources).standing;
-        assert!(matches!(&found, Standing::Reduced(what) if what.contains("RLIMIT_NPROC")), "{found:?}");
+        let no_hook = RefusalHook::None { no_fexit: "why".to_owned(), no_kretprobe: "likewise".to_owned() };
+        for hook in [None, Some(&no_hook)] {
+            let found = refusals(&v2, hook, &sources).standing;
+            assert!(matches!(&found, Standing::Reduced(what) if what.contains("RLIMIT_NPROC")), "{found:?}");
+        }
+        let hooked = refusals(&v2, Some(&RefusalHook::Fexit), &sources).standing;
+        assert!(matches!(&hooked, Standing::Met(what) if what.ends_with("fexit")), "{hooked:?}");
     }
 
     #[test]

@@ -15,8 +15,12 @@ pub enum Limit {
     PidsMax(CgroupPath),
     /// `kernel.pid_max` of the initial pid namespace.
     PidMax,
+    /// `kernel.pid_max` of another pid namespace, by its inode number.
+    PidMaxOf(u32),
     /// `kernel.threads-max`.
     ThreadsMax,
+    /// RLIMIT_NPROC of a user.
+    Nproc(u32),
 }
 
 /// A limit, and what is used of it.

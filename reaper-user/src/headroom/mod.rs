@@ -5,17 +5,21 @@
 //! others nothing is read. [`Reader`] reads, on a thread of its own; [`Accounts`] knows what was read and says what it means.
 
 mod accounts;
+mod attempts;
 mod files;
 mod forecast;
 mod limit;
 mod reader;
+mod refusal;
 mod refusals;
 
 pub use self::{
     accounts::{Accounts, Disagreement, FORGOTTEN},
+    attempts::{Attempt, Forker, Found},
     files::{CgroupPath, Files, Level, Node, Nproc, is_within, outermost, upwards},
     forecast::{Forecast, Rate, Series},
     limit::{Headroom, Limit, Use, free},
     reader::{Ask, Reader, Report, Seen},
-    refusals::{Refusal, Source, Sources},
+    refusal::{Key, Refusal, Source},
+    refusals::Sources,
 };

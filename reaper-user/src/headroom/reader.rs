@@ -21,8 +21,10 @@ use rustix::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
+    attempts::Attempt,
     files::{CgroupPath, Files, Level, Node, Nproc, upwards},
-    refusals::{Refusal, Refusals},
+    refusal::Refusal,
+    refusals::Refusals,
 };
 use crate::text::Untrusted;
 
@@ -74,6 +76,8 @@ enum Order {
     Read(Ask),
     /// Cgroups, and whether they are new.
     Watch(Vec<CgroupPath>, bool),
+    /// Forks that the hook saw refused.
+    Attempt(Box<Attempt>),
 }
 
 /// The thread. It ends when this is dropped.
@@ -87,15 +91,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts it.
-    pub fn start(files: Files, reports: UnboundedSender<Report>) -> io::Result<Self> {
+    /// Starts it. `hooked` says that there is a hook that sees refused forks.
+    pub fn start(files: Files, hooked: bool, reports: UnboundedSender<Report>) -> io::Result<Self> {
         let (orders, received) = sync_channel(WAITING);
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let used = Arc::default();
         let (own, theirs, counted) = (files.clone(), Arc::clone(&wake), Arc::clone(&used));
         thread::Builder::new()
             .name("headroom".to_owned())
-            .spawn(move || work(&own, &received, &theirs, &reports, &counted))?;
+            .spawn(move || work(&own, hooked, &received, &theirs, &reports, &counted))?;
         Ok(Self { orders, wake, files, used })
     }
 
@@ -109,8 +113,14 @@ impl Reader {
     pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> Result<(), Vec<CgroupPath>> {
         match self.order(Order::Watch(cgroups, new)) {
             Err(Order::Watch(cgroups, _)) => Err(cgroups),
-            Err(Order::Read(_)) | Ok(()) => Ok(()),
+            Err(Order::Read(_) | Order::Attempt(_)) | Ok(()) => Ok(()),
         }
+    }
+
+    /// Has it found out which limit refused forks. False where it is behind: then say it again later.
+    #[must_use]
+    pub fn attempt(&self, attempt: Attempt) -> bool {
+        self.order(Order::Attempt(Box::new(attempt))).is_ok()
     }
 
     /// What the thread has used of a CPU.
@@ -148,12 +158,13 @@ impl Drop for Reader {
 
 fn work(
     files: &Files,
+    hooked: bool,
     orders: &Receiver<Order>,
     wake: &OwnedFd,
     reports: &UnboundedSender<Report>,
     used: &AtomicU64,
 ) {
-    let mut refusals = Refusals::new(files.clone());
+    let mut refusals = Refusals::new(files.clone(), hooked);
     let (mut calm_until, mut lost) = (Instant::now(), 0);
     loop {
         let used_by_now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
@@ -175,6 +186,12 @@ fn work(
                         refusals.watch(cgroup, new, now);
                     }
                 }
+                Ok(Order::Attempt(attempt)) => {
+                    let refusal = refusals.attempted(&attempt, Instant::now());
+                    if reports.send(Report::Refused(refusal)).is_err() {
+                        return;
+                    }
+                }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }
@@ -184,7 +201,7 @@ fn work(
             continue;
         }
         let refused = refusals.look(now);
-        if !refused.is_empty() {
+        if refusals.take_moved() {
             calm_until = now + CALM;
         }
         let total = refusals.lost().unwatched + refusals.lost().overflowed;
@@ -265,7 +282,7 @@ mod tests {
             fs::write(directory.join("pids.events"), "max 0\n").unwrap();
         }
         let (send, mut reports) = unbounded_channel();
-        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), send).unwrap();
+        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), false, send).unwrap();
         let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
         assert_eq!(reader.watch(vec![Arc::clone(&path)], true), Ok(()));
         assert!(reader.ask(Ask { number: 4, cgroups: vec![(path, false)], holders: Vec::new() }));

@@ -24,7 +24,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::files::{CgroupPath, Files, Level, Refused, upwards};
+use super::{
+    attempts::{Found, Unclaimed},
+    files::{CgroupPath, Files, Node, Refused, upwards},
+    refusal::{Refusal, Source},
+};
 use crate::{text::Untrusted, workload::Hierarchy};
 
 /// Cgroups that are watched, at most.
@@ -47,48 +51,6 @@ const LOGGED: &[u8] = b"cgroup: fork rejected by pids controller in ";
 
 /// A forker's cgroup that the log has named belongs to a refusal that is seen within this.
 const BELONGS: Duration = Duration::from_millis(500);
-
-/// Where it is known from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Source {
-    /// `pids.events` has changed, which the kernel notified.
-    PidsEvents,
-    /// The kernel's log.
-    KernelLog,
-    /// `pids.events` has changed, which was seen when it was read.
-    Reading,
-}
-
-/// Forks that were refused.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
-    /// The cgroup that counts them.
-    pub path: CgroupPath,
-    /// Whether that is the one whose limit was hit; else it is the forker's.
-    pub at_limit: bool,
-    /// The forker's, where it is known.
-    pub forker: Option<CgroupPath>,
-    /// How many since it was last said of it.
-    pub count: u64,
-    /// Where that is from.
-    pub source: Source,
-    /// The cgroup and all above it, as they were right after.
-    pub levels: Vec<Level>,
-}
-
-impl Refusal {
-    /// The level whose limit refused it: the cgroup itself where it is counted there; else the innermost that is full, or, if that has
-    /// passed already, the one that has the least left.
-    #[must_use]
-    pub fn level(&self) -> Option<&Level> {
-        if self.at_limit {
-            return self.levels.first();
-        }
-        let left = |level: &&Level| level.max.map_or(u64::MAX, |max| max.saturating_sub(level.current));
-        self.levels.iter().filter(|level| level.max.is_some()).min_by_key(left)
-    }
-}
 
 /// What refusals are known from here.
 #[derive(Debug)]
@@ -131,6 +93,10 @@ pub(super) struct Refusals {
     unborn: Vec<(Instant, CgroupPath, usize)>,
     /// Whom the log has named last.
     named: Option<(Instant, CgroupPath)>,
+    /// What the hook has not claimed yet, where there is a hook.
+    unclaimed: Option<Unclaimed>,
+    /// A count has grown since that was last asked.
+    moved: bool,
     lost: Lost,
 }
 
@@ -146,7 +112,8 @@ fn open_log() -> io::Result<File> {
 }
 
 impl Refusals {
-    pub(super) fn new(files: Files) -> Self {
+    /// `hooked` says that there is a hook on the clone path, whose refused forks come by [`Self::attempted`].
+    pub(super) fn new(files: Files, hooked: bool) -> Self {
         let (inotify, log) = (open_inotify(), open_log());
         if let Err(error) = &inotify {
             tracing::warn!(%error, "refused forks are only known from the kernel's log: there are no inotify instances left");
@@ -164,7 +131,36 @@ impl Refusals {
             read_on: HashMap::new(),
             unborn: Vec::new(),
             named: None,
+            unclaimed: hooked.then(Unclaimed::default),
+            moved: false,
             lost: Lost::default(),
+        }
+    }
+
+    /// What the hook has not claimed yet.
+    pub(super) fn unclaimed(&mut self) -> &mut Unclaimed {
+        self.unclaimed.get_or_insert_default()
+    }
+
+    /// Whether a count has grown since the last call.
+    pub(super) const fn take_moved(&mut self) -> bool {
+        std::mem::replace(&mut self.moved, false)
+    }
+
+    /// What the node has of tasks, where it can be read.
+    pub(super) fn node(&mut self) -> Option<Node> {
+        let node = self.files.node();
+        self.lost.unwatched += u64::from(node.is_err());
+        node.inspect_err(|error| tracing::debug!(%error, "limits of the node cannot be read")).ok()
+    }
+
+    /// Looks at a cgroup's count now, where it is one that was known before.
+    pub(super) fn count_again(&mut self, path: &[u8], now: Instant) {
+        let known = self.watched.get_key_value(path).map(|(path, _)| path);
+        if let Some(path) = known.or_else(|| self.counts.get_key_value(path).map(|(path, _)| path)).cloned()
+            && let Some(refusal) = self.check(path, Source::PidsEvents, now)
+        {
+            self.unclaimed().put(refusal, now);
         }
     }
 
@@ -180,7 +176,8 @@ impl Refusals {
     /// When there is something to do even if nothing happens.
     pub(super) fn due(&self) -> Option<Instant> {
         let unborn = self.unborn.iter().map(|(when, ..)| *when);
-        self.read_on.values().map(|(when, _)| *when).chain(unborn).min()
+        let unclaimed = self.unclaimed.as_ref().and_then(Unclaimed::due);
+        self.read_on.values().map(|(when, _)| *when).chain(unborn).chain(unclaimed).min()
     }
 
     /// Watches a cgroup. What an old one has refused before is no news: its count is read once.
@@ -265,7 +262,13 @@ impl Refusals {
         poked.extend(due.map(|(path, _)| (Arc::clone(path), Source::Reading)));
         self.read_log(now, &mut poked);
         self.read_events(&mut poked);
-        poked.into_iter().filter_map(|(path, source)| self.check(path, source, now)).collect()
+        let grown: Vec<_> =
+            poked.into_iter().filter_map(|(path, source)| self.check(path, source, now)).collect();
+        let Some(unclaimed) = &mut self.unclaimed else { return grown };
+        for refusal in grown {
+            unclaimed.put(refusal, now);
+        }
+        unclaimed.expired(now)
     }
 
     fn check(&mut self, path: CgroupPath, source: Source, now: Instant) -> Option<Refusal> {
@@ -293,6 +296,7 @@ impl Refusals {
             return None;
         }
         self.counts.insert(Arc::clone(&path), count);
+        self.moved = true;
         self.read_on(&path, now, now);
         let mut levels = Vec::new();
         for level in upwards(&path) {
@@ -307,7 +311,8 @@ impl Refusals {
         });
         let forker =
             if at_limit { named.map(|(_, forker)| Arc::clone(forker)) } else { Some(Arc::clone(&path)) };
-        Some(Refusal { path, at_limit, forker, count: count - before, source, levels })
+        let (count, found) = (count - before, Found::PidsMax);
+        Some(Refusal { path, at_limit, forker, count, source, levels, found, who: None })
     }
 
     fn unread(&mut self, path: &[u8], error: &io::Error) {

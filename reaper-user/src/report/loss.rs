@@ -61,6 +61,8 @@ pub enum Loss {
     NameForgotten,
     /// A label of a workload could not be kept.
     LabelLost,
+    /// A refused fork that the hook saw could not be read, counted or announced.
+    RefusalLost,
     /// A cgroup could not be watched for refused forks, or a refusal was not told.
     RefusalUnwatched,
     /// The limits of a workload could not be read.
@@ -84,7 +86,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,
@@ -112,6 +114,7 @@ impl Loss {
         Self::ForkerForgotten,
         Self::NameForgotten,
         Self::LabelLost,
+        Self::RefusalLost,
         Self::RefusalUnwatched,
         Self::HeadroomUnread,
         Self::ZombiesDiffer,
@@ -136,6 +139,7 @@ impl Loss {
             Self::StackLimited => Counted::Kernel(counter::STACK_LIMITED),
             Self::StackMissed => Counted::Kernel(counter::STACK_MISSED),
             Self::Unfollowed => Counted::Kernel(counter::FOLLOWED_LOST),
+            Self::RefusalLost => Counted::Kernel(counter::REFUSED_LOST),
             Self::ProgramSkipped => Counted::Programs,
             Self::StackDropped
             | Self::StackUnread
@@ -222,7 +226,9 @@ impl Loss {
             | Self::WorkloadUncopied
             | Self::ForkerForgotten => "origin",
             Self::NameForgotten | Self::LabelLost => "names",
-            Self::RefusalUnwatched | Self::HeadroomUnread | Self::ZombiesDiffer => "headroom",
+            Self::RefusalLost | Self::RefusalUnwatched | Self::HeadroomUnread | Self::ZombiesDiffer => {
+                "headroom"
+            }
             Self::EventDropped => "report",
         }
     }
@@ -258,6 +264,7 @@ impl Loss {
             Self::ForkerForgotten => "forker-forgotten",
             Self::NameForgotten => "name-forgotten",
             Self::LabelLost => "label-lost",
+            Self::RefusalLost => "refusal-lost",
             Self::RefusalUnwatched => "refusal-unwatched",
             Self::HeadroomUnread => "headroom-unread",
             Self::ZombiesDiffer => "zombies-differ",
@@ -380,9 +387,14 @@ impl Loss {
             Self::LabelLost => {
                 "workloads have more labels than are kept (64), or longer ones: rules do not see those; make rules match on others"
             }
+            Self::RefusalLost => {
+                "refused forks could not be read when they were seen, or not counted because those of too many cgroups and users were \
+                 refused at once (256), or not announced because the ring buffer was full: some are told of late, or, but for those by \
+                 pids.max, not at all; find out what forks so much"
+            }
             Self::RefusalUnwatched => {
                 "there were too many cgroups to watch all for refused forks (8192, or fs.inotify.max_user_watches), or too many \
-                 refusals at once: some are not told of; see `reaper headroom`"
+                 refusals at once, or the kernel skipped the hook that sees them: some may not be told of; see `reaper headroom`"
             }
             Self::HeadroomUnread => {
                 "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once: their headroom is not \

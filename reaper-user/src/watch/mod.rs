@@ -62,7 +62,7 @@ pub use self::{
     meters::{LedgerCounts, Measured, RemedyCounts, ZombieCounts},
 };
 use crate::{
-    identity::BootTime,
+    identity::{BootTime, Identity},
     kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
     kubernetes::Ear,
     ledger::Aging,
@@ -229,7 +229,8 @@ impl Watch {
         if walked.cut {
             tracing::warn!(known = walked.known, "not every cgroup could be kept; raise cgroup_cache");
         }
-        let headrooms = Headrooms::start(workloads.cgroups(), &proc, label_sets)?;
+        let hook = kernel.see_refusals();
+        let headrooms = Headrooms::start(workloads.cgroups(), &proc, hook, label_sets)?;
         let (send, answers) = mpsc::unbounded_channel();
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;
@@ -404,6 +405,9 @@ impl Watch {
             let at = BootTime(*time);
             match *kind {
                 notice::REAPED => self.reaped(*id, reap(at, *number, words)),
+                notice::REFUSED => {
+                    self.heed_refusal(Identity { pid: *number, start: BootTime(*id) }, words);
+                }
                 notice::RELEASED => {
                     let record = (words[WORD_KEY] != 0).then(|| Record::from_words(*words));
                     self.released(*id, at, record.as_ref());

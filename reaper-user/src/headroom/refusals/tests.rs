@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::headroom::Level;
 
 #[test]
 fn the_log_names_the_forkers_cgroup_and_nothing_else_is_taken_for_it() {
@@ -27,10 +28,11 @@ fn the_limit_is_found_from_where_the_kernel_counts() {
     let levels =
         vec![level("/pod/box", Some(100), 40), level("/pod", Some(256), 255), level("/x", None, 900)];
     let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
-    let refusal =
-        Refusal { path, at_limit: false, forker: None, count: 1, source: Source::KernelLog, levels };
+    let (source, found) = (Source::KernelLog, Found::PidsMax);
+    let refusal = Refusal { path, at_limit: false, forker: None, count: 1, source, levels, found, who: None };
     assert_eq!(refusal.level().unwrap().path[..], b"/pod"[..]);
-    assert_eq!(Refusal { at_limit: true, ..refusal }.level().unwrap().path[..], b"/pod/box"[..]);
+    assert_eq!(Refusal { at_limit: true, ..refusal.clone() }.level().unwrap().path[..], b"/pod/box"[..]);
+    assert_eq!(Refusal { found: Found::Unknown, ..refusal }.level(), None);
 }
 
 /// Files that are written are notified of as well.
@@ -47,7 +49,7 @@ fn a_change_is_told_once_with_how_many_and_what_was_before_is_not() {
     events("old", 5);
     events("new", 0);
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
-    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     refusals.watch(Arc::from(&b"/old"[..]), false, now);
     refusals.watch(Arc::from(&b"/new"[..]), true, now);
     assert_eq!(refusals.look(now), []);
@@ -75,7 +77,7 @@ fn watches(refusals: &Refusals) -> usize {
 fn one_path_that_is_made_again_and_again_takes_one_watch() {
     let root = tempfile::tempdir().unwrap();
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
-    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     let (directory, moved) = (root.path().join("x.service"), root.path().join("old"));
     fs::create_dir(&moved).unwrap();
     for number in 0..2 * CLEANED_FROM {
@@ -97,7 +99,7 @@ fn one_path_that_is_made_again_and_again_takes_one_watch() {
 fn who_finds_no_place_to_wait_for_its_controller_is_counted() {
     let root = tempfile::tempdir().unwrap();
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
-    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     for number in 0..UNBORN + 3 {
         refusals.watch(Arc::from(format!("/c{number}").as_bytes()), true, now);
     }
@@ -111,7 +113,7 @@ fn a_count_that_cannot_be_read_is_counted_as_lost_and_read_again() {
     fs::create_dir_all(root.path().join("x")).unwrap();
     fs::write(&file, "max 1\n").unwrap();
     let files = Files::at(Hierarchy::V1Pids, root.path(), root.path());
-    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     refusals.watch(Arc::from(&b"/x"[..]), false, now);
     fs::write(&file, "nothing\n").unwrap();
     assert_eq!(refusals.look(now + Duration::from_secs(1)), []);
@@ -125,7 +127,7 @@ fn a_count_that_cannot_be_read_is_counted_as_lost_and_read_again() {
 fn what_is_gone_is_let_go_and_watched_anew_when_it_comes_again() {
     let root = tempfile::tempdir().unwrap();
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
-    let (mut refusals, now) = (Refusals::new(files), Instant::now());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     for number in 0..CLEANED_FROM + 1 {
         let name = format!("/c{number}");
         let directory = root.path().join(&name[1..]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, ZombiesOf};
+use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, ShownForker, ShownLimit, ZombiesOf};
 use crate::{
     headroom::{self, Forecast, Headroom, Limit, Nproc, Rate, Use},
     identity::BootTime,
@@ -89,6 +89,7 @@ pub(in crate::report) fn all() -> Vec<Event> {
         count: 10_000,
         total: 10_001,
         limit: whole.limits.get(1).cloned(),
+        forker: None,
         forker_cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         workload: whole.workload.clone(),
         zombie_share: Some(0.9862),
@@ -108,11 +109,32 @@ pub(in crate::report) fn all() -> Vec<Event> {
         source: headroom::Source::KernelLog,
         ..failed.clone()
     };
+    let forker = ShownForker { pid: 4_711, start_time: BootTime(8_000_000_000_000), comm: "sh".into() };
+    let user = Use::new(Limit::Nproc(1_000), Some(40), 40, 30);
+    let of_user = ForkFailedEvent {
+        limit: Some(ShownLimit::new(&user, Hierarchy::V2, BootTime(0))),
+        forker: Some(forker),
+        zombie_share: Some(0.75),
+        source: headroom::Source::Fexit,
+        ..failed.clone()
+    };
+    let namespace = Use::new(Limit::PidMaxOf(4_026_532_001), Some(400), 380, 0);
+    let of_namespace = ForkFailedEvent {
+        limit: Some(ShownLimit::new(&namespace, Hierarchy::V2, BootTime(0)).without_zombies()),
+        zombie_share: None,
+        source: headroom::Source::Kretprobe,
+        ..of_user.clone()
+    };
+    let by_nothing =
+        ForkFailedEvent { limit: None, zombie_share: None, zombies_of: Vec::new(), ..of_user.clone() };
     let read =
         ForkFailedEvent { source: headroom::Source::Reading, zombies_of: Vec::new(), ..failed.clone() };
     let headrooms = [whole, bare, full()].map(|room| Event::Headroom(Box::new(room)));
     headrooms
         .into_iter()
-        .chain([failed, unknown, read].map(|failed| Event::ForkFailed(Box::new(failed))))
+        .chain(
+            [failed, unknown, of_user, of_namespace, by_nothing, read]
+                .map(|failed| Event::ForkFailed(Box::new(failed))),
+        )
         .collect()
 }

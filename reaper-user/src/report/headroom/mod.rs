@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     headroom::{self, Headroom, Limit, Rate, Use},
-    identity::BootTime,
+    identity::{BootTime, Identity},
     origin::SiteId,
     text::Untrusted,
     workload::Hierarchy,
@@ -85,6 +85,8 @@ pub struct ShownLimit {
     pub version: Option<u8>,
     /// The user that it is for.
     pub uid: Option<u32>,
+    /// The pid namespace that it is for, by its inode number, where that is not the initial one.
+    pub pid_ns: Option<u32>,
     /// How much it is; `None` where there is none.
     pub limit: Option<u64>,
     /// Tasks that count against it; `None` where the kernel does not show that.
@@ -107,7 +109,7 @@ pub struct ShownLimit {
 pub enum LimitKind {
     /// `pids.max` of a cgroup.
     PidsMax,
-    /// `kernel.pid_max` of the initial pid namespace.
+    /// `kernel.pid_max` of the initial pid namespace, or from Linux 6.14 on of another one.
     PidMax,
     /// `kernel.threads-max`.
     ThreadsMax,
@@ -149,8 +151,10 @@ pub struct ForkFailedEvent {
     pub count: u64,
     /// How many of this limit since the daemon started.
     pub total: u64,
-    /// The limit that refused them, as it was right after; `None` where the cgroup was gone by then.
+    /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, or none was full.
     pub limit: Option<ShownLimit>,
+    /// The process that tried last; `None` where only the hook on the clone path could have seen it.
+    pub forker: Option<ShownForker>,
     /// The cgroup whose process tried; `None` where the kernel does not say.
     pub forker_cgroup: Option<Untrusted>,
     /// Whose process tried; where that is not known, whose limit it was.
@@ -161,6 +165,24 @@ pub struct ForkFailedEvent {
     pub zombies_of: Vec<ZombiesOf>,
     /// Where this is known from.
     pub source: headroom::Source,
+}
+
+/// A process that tried to fork.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownForker {
+    /// Its pid in the initial pid namespace.
+    pub pid: u32,
+    /// When it was forked, nanoseconds since boot.
+    pub start_time: BootTime,
+    /// The name of the thread that tried.
+    pub comm: Untrusted,
+}
+
+impl From<&headroom::Forker> for ShownForker {
+    fn from(forker: &headroom::Forker) -> Self {
+        let headroom::Forker { identity: Identity { pid, start }, comm } = forker;
+        Self { pid: *pid, start_time: *start, comm: comm.clone() }
+    }
 }
 
 /// Zombies of one workload below a limit.
@@ -203,17 +225,30 @@ impl ShownLimit {
     #[must_use]
     pub fn new(of: &Use, hierarchy: Hierarchy, now: BootTime) -> Self {
         let Use { limit, max, used, zombies, threads, processes, rate: _, forecast: _ } = of;
-        let (kind, cgroup) = match limit {
-            Limit::PidsMax(path) => (LimitKind::PidsMax, Some(Untrusted::new(path))),
-            Limit::PidMax => (LimitKind::PidMax, None),
-            Limit::ThreadsMax => (LimitKind::ThreadsMax, None),
+        let (mut cgroup, mut uid, mut pid_ns) = (None, None, None);
+        let kind = match limit {
+            Limit::PidsMax(path) => {
+                cgroup = Some(Untrusted::new(path));
+                LimitKind::PidsMax
+            }
+            Limit::PidMax => LimitKind::PidMax,
+            Limit::PidMaxOf(namespace) => {
+                pid_ns = Some(*namespace);
+                LimitKind::PidMax
+            }
+            Limit::ThreadsMax => LimitKind::ThreadsMax,
+            Limit::Nproc(user) => {
+                uid = Some(*user);
+                LimitKind::RlimitNproc
+            }
         };
         let version = if hierarchy == Hierarchy::V2 { 2 } else { 1 };
         Self {
             kind,
             version: cgroup.is_some().then_some(version),
             cgroup,
-            uid: None,
+            uid,
+            pid_ns,
             limit: *max,
             used: Some(*used),
             zombies: Some(*zombies),
@@ -222,6 +257,12 @@ impl ShownLimit {
             processes: *processes,
             exhaustion: Exhaustion::of(of, now),
         }
+    }
+
+    /// The same where it is not known how many zombies count.
+    #[must_use]
+    pub fn without_zombies(self) -> Self {
+        Self { zombies: None, zombie_share: None, ..self }
     }
 
     /// Whether nothing of it is left.
@@ -236,6 +277,7 @@ impl ShownLimit {
             cgroup: None,
             version: None,
             uid: Some(nproc.uid),
+            pid_ns: None,
             limit: nproc.limit,
             used: None,
             zombies: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, ShownLimit, ShownRate, ZombiesOf};
+use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, ShownForker, ShownLimit, ShownRate, ZombiesOf};
 use crate::report::{event::Seconds, evidence::named, listing::Source, numbered, span::shown};
 
 impl ShownLimit {
@@ -10,10 +10,11 @@ impl ShownLimit {
     #[must_use]
     pub fn name(&self) -> String {
         let limit = self.limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-        let of = match (&self.cgroup, self.uid) {
-            (Some(cgroup), _) => format!(" of {cgroup}"),
-            (None, Some(uid)) => format!(" of user {uid}"),
-            (None, None) => String::new(),
+        let of = match (&self.cgroup, self.uid, self.pid_ns) {
+            (Some(cgroup), ..) => format!(" of {cgroup}"),
+            (None, Some(uid), _) => format!(" of user {uid}"),
+            (None, None, Some(pid_ns)) => format!(" of pid namespace {pid_ns}"),
+            (None, None, None) => String::new(),
         };
         format!("{} {limit}{of}", self.kind.name())
     }
@@ -42,13 +43,19 @@ impl ForkFailedEvent {
     /// In a sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let Self { count, limit, workload, zombie_share, zombies_of, .. } = self;
-        let times = refused(*count);
+        let Self { count, limit, forker, workload, zombie_share, zombies_of, .. } = self;
+        let mut text = format!("{} in {}", refused(*count), workload.shown());
+        if let Some(ShownForker { pid, start_time: _, comm }) = forker {
+            text += &format!(" to {comm} ({pid})");
+        }
         let Some(limit) = limit else {
-            return format!("{times} in {}, by a limit of a cgroup that is gone", workload.shown());
+            let which = match forker {
+                Some(_) => "it is not known by which limit: none was full a moment later",
+                None => "by a limit of a cgroup that is gone",
+            };
+            return format!("{text}, {which}");
         };
-        let mut text =
-            format!("{times} in {} (EAGAIN): {}, {}", workload.shown(), limit.name(), limit.account());
+        text += &format!(" (EAGAIN): {}, {}", limit.name(), limit.account());
         if *zombie_share == Some(0.0) {
             text += ": zombies are not the reason";
         }
@@ -291,6 +298,15 @@ mod tests {
         {
             assert!(sentences[0].contains(part), "{}", sentences[0]);
         }
+        let of_user =
+            " to sh (4711) (EAGAIN): RLIMIT_NPROC 40 of user 1000, 40 used, 30 of them zombies (75 %)";
+        assert!(sentences[2].contains(of_user), "{}", sentences[2]);
+        assert!(
+            sentences[3].contains("kernel.pid_max 400 of pid namespace 4026532001, 380 used"),
+            "{}",
+            sentences[3]
+        );
+        assert!(sentences[4].ends_with("it is not known by which limit: none was full a moment later"));
         assert!(sentences[1].starts_with("1 fork was refused in") && sentences[1].contains("is gone"));
         assert!(!sentences.iter().any(|sentence| sentence.contains("not the reason")));
         let [.., Event::ForkFailed(last)] = &fixture::all()[..] else { panic!("no refused fork") };

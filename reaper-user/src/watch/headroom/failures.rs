@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    headroom::{CgroupPath, Refusal, is_within},
+    headroom::{Key, Refusal, is_within},
     identity::BootTime,
     workload::Workload,
 };
@@ -11,7 +11,7 @@ use crate::{
 /// Of one limit it is told no more often than this.
 const APART: Duration = Duration::from_secs(10);
 
-/// Cgroups that are remembered; the longest quiet give way.
+/// Limits that are remembered; the longest quiet give way.
 const KEPT: usize = 1_024;
 
 #[derive(Debug)]
@@ -38,23 +38,23 @@ pub(super) struct Due {
     pub(super) total: u64,
 }
 
-/// By the cgroup that counts them.
+/// By the cgroup that counts them, or where the limit is no cgroup's the forker's, and the limit.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    by_cgroup: HashMap<CgroupPath, Tally>,
+    by_limit: HashMap<Key, Tally>,
 }
 
 impl Failures {
     /// Some more; the workload is that of the forker where it is known, else that of the cgroup that counts.
     pub(super) fn add(&mut self, refusal: Refusal, workload: Workload, now: BootTime) {
-        if self.by_cgroup.len() >= KEPT && !self.by_cgroup.contains_key(&refusal.path) {
-            let quiet = self.by_cgroup.iter().filter(|(_, tally)| tally.untold == 0);
-            if let Some(path) = quiet.min_by_key(|(_, tally)| tally.at).map(|(path, _)| path.clone()) {
-                self.by_cgroup.remove(&path);
+        if self.by_limit.len() >= KEPT && !self.by_limit.contains_key(&refusal.key()) {
+            let quiet = self.by_limit.iter().filter(|(_, tally)| tally.untold == 0);
+            if let Some(key) = quiet.min_by_key(|(_, tally)| tally.at).map(|(key, _)| key.clone()) {
+                self.by_limit.remove(&key);
             }
         }
         let count = refusal.count;
-        let tally = self.by_cgroup.entry(refusal.path.clone()).or_insert_with(|| Tally {
+        let tally = self.by_limit.entry(refusal.key()).or_insert_with(|| Tally {
             total: 0,
             untold: 0,
             latest: refusal.clone(),
@@ -75,14 +75,14 @@ impl Failures {
 
     /// When there is something to tell next.
     pub(super) fn next(&self) -> Option<BootTime> {
-        let untold = self.by_cgroup.values().filter(|tally| tally.untold > 0);
+        let untold = self.by_limit.values().filter(|tally| tally.untold > 0);
         untold.map(|tally| tally.told.map_or(BootTime(0), |told| told.plus(APART))).min()
     }
 
     /// What is to be told now.
     pub(super) fn due(&mut self, now: BootTime) -> Vec<Due> {
         let due = self
-            .by_cgroup
+            .by_limit
             .values_mut()
             .filter(|tally| tally.untold > 0 && tally.told.is_none_or(|told| now.since(told) >= APART));
         due.map(|tally| {
@@ -99,7 +99,7 @@ impl Failures {
     /// It could not be told: it is told as late as what follows.
     pub(super) fn put_back(&mut self, due: Vec<Due>) {
         for Due { refusal, workload, count, total: _ } in due {
-            if let Some(tally) = self.by_cgroup.get_mut(&refusal.path) {
+            if let Some(tally) = self.by_limit.get_mut(&refusal.key()) {
                 tally.untold += count;
                 (tally.latest, tally.workload) = (refusal, workload);
             }
@@ -108,10 +108,10 @@ impl Failures {
 
     /// How many were refused in a cgroup and below, or by a limit of it or around it: those it may have had a part in.
     pub(super) fn total(&self, path: &[u8]) -> u64 {
-        let of = |(other, tally): &(&CgroupPath, &Tally)| {
+        let of = |((other, _), tally): &(&Key, &Tally)| {
             is_within(other, path) || tally.latest.at_limit && is_within(path, other)
         };
-        self.by_cgroup.iter().filter(of).map(|(_, tally)| tally.total).sum()
+        self.by_limit.iter().filter(of).map(|(_, tally)| tally.total).sum()
     }
 }
 
@@ -120,11 +120,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::headroom::Source;
+    use crate::headroom::{CgroupPath, Found, Limit, Source};
 
     fn refusal(path: &str, count: u64) -> Refusal {
         let path: CgroupPath = Arc::from(path.as_bytes());
-        Refusal { path, at_limit: true, forker: None, count, source: Source::PidsEvents, levels: Vec::new() }
+        let (source, found) = (Source::PidsEvents, Found::PidsMax);
+        Refusal { path, at_limit: true, forker: None, count, source, levels: Vec::new(), found, who: None }
     }
 
     fn at(ms: u64) -> BootTime {
@@ -165,6 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_user_or_the_node_may_have_is_told_by_itself_and_counted_where_it_was_refused() {
+        let mut failures = Failures::default();
+        for (path, found, count) in [
+            ("/pod", Found::PidsMax, 1),
+            ("/pod", Found::Other(Limit::Nproc(7), 10, 10), 2),
+            ("/pod", Found::Other(Limit::Nproc(7), 12, 13), 3),
+            ("/pod", Found::Other(Limit::Nproc(8), 10, 10), 4),
+            ("/pod", Found::Unknown, 5),
+            ("/else", Found::Other(Limit::ThreadsMax, 10, 10), 6),
+        ] {
+            let at_limit = found == Found::PidsMax;
+            failures.add(Refusal { found, at_limit, ..refusal(path, count) }, Workload::unresolved(), at(0));
+        }
+        let mut counts: Vec<_> = failures.due(at(0)).iter().map(|due| due.count).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [1, 4, 5, 5, 6]);
+        assert_eq!(["/pod", "/else", "/pod/box"].map(|path| failures.total(path.as_bytes())), [15, 6, 1]);
+    }
+
+    #[test]
     fn a_forker_is_named_with_what_it_was_refused_and_not_with_what_follows() {
         let mut failures = Failures::default();
         let forker = Some(Arc::from(&b"/pod/box"[..]));
@@ -197,7 +218,7 @@ mod tests {
             failures.add(refusal(&format!("/c{number}"), 1), Workload::unresolved(), at(number));
             failures.due(at(number));
         }
-        assert_eq!(failures.by_cgroup.len(), KEPT);
+        assert_eq!(failures.by_limit.len(), KEPT);
         assert_eq!(failures.total(b"/c0"), 0);
     }
 }

@@ -1,8 +1,10 @@
 //! Limits on numbers of processes: which workloads are looked at and when, what is told of refused forks, and whose zombies a remedy
 //! comes sooner for.
 
+mod among;
 mod census;
 mod failures;
+mod hook;
 mod rounds;
 mod tell;
 
@@ -15,12 +17,12 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::{census::Census, failures::Failures};
+use self::{census::Census, failures::Failures, hook::Hooked};
 use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
     headroom::{Accounts, CgroupPath, FORGOTTEN, Files, Reader, Refusal, Report},
     identity::BootTime,
-    kernel::boot_now,
+    kernel::{RefusalHook, boot_now},
     proc::Proc,
     report::{Event, Loss},
     text::Untrusted,
@@ -74,6 +76,7 @@ pub(super) struct Headrooms {
     /// There may be a workload that is not known yet.
     stirred: bool,
     next_pass: Instant,
+    hooked: Hooked,
     failures: Failures,
     counts: LabelSets<WorkloadLabels, u64>,
     /// What was left of the nearest limit when it was last looked at, a moment ago.
@@ -107,11 +110,17 @@ pub struct LimitCounts {
 
 impl Headrooms {
     /// Starts the thread that reads. At most so many label sets are counted.
-    pub(super) fn start(cgroups: &Cgroups, proc: &Proc, label_sets: usize) -> Result<Self, WatchError> {
+    pub(super) fn start(
+        cgroups: &Cgroups,
+        proc: &Proc,
+        hook: &RefusalHook,
+        label_sets: usize,
+    ) -> Result<Self, WatchError> {
+        let hooked = Hooked::by(hook);
         let (hierarchy, point) = cgroups.pids().unwrap_or((Hierarchy::V2, Path::new("/sys/fs/cgroup")));
         let (send, reports) = mpsc::unbounded_channel();
         let files = Files::at(hierarchy, point, proc.root()).local_events(cgroups.pids_localevents());
-        let reader = Reader::start(files, send)
+        let reader = Reader::start(files, hooked.is_there(), send)
             .map_err(|error| WatchError::System("starting the thread that reads limits", error))?;
         let now = Instant::now();
         let mut this = Self {
@@ -126,6 +135,7 @@ impl Headrooms {
             questions: Vec::new(),
             stirred: true,
             next_pass: now,
+            hooked,
             failures: Failures::default(),
             counts: LabelSets::new(label_sets),
             free: HashMap::new(),
@@ -183,7 +193,8 @@ impl Headrooms {
         let look = look.map(|look| look.max(self.not_before)).filter(|_| self.round.is_none());
         let given_up = self.round.as_ref().map(|round| round.at + ANSWERED);
         let watch = (!self.waiting.is_empty()).then_some(self.watch_again);
-        [look, given_up, watch, self.failures.next().map(instant)].into_iter().flatten().min()
+        let told = self.failures.next().map(instant);
+        [look, given_up, watch, told, self.hooked.due()].into_iter().flatten().min()
     }
 
     /// Somebody asks.
@@ -236,10 +247,10 @@ impl Headrooms {
         (self.used + self.reader.cpu_time(), self.reader.files().opened())
     }
 
-    /// What was lost of it: refusals that were not watched for, and limits that were not read.
-    pub(super) const fn losses(&self) -> [(Loss, u64); 2] {
+    /// What was lost of it: refusals that were not watched for, `skipped` of them by the kernel, and limits that were not read.
+    pub(super) const fn losses(&self, skipped: u64) -> [(Loss, u64); 2] {
         let unread = self.unread + self.accounts.turned_away();
-        [(Loss::RefusalUnwatched, self.unwatched + self.lost), (Loss::HeadroomUnread, unread)]
+        [(Loss::RefusalUnwatched, self.unwatched + self.lost + skipped), (Loss::HeadroomUnread, unread)]
     }
 }
 
@@ -263,6 +274,7 @@ impl Watch {
 
     fn tend(&mut self) -> Result<(), WatchError> {
         let now = boot_now();
+        self.count_refusals(Instant::now());
         self.tell_refusals(now)?;
         if !self.headrooms.waiting.is_empty() && Instant::now() >= self.headrooms.watch_again {
             self.headrooms.watch_waiting();
@@ -305,7 +317,11 @@ impl Watch {
 
     fn take_refusal(&mut self, refusal: Refusal) {
         let path = refusal.forker.as_ref().unwrap_or(&refusal.path);
-        let workload = self.describer.workloads.at(self.headrooms.hierarchy, path);
+        let workload = if path.is_empty() {
+            Workload::unresolved()
+        } else {
+            self.describer.workloads.at(self.headrooms.hierarchy, path)
+        };
         let labels = WorkloadLabels::from(&workload);
         let (count, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
         *count += refusal.count;

@@ -4,11 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{NAMED, census::Census, failures::Due};
+use super::{NAMED, among::Among, census::Census, failures::Due};
 use crate::{
-    headroom::{CgroupPath, Limit, Use, is_within},
+    headroom::{CgroupPath, Found, Limit, Refusal, Use, is_within},
     identity::BootTime,
-    report::{Event, ForkFailedEvent, HeadroomEvent, Holding, ShownLimit, ShownWorkload, Source, ZombiesOf},
+    report::{
+        Event, ForkFailedEvent, HeadroomEvent, Holding, ShownForker, ShownLimit, ShownWorkload, Source,
+        ZombiesOf,
+    },
     text::Untrusted,
     watch::{Watch, WatchError},
     workload::Workload,
@@ -88,52 +91,81 @@ impl Watch {
             }
         };
         let holdings = self.holdings();
-        for due in due {
-            self.tell_refusal(due, &census, &holdings, now);
+        let mut due = due.into_iter();
+        while let Some(next) = due.next() {
+            if let Err(error) = self.tell_refusal(&next, &census, &holdings, now) {
+                self.headrooms.failures.put_back(std::iter::once(next).chain(due).collect());
+                return Err(error);
+            }
         }
         Ok(())
     }
 
     fn tell_refusal(
         &mut self,
-        due: Due,
+        due: &Due,
         census: &Census,
         holdings: &HashMap<CgroupPath, Holding>,
         now: BootTime,
-    ) {
+    ) -> Result<(), WatchError> {
         let Due { refusal, workload, count, total } = due;
-        let limit = refusal.level().map(|level| {
-            let zombies = census.below(&level.path);
-            Use::new(Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current, zombies)
-        });
-        let mut below: Vec<_> = match &limit {
-            Some(Use { limit: Limit::PidsMax(at), .. }) => {
-                census.own.iter().filter(|(path, _)| is_within(path, at)).collect()
-            }
-            _ => Vec::new(),
-        };
+        let (limit, own) = self.limit_of(refusal, census, now)?;
+        let mut own: Vec<_> = own.iter().collect();
         // Nobody is asked for the names of those that are not told of.
-        below.sort_by_key(|(_, (zombies, _))| std::cmp::Reverse(*zombies));
-        below.truncate(NAMED);
+        own.sort_by_key(|(_, (zombies, _))| std::cmp::Reverse(*zombies));
+        own.truncate(NAMED);
         let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
         let of = |(path, (zombies, workload)): (&CgroupPath, &(u64, Workload))| ZombiesOf {
             workload: shown(workload),
             zombies: *zombies,
             holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
         };
-        let zombies_of = below.into_iter().map(of).collect();
-        let limit = limit.map(|limit| ShownLimit::new(&limit, self.headrooms.hierarchy, now));
+        let zombies_of = own.into_iter().map(of).collect();
         let event = ForkFailedEvent {
             time: Timestamp::now(),
-            count,
-            total,
+            count: *count,
+            total: *total,
             zombie_share: limit.as_ref().and_then(|limit| limit.zombie_share),
             limit,
+            forker: refusal.who.as_ref().map(ShownForker::from),
             forker_cgroup: refusal.forker.as_ref().map(|path| Untrusted::new(path)),
-            workload: shown(&workload),
+            workload: shown(workload),
             zombies_of,
             source: refusal.source,
         };
         self.outbox.send(Event::ForkFailed(Box::new(event)));
+        Ok(())
+    }
+
+    /// The limit that refused a fork, and the cgroups whose zombies count against it.
+    fn limit_of(&mut self, refusal: &Refusal, census: &Census, now: BootTime) -> Result<Limited, WatchError> {
+        let (limit, max, used) = match &refusal.found {
+            Found::Unknown => return Ok((None, HashMap::new())),
+            Found::Other(limit, max, used) => (limit.clone(), Some(*max), *used),
+            Found::PidsMax => match refusal.level() {
+                Some(level) => (Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current),
+                None => return Ok((None, HashMap::new())),
+            },
+        };
+        let (zombies, own) = match &limit {
+            Limit::PidsMax(at) => {
+                let is_below = |path: &[u8]| is_within(path, at);
+                let below = census.own.iter().filter(|(path, _)| is_below(path));
+                let below = below.map(|(path, own)| (Arc::clone(path), own.clone())).collect();
+                (Some(census.below(at)), below)
+            }
+            Limit::PidMax | Limit::ThreadsMax => (Some(census.all), census.own.clone()),
+            Limit::PidMaxOf(_) | Limit::Nproc(_) => {
+                let Among { all, own } = self.zombies_among(&limit)?;
+                (all, own)
+            }
+        };
+        let of = Use::new(limit, max, used, zombies.unwrap_or(0));
+        let shown = ShownLimit::new(&of, self.headrooms.hierarchy, now);
+        let shown = if zombies.is_some() { shown } else { shown.without_zombies() };
+        Ok((Some(shown), own))
     }
 }
+
+/// A limit, and zombies by their cgroups.
+type Limited = (Option<ShownLimit>, HashMap<CgroupPath, (u64, Workload)>);

@@ -1,0 +1,135 @@
+use std::{fs, path::Path};
+
+use super::*;
+use crate::{headroom::files::Files, identity::BootTime, workload::Hierarchy};
+
+const BOX: &str = "/pod/box";
+
+/// A node of 100 tasks with these limits, and a cgroup in another one, each with the `local` count of the kernels that have it.
+fn machine(threads_max: u64, pid_max: u64, local: bool) -> (tempfile::TempDir, Refusals) {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("sys/kernel")).unwrap();
+    fs::write(root.path().join("sys/kernel/pid_max"), format!("{pid_max}\n")).unwrap();
+    fs::write(root.path().join("sys/kernel/threads-max"), format!("{threads_max}\n")).unwrap();
+    fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/100 2369\n").unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let mut refusals = Refusals::new(files, true);
+    for path in ["/pod", BOX] {
+        let directory = root.path().join(&path[1..]);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("pids.max"), "20\n").unwrap();
+        fs::write(directory.join("pids.current"), "20\n").unwrap();
+        grow(root.path(), path, local, 0);
+        refusals.watch(Arc::from(path.as_bytes()), true, Instant::now());
+    }
+    (root, refusals)
+}
+
+fn grow(root: &Path, path: &str, local: bool, count: u64) {
+    let file = if local { "pids.events.local" } else { "pids.events" };
+    fs::write(root.join(&path[1..]).join(file), format!("max {count}\n")).unwrap();
+}
+
+fn attempt(count: u64) -> Attempt {
+    Attempt {
+        who: Who { cgroup: 7, uid: 1_000 },
+        source: Source::Fexit,
+        forker: Forker { identity: Identity { pid: 9, start: BootTime(1) }, comm: "sh".into() },
+        cgroup: Some(Arc::from(BOX.as_bytes())),
+        uid: 1_000,
+        processes: 5,
+        nproc: None,
+        pid_ns: 3,
+        pids: 5,
+        pid_max: None,
+        count,
+        fresh: true,
+    }
+}
+
+fn found(refusals: &mut Refusals, attempt: &Attempt) -> Found {
+    refusals.attempted(attempt, Instant::now()).found
+}
+
+#[test]
+fn what_the_hook_and_pids_events_both_say_is_told_once_whichever_comes_first() {
+    for (local, at) in [(true, "/pod"), (false, BOX)] {
+        let (root, mut refusals) = machine(1_000, 32_768, local);
+        let now = Instant::now();
+        grow(root.path(), at, local, 3);
+        // The notification comes first, and with more than the hook has counted by then.
+        assert_eq!(refusals.look(now), []);
+        assert!(refusals.take_moved() && refusals.due().is_some());
+        let told = refusals.attempted(&attempt(1), now);
+        assert_eq!((&told.path[..], told.at_limit, told.count), (at.as_bytes(), local, 1));
+        assert_eq!((told.source, told.found.clone()), (Source::Fexit, Found::PidsMax));
+        assert_eq!(
+            (told.forker.as_deref(), told.levels.len()),
+            (Some(BOX.as_bytes()), if local { 1 } else { 2 })
+        );
+        assert_eq!(told.who, Some(attempt(1).forker));
+        // The rest is claimed when the hook has counted it, and then nothing is left.
+        let rest = refusals.attempted(&Attempt { fresh: false, ..attempt(2) }, now);
+        assert_eq!((rest.count, rest.key()), (2, told.key()));
+        assert_eq!(refusals.look(now + 2 * CLAIMED), []);
+        // The hook comes first.
+        grow(root.path(), at, local, 4);
+        assert_eq!(refusals.attempted(&attempt(1), now).key(), told.key());
+        assert_eq!(refusals.look(now + 2 * CLAIMED), []);
+        assert_eq!(refusals.lost().unwatched, 0);
+    }
+}
+
+#[test]
+fn what_the_hook_does_not_claim_is_told_as_what_pids_events_said() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let now = Instant::now();
+    grow(root.path(), "/pod", true, 2);
+    assert_eq!(refusals.look(now), []);
+    assert_eq!(refusals.due(), Some(now + CLAIMED));
+    grow(root.path(), "/pod", true, 5);
+    assert_eq!(refusals.attempted(&attempt(1), now).count, 1);
+    let told = refusals.look(now + CLAIMED);
+    assert_eq!(
+        told.iter().map(|told| (told.count, told.source)).collect::<Vec<_>>(),
+        [(4, Source::PidsEvents)]
+    );
+    assert_eq!((refusals.look(now + 2 * CLAIMED), refusals.due()), (Vec::new(), None));
+}
+
+#[test]
+fn the_limit_that_is_full_is_named_and_none_where_none_is() {
+    let (_root, mut refusals) = machine(1_000, 32_768, true);
+    assert_eq!(found(&mut refusals, &attempt(1)), Found::Unknown, "no count has grown");
+    let user = Attempt { processes: 40, nproc: Some(40), ..attempt(1) };
+    assert_eq!(found(&mut refusals, &user), Found::Other(Limit::Nproc(1_000), 40, 40));
+    assert_eq!(found(&mut refusals, &Attempt { processes: 39, ..user }), Found::Unknown);
+    let namespace = Attempt { pids: 150, pid_max: Some(400), ..attempt(1) };
+    assert_eq!(found(&mut refusals, &namespace), Found::Other(Limit::PidMaxOf(3), 400, 150));
+    assert_eq!(found(&mut refusals, &Attempt { pids: 99, ..namespace }), Found::Unknown);
+    let (_root, mut refusals) = machine(100, 350, true);
+    assert_eq!(found(&mut refusals, &attempt(1)), Found::Other(Limit::ThreadsMax, 100, 100));
+    let (_root, mut refusals) = machine(101, 400, true);
+    assert_eq!(found(&mut refusals, &attempt(1)), Found::Other(Limit::PidMax, 400, 100));
+    let initial = Attempt { pid_ns: INITIAL_PID_NAMESPACE, pids: 120, pid_max: Some(400), ..attempt(1) };
+    assert_eq!(found(&mut refusals, &initial), Found::Other(Limit::PidMax, 400, 120));
+}
+
+#[test]
+fn what_follows_unseen_is_of_the_limit_that_was_seen_before_it() {
+    let (root, mut refusals) = machine(100, 32_768, true);
+    let first = refusals.attempted(&attempt(1), Instant::now());
+    assert_eq!(first.found, Found::Other(Limit::ThreadsMax, 100, 100));
+    // It is over.
+    fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/50 2369\n").unwrap();
+    let rest = refusals.attempted(&Attempt { fresh: false, ..attempt(9) }, Instant::now());
+    assert_eq!((rest.key(), rest.count), (first.key(), 9));
+    assert_eq!(found(&mut refusals, &attempt(1)), Found::Unknown);
+}
+
+#[test]
+fn whose_cgroup_is_not_known_is_told_without() {
+    let (_root, mut refusals) = machine(100, 32_768, true);
+    let told = refusals.attempted(&Attempt { cgroup: None, ..attempt(1) }, Instant::now());
+    assert_eq!((told.path.len(), told.forker.as_ref(), told.level()), (0, None, None));
+}

@@ -1,0 +1,74 @@
+//! Forks that were refused: how many, by which limit, and where that is known from.
+
+use std::sync::Arc;
+
+use super::{
+    attempts::{Forker, Found},
+    files::{CgroupPath, Level},
+};
+
+/// Where it is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `pids.events` has changed, which the kernel notified.
+    PidsEvents,
+    /// The kernel's log.
+    KernelLog,
+    /// `pids.events` has changed, which was seen when it was read.
+    Reading,
+    /// The hook on the clone path, by fexit.
+    Fexit,
+    /// The hook on the clone path, by kretprobe.
+    Kretprobe,
+}
+
+/// Forks that were refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// The cgroup that counts them.
+    pub path: CgroupPath,
+    /// Whether that is the one whose limit was hit; else it is the forker's.
+    pub at_limit: bool,
+    /// The forker's, where it is known.
+    pub forker: Option<CgroupPath>,
+    /// How many since it was last said of it.
+    pub count: u64,
+    /// Where that is from.
+    pub source: Source,
+    /// The cgroup and all above it, as they were right after.
+    pub levels: Vec<Level>,
+    /// Which limit it was.
+    pub found: Found,
+    /// Who tried last, where the hook has seen it.
+    pub who: Option<Forker>,
+}
+
+/// What is told together: the cgroup, and the limit without how much it is.
+pub type Key = (CgroupPath, Found);
+
+impl Refusal {
+    /// What it is told with.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let found = match &self.found {
+            Found::Other(limit, ..) => Found::Other(limit.clone(), 0, 0),
+            found => found.clone(),
+        };
+        (Arc::clone(&self.path), found)
+    }
+
+    /// The level whose limit refused it: the cgroup itself where it is counted there; else the innermost that is full, or, if that has
+    /// passed already, the one that has the least left.
+    #[must_use]
+    pub fn level(&self) -> Option<&Level> {
+        if self.found != Found::PidsMax {
+            return None;
+        }
+        if self.at_limit {
+            return self.levels.first();
+        }
+        let left = |level: &&Level| level.max.map_or(u64::MAX, |max| max.saturating_sub(level.current));
+        self.levels.iter().filter(|level| level.max.is_some()).min_by_key(left)
+    }
+}
