@@ -18,6 +18,7 @@ mod clock;
 mod daemon;
 mod early;
 mod fentry;
+mod forker;
 mod holder;
 mod hotplug;
 mod kinds;
@@ -31,6 +32,7 @@ mod pins;
 #[path = "../live/support/random.rs"]
 mod random;
 mod reap;
+mod refused;
 mod release;
 mod suspend;
 mod waits;

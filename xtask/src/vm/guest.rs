@@ -25,7 +25,7 @@ const OWN_TEST: &str = "vm";
 const SYSTEMD_TEST: &str = "systemd";
 
 /// The workloads of the tests, examples of reaper-user.
-const EXAMPLES: [&str; 2] = ["churn", "holder"];
+const EXAMPLES: [&str; 3] = ["churn", "forker", "holder"];
 
 /// How a guest's cgroups are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,0 +1,168 @@
+//! A program that forks until it is refused, as each line of its standard input says, and answers on standard output. It knows
+//! nothing of `reaper`.
+//!
+//! - `nproc LIMIT`: may have LIMIT tasks of its user (RLIMIT_NPROC). Answers `done`.
+//! - `user UID`: is that user from now on, without any capability. Answers `done`.
+//! - `namespace PID_MAX`: goes on as the first process of a new pid namespace, and sets kernel.pid_max there. Answers `done`.
+//! - `fill zombie|live MOST`: forks children, one after the other's exit, or that rest until it ends, until a fork is refused. Answers
+//!   `refused AT MADE`: nanoseconds since 1970 when it was, and how many were made before; or `made MOST`.
+//! - `fork TIMES`: forks so often, and waits for each child that it gets. Answers `refused COUNT` of them.
+//! - `linger BEGUN END`: forks a child that makes the file BEGUN and ends when there is the file END, and is held in the fork until then
+//!   (CLONE_VFORK). Answers `done`.
+//!
+//! A fork is refused with EAGAIN: any other error ends it, and so does the end of its standard input.
+#![expect(unsafe_code, reason = "fork, and what limits it, have no safe wrappers in std")]
+
+use std::{
+    fs,
+    io::{self, BufRead as _, Write as _},
+    path::Path,
+    process, ptr, thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Of the pid namespace of whoever writes it (from Linux 6.14 on), else of the machine.
+const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+
+fn main() -> Result<()> {
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |word: &str| word.parse::<u32>().with_context(|| line.clone());
+        let answer = match words[..] {
+            ["nproc", limit] => nproc(number(limit)?)?,
+            ["user", uid] => become_user(number(uid)?)?,
+            ["namespace", pid_max] => enter_namespace(number(pid_max)?)?,
+            ["fill", "zombie", most] => fill(number(most)?, false)?,
+            ["fill", "live", most] => fill(number(most)?, true)?,
+            ["fork", times] => try_often(number(times)?)?,
+            ["linger", begun, end] => linger(Path::new(begun), Path::new(end))?,
+            _ => bail!("{line}: not a command"),
+        };
+        writeln!(io::stdout(), "{answer}")?;
+    }
+    Ok(())
+}
+
+fn done(result: i32, what: &str) -> Result<String> {
+    if result == 0 { Ok("done".to_owned()) } else { Err(io::Error::last_os_error()).context(what.to_owned()) }
+}
+
+fn nproc(limit: u32) -> Result<String> {
+    let limit = libc::rlimit { rlim_cur: limit.into(), rlim_max: limit.into() };
+    // SAFETY: reads one rlimit.
+    done(unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) }, "setrlimit")
+}
+
+fn become_user(uid: u32) -> Result<String> {
+    // SAFETY: no memory is involved; there is one thread.
+    let result = unsafe {
+        match libc::setgroups(0, ptr::null()) {
+            0 => libc::setresgid(uid, uid, uid),
+            failed => failed,
+        }
+    };
+    done(result, "setresgid")?;
+    // SAFETY: as above.
+    done(unsafe { libc::setresuid(uid, uid, uid) }, "setresuid")
+}
+
+fn enter_namespace(pid_max: u32) -> Result<String> {
+    // SAFETY: no memory is involved.
+    done(unsafe { libc::unshare(libc::CLONE_NEWPID) }, "unshare")?;
+    let child = fork()?.context("refused before the namespace had anybody")?;
+    if child != 0 {
+        // Its end is that of the namespace.
+        let code = wait(child)?;
+        process::exit(code);
+    }
+    fs::write(PID_MAX, pid_max.to_string()).context(PID_MAX)?;
+    Ok("done".to_owned())
+}
+
+fn fill(most: u32, live: bool) -> Result<String> {
+    for made in 0..most {
+        match fork()? {
+            // SAFETY: neither returns: one rests until it is killed with its parent, one ends without running anything at exit.
+            Some(0) => unsafe {
+                if live {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                    loop {
+                        libc::pause();
+                    }
+                }
+                libc::_exit(0)
+            },
+            Some(child) => {
+                if !live {
+                    await_end(child)?;
+                }
+            }
+            None => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+                return Ok(format!("refused {} {made}", now.as_nanos()));
+            }
+        }
+    }
+    Ok(format!("made {most}"))
+}
+
+fn try_often(times: u32) -> Result<String> {
+    let mut refused = 0;
+    for _ in 0..times {
+        match fork()? {
+            // SAFETY: ends the process without running anything at exit.
+            Some(0) => unsafe { libc::_exit(0) },
+            Some(child) => drop(wait(child)?),
+            None => refused += 1,
+        }
+    }
+    Ok(format!("refused {refused}"))
+}
+
+fn linger(begun: &Path, end: &Path) -> Result<String> {
+    let flags = libc::c_long::from(libc::CLONE_VFORK | libc::SIGCHLD);
+    // SAFETY: there is one thread; without CLONE_VM the child has its own copy of this stack, and all pointers are null.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        0 => {
+            let made = fs::write(begun, "");
+            while made.is_ok() && !end.exists() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            process::exit(i32::from(made.is_err()));
+        }
+        -1 => Err(io::Error::last_os_error()).context("clone"),
+        child => {
+            ensure!(wait(child.try_into()?)? == 0, "{}: not made", begun.display());
+            Ok("done".to_owned())
+        }
+    }
+}
+
+/// The child's pid, 0 in the child; `None` where it was refused.
+fn fork() -> Result<Option<i32>> {
+    // SAFETY: there is one thread.
+    match unsafe { libc::fork() } {
+        -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) => Ok(None),
+        -1 => Err(io::Error::last_os_error()).context("fork"),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Waits until a child has ended, and leaves it a zombie.
+fn await_end(pid: i32) -> Result<()> {
+    let flags = libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: no siginfo is asked for.
+    let result = unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), ptr::null_mut(), flags) };
+    done(result, "waitid").map(drop)
+}
+
+fn wait(pid: i32) -> Result<i32> {
+    let mut status = 0;
+    // SAFETY: writes one int.
+    let found = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    ensure!(found == pid, "waitpid({pid}): {}", io::Error::last_os_error());
+    Ok(libc::WEXITSTATUS(status))
+}
