@@ -185,8 +185,15 @@ impl Refusals {
         if path.len() <= 1 {
             return;
         }
-        self.counts.remove(&path);
-        self.read_on.remove(&path);
+        // The kernel's log may have named it before it is watched: what was counted then is not counted again. The count of another
+        // cgroup that was there before begins anew.
+        let goes_on = self.counts.get(&path).is_some_and(|counted| {
+            matches!(self.files.refused(&path), Ok(Some(Refused { count, .. })) if count >= *counted)
+        });
+        if !goes_on {
+            self.counts.remove(&path);
+            self.read_on.remove(&path);
+        }
         if !new {
             match self.files.refused(&path) {
                 Ok(Some(Refused { count: count @ 1.., .. })) => {

@@ -96,6 +96,24 @@ fn one_path_that_is_made_again_and_again_takes_one_watch() {
 }
 
 #[test]
+fn what_the_log_told_of_before_a_cgroup_is_watched_is_not_told_again() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("x/pids.events");
+    fs::create_dir_all(root.path().join("x")).unwrap();
+    fs::write(&file, "max 2\n").unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
+    let path: CgroupPath = Arc::from(&b"/x"[..]);
+    assert_eq!(refusals.check(Arc::clone(&path), Source::KernelLog, now).unwrap().count, 2);
+    refusals.watch(Arc::clone(&path), true, now);
+    assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), None);
+    // Another one of the same name begins anew.
+    fs::write(&file, "max 1\n").unwrap();
+    refusals.watch(Arc::clone(&path), true, now);
+    assert_eq!(refusals.check(path, Source::PidsEvents, now).unwrap().count, 1);
+}
+
+#[test]
 fn who_finds_no_place_to_wait_for_its_controller_is_counted() {
     let root = tempfile::tempdir().unwrap();
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
