@@ -123,6 +123,14 @@ impl Reader {
         self.order(Order::Attempt(Box::new(attempt))).is_ok()
     }
 
+    /// Has it do what it was told to, say all that is left, and end: then the reports end, too.
+    pub fn finish(&mut self) {
+        // The channel ends with the sender, which the thread sees when it wakes.
+        let (orders, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.orders, orders));
+        self.wake_up();
+    }
+
     /// What the thread has used of a CPU.
     #[must_use]
     pub fn cpu_time(&self) -> Duration {
@@ -149,10 +157,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // The channel ends with the sender, which the thread sees when it wakes.
-        let (orders, _) = sync_channel(0);
-        drop(std::mem::replace(&mut self.orders, orders));
-        self.wake_up();
+        self.finish();
     }
 }
 
@@ -187,13 +192,20 @@ fn work(
                     }
                 }
                 Ok(Order::Attempt(attempt)) => {
-                    let refusal = refusals.attempted(&attempt, Instant::now());
-                    if reports.send(Report::Refused(refusal)).is_err() {
-                        return;
+                    for refusal in refusals.attempted(&attempt, Instant::now()) {
+                        if reports.send(Report::Refused(refusal)).is_err() {
+                            return;
+                        }
                     }
                 }
                 Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Disconnected) => {
+                    for refusal in refusals.finish(Instant::now()) {
+                        // Whoever only drops it has no more use for them.
+                        let _unread = reports.send(Report::Refused(refusal));
+                    }
+                    return;
+                }
             }
         }
         let now = Instant::now();

@@ -26,7 +26,7 @@ use rustix::{
 
 use super::{
     attempts::{Found, Unclaimed},
-    files::{CgroupPath, Files, Node, Refused, upwards},
+    files::{CgroupPath, Files, Level, Node, Refused, upwards},
     refusal::{Refusal, Source},
 };
 use crate::{text::Untrusted, workload::Hierarchy};
@@ -76,6 +76,17 @@ pub(super) struct Lost {
     pub(super) unwatched: u64,
     /// Notifications that the kernel had no room for, or messages that were overwritten.
     pub(super) overflowed: u64,
+}
+
+/// What can be said of a cgroup that nobody watches.
+#[derive(Debug)]
+pub(super) enum Unwatched {
+    /// Its limit is used up.
+    Full(Level),
+    /// It has none.
+    Unlimited,
+    /// It has a limit that may have been used up a moment ago, or could not be read.
+    Unread,
 }
 
 /// All that is watched.
@@ -154,14 +165,44 @@ impl Refusals {
         node.inspect_err(|error| tracing::debug!(%error, "limits of the node cannot be read")).ok()
     }
 
-    /// Looks at a cgroup's count now, where it is one that was known before.
-    pub(super) fn count_again(&mut self, path: &[u8], now: Instant) {
+    /// Looks at a cgroup's count now. False where none is known from before.
+    pub(super) fn count_again(&mut self, path: &[u8], now: Instant) -> bool {
         let known = self.watched.get_key_value(path).map(|(path, _)| path);
-        if let Some(path) = known.or_else(|| self.counts.get_key_value(path).map(|(path, _)| path)).cloned()
-            && let Some(refusal) = self.check(path, Source::PidsEvents, now)
-        {
+        let known = known.or_else(|| self.counts.get_key_value(path).map(|(path, _)| path)).cloned();
+        let Some(path) = known else { return false };
+        if let Some(refusal) = self.check(path, Source::PidsEvents, now) {
             self.unclaimed().put(refusal, now);
         }
+        true
+    }
+
+    /// Looks at the limit of a cgroup that nobody watches. Its count is known from then on.
+    pub(super) fn look_at(&mut self, path: &[u8]) -> Unwatched {
+        let path: CgroupPath = Arc::from(path);
+        let level = match self.files.level(&path, false) {
+            Ok(Some(level)) => level,
+            // It counts no pids, where it is there.
+            Ok(None) if self.files.of(&path, "").exists() => return Unwatched::Unlimited,
+            Ok(None) => return Unwatched::Unread,
+            Err(error) => {
+                self.unread(&path, &error);
+                return Unwatched::Unread;
+            }
+        };
+        let Some(max) = level.max else { return Unwatched::Unlimited };
+        if self.counts.len() < WATCHES
+            && let Ok(Some(Refused { count, .. })) = self.files.refused(&path)
+        {
+            self.counts.insert(path, count);
+        }
+        if level.current >= max { Unwatched::Full(level) } else { Unwatched::Unread }
+    }
+
+    /// All that is left to tell.
+    pub(super) fn finish(&mut self, now: Instant) -> Vec<Refusal> {
+        let mut left = self.look(now);
+        left.extend(self.unclaimed.iter_mut().flat_map(Unclaimed::rest));
+        left
     }
 
     pub(super) const fn lost(&self) -> Lost {

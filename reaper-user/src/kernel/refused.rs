@@ -208,6 +208,12 @@ impl Kernel {
         counts.map_or(0, |counts| counts.iter().map(|[count, _]| count).sum())
     }
 
+    /// Of whom forks were refused that are counted there.
+    #[must_use]
+    pub fn refused_of(&self) -> Vec<Who> {
+        self.refused.counts.keys().flatten().map(|[cgroup, uid]| Who { cgroup, uid }).collect()
+    }
+
     /// Forgets one of whom none was refused for long.
     pub fn forget_refused(&mut self, who: Who) {
         // Gone already is as good.

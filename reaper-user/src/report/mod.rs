@@ -39,8 +39,8 @@ pub use self::{
     explanation::{Explained, ExplanationEvent, OutlookEvent, OutlookStep, StepStanding, What},
     filter::Filter,
     headroom::{
-        Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, LimitKind, ShownForker, ShownLimit, ShownRate,
-        ZombiesOf, forecast, meant_by, percent,
+        Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, LimitKind, NoLimit, ShownForker, ShownLimit,
+        ShownRate, ZombiesOf, forecast, meant_by, percent,
     },
     json::{ParseError, SCHEMA, parse, to_line},
     leaks::LeaksView,

@@ -365,6 +365,9 @@ impl Watch {
                 () = crowded(self.describer.stacks.as_ref()) => self.describer.prune_stacks(),
             }
         }
+        if let Err(error) = self.tell_last_refusals().await {
+            tracing::error!(%error, "refused forks could not be told of at the end");
+        }
         let now = self.describer.clock.refresh();
         self.take_over_losses();
         // What cannot be said now is said by the next one.
@@ -406,7 +409,7 @@ impl Watch {
             match *kind {
                 notice::REAPED => self.reaped(*id, reap(at, *number, words)),
                 notice::REFUSED => {
-                    self.heed_refusal(Identity { pid: *number, start: BootTime(*id) }, words);
+                    self.heed_refusal(Identity { pid: *number, start: BootTime(*id) }, words, at);
                 }
                 notice::RELEASED => {
                     let record = (words[WORD_KEY] != 0).then(|| Record::from_words(*words));

@@ -34,7 +34,7 @@ fn attempt(count: u64) -> Attempt {
     Attempt {
         who: Who { cgroup: 7, uid: 1_000 },
         source: Source::Fexit,
-        forker: Forker { identity: Identity { pid: 9, start: BootTime(1) }, comm: "sh".into() },
+        forker: Some(Forker { identity: Identity { pid: 9, start: BootTime(1) }, comm: "sh".into() }),
         cgroup: Some(Arc::from(BOX.as_bytes())),
         uid: 1_000,
         processes: 5,
@@ -47,8 +47,14 @@ fn attempt(count: u64) -> Attempt {
     }
 }
 
+fn attempted(refusals: &mut Refusals, attempt: &Attempt, now: Instant) -> Refusal {
+    let mut told = refusals.attempted(attempt, now);
+    assert_eq!(told.len(), 1, "{told:?}");
+    told.remove(0)
+}
+
 fn found(refusals: &mut Refusals, attempt: &Attempt) -> Found {
-    refusals.attempted(attempt, Instant::now()).found
+    attempted(refusals, attempt, Instant::now()).found
 }
 
 #[test]
@@ -60,21 +66,21 @@ fn what_the_hook_and_pids_events_both_say_is_told_once_whichever_comes_first() {
         // The notification comes first, and with more than the hook has counted by then.
         assert_eq!(refusals.look(now), []);
         assert!(refusals.take_moved() && refusals.due().is_some());
-        let told = refusals.attempted(&attempt(1), now);
+        let told = attempted(&mut refusals, &attempt(1), now);
         assert_eq!((&told.path[..], told.at_limit, told.count), (at.as_bytes(), local, 1));
         assert_eq!((told.source, told.found.clone()), (Source::Fexit, Found::PidsMax));
         assert_eq!(
             (told.forker.as_deref(), told.levels.len()),
             (Some(BOX.as_bytes()), if local { 1 } else { 2 })
         );
-        assert_eq!(told.who, Some(attempt(1).forker));
+        assert_eq!(told.who, attempt(1).forker);
         // The rest is claimed when the hook has counted it, and then nothing is left.
-        let rest = refusals.attempted(&Attempt { fresh: false, ..attempt(2) }, now);
+        let rest = attempted(&mut refusals, &Attempt { fresh: false, ..attempt(2) }, now);
         assert_eq!((rest.count, rest.key()), (2, told.key()));
         assert_eq!(refusals.look(now + 2 * CLAIMED), []);
         // The hook comes first.
         grow(root.path(), at, local, 4);
-        assert_eq!(refusals.attempted(&attempt(1), now).key(), told.key());
+        assert_eq!(attempted(&mut refusals, &attempt(1), now).key(), told.key());
         assert_eq!(refusals.look(now + 2 * CLAIMED), []);
         assert_eq!(refusals.lost().unwatched, 0);
     }
@@ -88,7 +94,7 @@ fn what_the_hook_does_not_claim_is_told_as_what_pids_events_said() {
     assert_eq!(refusals.look(now), []);
     assert_eq!(refusals.due(), Some(now + CLAIMED));
     grow(root.path(), "/pod", true, 5);
-    assert_eq!(refusals.attempted(&attempt(1), now).count, 1);
+    assert_eq!(attempted(&mut refusals, &attempt(1), now).count, 1);
     let told = refusals.look(now + CLAIMED);
     assert_eq!(
         told.iter().map(|told| (told.count, told.source)).collect::<Vec<_>>(),
@@ -118,18 +124,90 @@ fn the_limit_that_is_full_is_named_and_none_where_none_is() {
 #[test]
 fn what_follows_unseen_is_of_the_limit_that_was_seen_before_it() {
     let (root, mut refusals) = machine(100, 32_768, true);
-    let first = refusals.attempted(&attempt(1), Instant::now());
+    let first = attempted(&mut refusals, &attempt(1), Instant::now());
     assert_eq!(first.found, Found::Other(Limit::ThreadsMax, 100, 100));
     // It is over.
     fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/50 2369\n").unwrap();
-    let rest = refusals.attempted(&Attempt { fresh: false, ..attempt(9) }, Instant::now());
+    let rest = attempted(&mut refusals, &Attempt { fresh: false, ..attempt(9) }, Instant::now());
     assert_eq!((rest.key(), rest.count), (first.key(), 9));
+    // Long after it, or after one of which nothing is known, it is nobody's.
+    let late = Instant::now() + FOLLOWS;
+    assert_eq!(attempted(&mut refusals, &Attempt { fresh: false, ..attempt(1) }, late).found, Found::Unknown);
     assert_eq!(found(&mut refusals, &attempt(1)), Found::Unknown);
+    assert_eq!(found(&mut refusals, &Attempt { fresh: false, ..attempt(1) }), Found::Unknown);
+}
+
+#[test]
+fn what_follows_has_its_own_forker() {
+    let (root, mut refusals) = machine(100, 32_768, true);
+    let now = Instant::now();
+    attempted(&mut refusals, &attempt(1), now);
+    fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/50 2369\n").unwrap();
+    let told = attempted(&mut refusals, &Attempt { fresh: false, forker: None, ..attempt(2) }, now);
+    assert_eq!((told.found, told.who), (Found::Other(Limit::ThreadsMax, 100, 100), None));
+}
+
+#[test]
+fn a_long_storm_that_two_count_at_different_times_is_told_once() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let begin = Instant::now();
+    let (mut told, mut counted) = (0, 0);
+    for tenth in 0..100_u32 {
+        let now = begin + Duration::from_millis(100) * tenth;
+        counted += 1_000;
+        grow(root.path(), "/pod", true, counted);
+        told += refusals.look(now).iter().map(|refusal| refusal.count).sum::<u64>();
+        // The hook claims once a second, and was read somewhat before the file.
+        if tenth % 10 == 9 {
+            let count = if tenth == 9 { 9_700 } else { 10_000 };
+            let attempt = Attempt { fresh: tenth == 9, ..attempt(count) };
+            told += refusals.attempted(&attempt, now).iter().map(|refusal| refusal.count).sum::<u64>();
+        }
+    }
+    assert_eq!((counted, told), (100_000, 99_700), "the hook has yet to claim what it counted since");
+    assert_eq!(
+        refusals.finish(begin + Duration::from_secs(10)).iter().map(|told| told.count).sum::<u64>(),
+        300
+    );
+    assert_eq!(refusals.due(), None);
+}
+
+#[test]
+fn more_than_pids_max_has_counted_is_another_limits() {
+    let (root, mut refusals) = machine(100, 32_768, true);
+    grow(root.path(), "/pod", true, 2);
+    let told = refusals.attempted(&attempt(9), Instant::now());
+    let told: Vec<_> = told.into_iter().map(|told| (told.found, told.count)).collect();
+    assert_eq!(told, [(Found::PidsMax, 2), (Found::Other(Limit::ThreadsMax, 100, 100), 7)]);
+}
+
+#[test]
+fn a_limit_that_nobody_watches_is_looked_at_and_none_that_cannot_be_is_called_not_full() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let unwatched = |path: &str, current: u64| {
+        let directory = root.path().join(&path[1..]);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("pids.max"), "20\n").unwrap();
+        fs::write(directory.join("pids.current"), format!("{current}\n")).unwrap();
+        fs::write(directory.join("pids.events"), "max 4\n").unwrap();
+        Attempt { cgroup: Some(Arc::from(path.as_bytes())), ..attempt(3) }
+    };
+    let told = attempted(&mut refusals, &unwatched("/full", 20), Instant::now());
+    assert_eq!((&told.path[..], told.found.clone(), told.count), (&b"/full"[..], Found::PidsMax, 3));
+    assert_eq!(told.level().map(|level| level.current), Some(20));
+    assert_eq!(found(&mut refusals, &unwatched("/else", 19)), Found::Unread);
+    // From then on its count is known.
+    assert_eq!(found(&mut refusals, &unwatched("/else", 19)), Found::Unknown);
+    for cgroup in [None, Some(Arc::from(&b"/gone"[..]))] {
+        assert_eq!(found(&mut refusals, &Attempt { cgroup, ..attempt(1) }), Found::Unread);
+    }
+    fs::remove_file(root.path().join("loadavg")).unwrap();
+    assert_eq!(found(&mut refusals, &attempt(1)), Found::Unread);
 }
 
 #[test]
 fn whose_cgroup_is_not_known_is_told_without() {
     let (_root, mut refusals) = machine(100, 32_768, true);
-    let told = refusals.attempted(&Attempt { cgroup: None, ..attempt(1) }, Instant::now());
+    let told = attempted(&mut refusals, &Attempt { cgroup: None, ..attempt(1) }, Instant::now());
     assert_eq!((told.path.len(), told.forker.as_ref(), told.level()), (0, None, None));
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, ShownForker, ShownLimit, ZombiesOf};
+use super::{
+    Exhaustion, ForkFailedEvent, HeadroomEvent, Holding, NoLimit, ShownForker, ShownLimit, ZombiesOf,
+};
 use crate::{
     headroom::{self, Forecast, Headroom, Limit, Nproc, Rate, Use},
     identity::BootTime,
@@ -89,6 +91,7 @@ pub(in crate::report) fn all() -> Vec<Event> {
         count: 10_000,
         total: 10_001,
         limit: whole.limits.get(1).cloned(),
+        no_limit: None,
         forker: None,
         forker_cgroup: Some("/kubepods.slice/kubepods-pod5f1c.slice/cri-containerd-3f2a.scope".into()),
         workload: whole.workload.clone(),
@@ -103,6 +106,7 @@ pub(in crate::report) fn all() -> Vec<Event> {
     let unknown = ForkFailedEvent {
         count: 1,
         limit: None,
+        no_limit: Some(NoLimit::Gone),
         forker_cgroup: None,
         zombie_share: None,
         zombies_of: vec![ZombiesOf { workload: whole.workload.clone(), zombies: 3, holder: None }],
@@ -125,15 +129,21 @@ pub(in crate::report) fn all() -> Vec<Event> {
         source: headroom::Source::Kretprobe,
         ..of_user.clone()
     };
-    let by_nothing =
-        ForkFailedEvent { limit: None, zombie_share: None, zombies_of: Vec::new(), ..of_user.clone() };
+    let by_nothing = ForkFailedEvent {
+        limit: None,
+        no_limit: Some(NoLimit::NoneFull),
+        zombie_share: None,
+        zombies_of: Vec::new(),
+        ..of_user.clone()
+    };
+    let unread = ForkFailedEvent { no_limit: Some(NoLimit::NotRead), forker: None, ..by_nothing.clone() };
     let read =
         ForkFailedEvent { source: headroom::Source::Reading, zombies_of: Vec::new(), ..failed.clone() };
     let headrooms = [whole, bare, full()].map(|room| Event::Headroom(Box::new(room)));
     headrooms
         .into_iter()
         .chain(
-            [failed, unknown, of_user, of_namespace, by_nothing, read]
+            [failed, unknown, of_user, of_namespace, by_nothing, unread, read]
                 .map(|failed| Event::ForkFailed(Box::new(failed))),
         )
         .collect()

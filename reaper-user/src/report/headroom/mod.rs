@@ -153,6 +153,8 @@ pub struct ForkFailedEvent {
     pub total: u64,
     /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, or none was full.
     pub limit: Option<ShownLimit>,
+    /// Why there is no limit, where there is none.
+    pub no_limit: Option<NoLimit>,
     /// The process that tried last; `None` where only the hook on the clone path could have seen it.
     pub forker: Option<ShownForker>,
     /// The cgroup whose process tried; `None` where the kernel does not say.
@@ -165,6 +167,18 @@ pub struct ForkFailedEvent {
     pub zombies_of: Vec<ZombiesOf>,
     /// Where this is known from.
     pub source: headroom::Source,
+}
+
+/// Why it is not said which limit refused a fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoLimit {
+    /// None was full a moment later.
+    NoneFull,
+    /// One that may have been full could not be looked at.
+    NotRead,
+    /// It was a cgroup's that is gone.
+    Gone,
 }
 
 /// A process that tried to fork.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Exhaustion, ForkFailedEvent, HeadroomEvent, ShownForker, ShownLimit, ShownRate, ZombiesOf};
+use super::{
+    Exhaustion, ForkFailedEvent, HeadroomEvent, NoLimit, ShownForker, ShownLimit, ShownRate, ZombiesOf,
+};
 use crate::report::{event::Seconds, evidence::named, listing::Source, numbered, span::shown};
 
 impl ShownLimit {
@@ -43,15 +45,20 @@ impl ForkFailedEvent {
     /// In a sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let Self { count, limit, forker, workload, zombie_share, zombies_of, .. } = self;
+        let Self { count, limit, no_limit, forker, workload, zombie_share, zombies_of, .. } = self;
         let mut text = format!("{} in {}", refused(*count), workload.shown());
         if let Some(ShownForker { pid, start_time: _, comm }) = forker {
             text += &format!(" to {comm} ({pid})");
         }
         let Some(limit) = limit else {
-            let which = match forker {
-                Some(_) => "it is not known by which limit: none was full a moment later",
-                None => "by a limit of a cgroup that is gone",
+            let which = match no_limit {
+                Some(NoLimit::NoneFull) => {
+                    "it is not known by which limit, if by one: none was full a moment later"
+                }
+                Some(NoLimit::NotRead) => {
+                    "it is not known by which limit: one that may have been full could not be looked at"
+                }
+                Some(NoLimit::Gone) | None => "by a limit of a cgroup that is gone",
             };
             return format!("{text}, {which}");
         };
@@ -306,7 +313,9 @@ mod tests {
             "{}",
             sentences[3]
         );
-        assert!(sentences[4].ends_with("it is not known by which limit: none was full a moment later"));
+        assert!(
+            sentences[4].ends_with("it is not known by which limit, if by one: none was full a moment later")
+        );
         assert!(sentences[1].starts_with("1 fork was refused in") && sentences[1].contains("is gone"));
         assert!(!sentences.iter().any(|sentence| sentence.contains("not the reason")));
         let [.., Event::ForkFailed(last)] = &fixture::all()[..] else { panic!("no refused fork") };

@@ -79,6 +79,13 @@ impl Failures {
         untold.map(|tally| tally.told.map_or(BootTime(0), |told| told.plus(APART))).min()
     }
 
+    /// All that is not told of yet is to be told now.
+    pub(super) fn hurry(&mut self) {
+        for tally in self.by_limit.values_mut() {
+            tally.told = None;
+        }
+    }
+
     /// What is to be told now.
     pub(super) fn due(&mut self, now: BootTime) -> Vec<Due> {
         let due = self

@@ -274,6 +274,7 @@ impl Watch {
 
     fn tend(&mut self) -> Result<(), WatchError> {
         let now = boot_now();
+        self.walk_refused(Instant::now());
         self.count_refusals(Instant::now());
         self.tell_refusals(now)?;
         if !self.headrooms.waiting.is_empty() && Instant::now() >= self.headrooms.watch_again {

@@ -9,8 +9,8 @@ use crate::{
     headroom::{CgroupPath, Found, Limit, Refusal, Use, is_within},
     identity::BootTime,
     report::{
-        Event, ForkFailedEvent, HeadroomEvent, Holding, ShownForker, ShownLimit, ShownWorkload, Source,
-        ZombiesOf,
+        Event, ForkFailedEvent, HeadroomEvent, Holding, NoLimit, ShownForker, ShownLimit, ShownWorkload,
+        Source, ZombiesOf,
     },
     text::Untrusted,
     watch::{Watch, WatchError},
@@ -121,12 +121,19 @@ impl Watch {
             holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
         };
         let zombies_of = own.into_iter().map(of).collect();
+        let no_limit = match &refusal.found {
+            _ if limit.is_some() => None,
+            Found::Unknown => Some(NoLimit::NoneFull),
+            Found::Unread => Some(NoLimit::NotRead),
+            Found::PidsMax | Found::Other(..) => Some(NoLimit::Gone),
+        };
         let event = ForkFailedEvent {
             time: Timestamp::now(),
             count: *count,
             total: *total,
             zombie_share: limit.as_ref().and_then(|limit| limit.zombie_share),
             limit,
+            no_limit,
             forker: refusal.who.as_ref().map(ShownForker::from),
             forker_cgroup: refusal.forker.as_ref().map(|path| Untrusted::new(path)),
             workload: shown(workload),
@@ -140,7 +147,7 @@ impl Watch {
     /// The limit that refused a fork, and the cgroups whose zombies count against it.
     fn limit_of(&mut self, refusal: &Refusal, census: &Census, now: BootTime) -> Result<Limited, WatchError> {
         let (limit, max, used) = match &refusal.found {
-            Found::Unknown => return Ok((None, HashMap::new())),
+            Found::Unknown | Found::Unread => return Ok((None, HashMap::new())),
             Found::Other(limit, max, used) => (limit.clone(), Some(*max), *used),
             Found::PidsMax => match refusal.level() {
                 Some(level) => (Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current),
