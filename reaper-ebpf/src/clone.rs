@@ -9,6 +9,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext, Global,
+    bindings::BPF_RB_AVAIL_DATA,
     helpers::generated::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
         bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
@@ -23,7 +24,7 @@ use reaper_ebpf::{
 
 use crate::{
     kernel::{peek, pids_are_in_v1, read},
-    maps::{REFUSED, count},
+    maps::{NOTICES, REFUSED, count},
     notice::send,
 };
 
@@ -40,7 +41,7 @@ static OWN_PID_MAX: Global<u32> = Global::new(0);
 /// `pid_t kernel_clone(struct kernel_clone_args *)`: the result comes behind the one argument.
 #[fexit(function = "kernel_clone")]
 fn refused_fexit(ctx: FExitContext) {
-    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN {
+    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN && !goes_elsewhere(ctx.arg(0)) {
         // SAFETY: a helper without arguments; there always is a current task.
         heed::<Typed>(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
     }
@@ -48,7 +49,7 @@ fn refused_fexit(ctx: FExitContext) {
 
 #[fexit(function = "kernel_clone")]
 fn refused_fexit_plain(ctx: FExitContext) {
-    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN {
+    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN && !goes_elsewhere(ctx.arg(0)) {
         heed::<Untyped>(current());
     }
 }
@@ -60,6 +61,16 @@ fn refused_kretprobe(ctx: RetProbeContext) {
     if read::<i64>(ctx.as_ptr(), member::REGS_RESULT) == -EAGAIN {
         heed::<Untyped>(current());
     }
+}
+
+/// Whether the child was to be born in another cgroup: it is that one's limit that refused it, and `pids.events` says so.
+#[inline(always)]
+fn goes_elsewhere(arguments: *const c_void) -> bool {
+    /// Of linux/sched.h.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    // The flags come first: <https://elixir.bootlin.com/linux/v6.12/source/include/linux/sched/task.h#L22>
+    // SAFETY: the verifier has typed the pointer, and a read through it cannot fault.
+    (unsafe { arguments.cast::<u64>().read_volatile() }) & CLONE_INTO_CGROUP != 0
 }
 
 #[inline(always)]
@@ -118,6 +129,10 @@ fn note<L: Look>(task: *const c_void) -> Option<()> {
         }
         now
     };
+    // Releases need the room more: those that are not announced are found in the map.
+    if NOTICES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(notice::RING_BYTES) / 2 {
+        return Some(());
+    }
     announce::<L>(task, refused, now)?;
     // SAFETY: as above.
     unsafe { (*tally).announced = now };
@@ -176,6 +191,10 @@ fn nproc<L: Look>(task: *const c_void, uid: u32) -> Option<(u64, u64)> {
     /// CAP_SYS_ADMIN and CAP_SYS_RESOURCE, of which those in the initial user namespace count.
     const EXEMPT: u32 = 1 << 21 | 1 << 24;
     let credentials: *const c_void = L::at(task, member::TASK_REAL_CRED)?;
+    // To a kernel built with clang it is one that may be null.
+    if credentials.is_null() {
+        return None;
+    }
     let processes = if UCOUNTS.load() == 0 {
         u64::from(L::at::<u32>(L::at(credentials, member::CRED_USER)?, member::USER_PROCESSES)?)
     } else {
