@@ -41,16 +41,17 @@ static OWN_PID_MAX: Global<u32> = Global::new(0);
 /// `pid_t kernel_clone(struct kernel_clone_args *)`: the result comes behind the one argument.
 #[fexit(function = "kernel_clone")]
 fn refused_fexit(ctx: FExitContext) {
-    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN && !goes_elsewhere(ctx.arg(0)) {
+    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN {
         // SAFETY: a helper without arguments; there always is a current task.
-        heed::<Typed>(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
+        let task = unsafe { bpf_get_current_task_btf() }.cast_const().cast();
+        heed::<Typed>(task, goes_elsewhere(ctx.arg(0)));
     }
 }
 
 #[fexit(function = "kernel_clone")]
 fn refused_fexit_plain(ctx: FExitContext) {
-    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN && !goes_elsewhere(ctx.arg(0)) {
-        heed::<Untyped>(current());
+    if i64::from(ctx.arg::<i32>(1)) == -EAGAIN {
+        heed::<Untyped>(current(), goes_elsewhere(ctx.arg(0)));
     }
 }
 
@@ -59,18 +60,19 @@ fn refused_fexit_plain(ctx: FExitContext) {
 #[kretprobe(function = "copy_process")]
 fn refused_kretprobe(ctx: RetProbeContext) {
     if read::<i64>(ctx.as_ptr(), member::REGS_RESULT) == -EAGAIN {
-        heed::<Untyped>(current());
+        // What it was called with is not there any more.
+        heed::<Untyped>(current(), false);
     }
 }
 
-/// Whether the child was to be born in another cgroup: it is that one's limit that refused it, and `pids.events` says so.
+/// Whether the child was to be born in another cgroup, whose `pids.max` it is then. Of version 1 nobody can ask that.
 #[inline(always)]
 fn goes_elsewhere(arguments: *const c_void) -> bool {
     /// Of linux/sched.h.
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
     // The flags come first: <https://elixir.bootlin.com/linux/v6.12/source/include/linux/sched/task.h#L22>
     // SAFETY: the verifier has typed the pointer, and a read through it cannot fault.
-    (unsafe { arguments.cast::<u64>().read_volatile() }) & CLONE_INTO_CGROUP != 0
+    !pids_are_in_v1() && (unsafe { arguments.cast::<u64>().read_volatile() }) & CLONE_INTO_CGROUP != 0
 }
 
 #[inline(always)]
@@ -106,19 +108,19 @@ impl Look for Untyped {
 }
 
 #[inline(always)]
-fn heed<L: Look>(task: *const c_void) {
-    if note::<L>(task).is_none() {
+fn heed<L: Look>(task: *const c_void, elsewhere: bool) {
+    if note::<L>(task, elsewhere).is_none() {
         count(counter::REFUSED_LOST);
     }
 }
 
 /// Counts it, and announces it where that is due. None where something could not be read or found no room.
 #[inline(always)]
-fn note<L: Look>(task: *const c_void) -> Option<()> {
+fn note<L: Look>(task: *const c_void, elsewhere: bool) -> Option<()> {
     let group = group::<L>(task)?;
     // SAFETY: a helper without arguments.
     let uid = (unsafe { bpf_get_current_uid_gid() } & 0xffff_ffff) as u32;
-    let refused = Refused { group, uid, ..Refused::default() };
+    let refused = Refused { group, uid, elsewhere, ..Refused::default() };
     let tally = tally(refused)?;
     // SAFETY: a helper without arguments, and a per-CPU value: its only writer, for a program is not run inside itself.
     let now = unsafe {
@@ -164,9 +166,9 @@ fn announce<L: Look>(task: *const c_void, refused: Refused, time: u64) -> Option
         bpf_get_current_comm(comm.as_mut_ptr().cast(), 16);
         (comm.assume_init(), bpf_get_current_pid_tgid())
     };
-    let (processes, nproc) = nproc::<L>(task, refused.uid)?;
+    let (processes, nproc, nested) = nproc::<L>(task, refused.uid)?;
     let (pid_ns, pids, pid_max) = pids::<L>(task)?;
-    let words = Refused { comm, pid_ns, processes, nproc, pids, pid_max, ..refused }.words();
+    let words = Refused { comm, pid_ns, processes, nproc, pids, pid_max, nested, ..refused }.words();
     let number = (current >> 32) as u32;
     // Where there is no room for it, that is counted there.
     send(Notice { kind: notice::REFUSED, number, id: start, time, words }, counter::REFUSED_LOST);
@@ -184,10 +186,11 @@ fn group<L: Look>(task: *const c_void) -> Option<Group> {
     Some(Group { v2, v1 })
 }
 
-/// How many tasks the user has, and how many it may have by RLIMIT_NPROC, where any are held against it:
+/// How many tasks the user has, how many it may have by RLIMIT_NPROC, where any are held against it, and whether its user namespace is
+/// not the initial one:
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/fork.c#L2255>
 #[inline(always)]
-fn nproc<L: Look>(task: *const c_void, uid: u32) -> Option<(u64, u64)> {
+fn nproc<L: Look>(task: *const c_void, uid: u32) -> Option<(u64, u64, bool)> {
     /// CAP_SYS_ADMIN and CAP_SYS_RESOURCE, of which those in the initial user namespace count.
     const EXEMPT: u32 = 1 << 21 | 1 << 24;
     let credentials: *const c_void = L::at(task, member::TASK_REAL_CRED)?;
@@ -204,7 +207,7 @@ fn nproc<L: Look>(task: *const c_void, uid: u32) -> Option<(u64, u64)> {
     let level: u32 = L::at(L::at(credentials, member::CRED_USER_NS)?, member::USER_NS_LEVEL)?;
     let capabilities: u32 = L::at(credentials, member::CRED_CAPABILITIES)?;
     let exempt = uid == 0 || level == 0 && capabilities & EXEMPT != 0;
-    Some((processes, if exempt { u64::MAX } else { limit }))
+    Some((processes, if exempt { u64::MAX } else { limit }, level != 0))
 }
 
 /// The pid namespace that a task's children are born in, how many pids are in use there, and how many may be.

@@ -417,8 +417,10 @@ pub mod meta {
     pub const SKIPPED_SAID: u32 = SAID + super::counter::COUNT;
     /// From here on, what of each counter another set of maps had counted that nobody had reported when it was replaced.
     pub const CARRIED: u32 = SKIPPED_SAID + 1;
+    /// How many of the refused forks that the hook has counted were told of.
+    pub const REFUSED_TOLD: u32 = CARRIED + super::counter::COUNT;
     /// How many there are.
-    pub const COUNT: u32 = CARRIED + super::counter::COUNT;
+    pub const COUNT: u32 = REFUSED_TOLD + 1;
 }
 
 const _: () = assert!(size_of::<Slot>() == 64);

@@ -64,6 +64,7 @@ pub(super) fn run(args: &RunArgs, output: Option<Output>) -> Result<u8, Failure>
             copying: copying(config.origin.native),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
+            fork_hook: config.capture.fork_hook,
         },
         form: Form { output: config.output, stacks: false },
         duration: None,

@@ -31,6 +31,7 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             copying: copying(args.origin.unwrap_or_default()),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
+            fork_hook: config.capture.fork_hook,
         },
         form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),

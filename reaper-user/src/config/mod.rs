@@ -87,11 +87,19 @@ pub struct Ledger {
 }
 
 /// What is taken from processes while they live.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capture {
     /// Whose command lines are taken at exec. A zombie has none left to read.
     pub cmdline: Cmdlines,
+    /// Whether a hook sees each refused fork, where the kernel lets it.
+    pub fork_hook: bool,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self { cmdline: Cmdlines::default(), fork_hook: true }
+    }
 }
 
 /// Where zombies come from.
@@ -166,7 +174,7 @@ impl Config {
             persist,
             pin_path,
             ledger: Ledger { entries, overflow },
-            capture: Capture { cmdline },
+            capture: Capture { cmdline, fork_hook },
             origin: Origin { sites, native },
             names: Names { cri, docker, podman, systemd },
             kubernetes: Kubernetes { events, node_zombies, node, apart, kubeconfig },
@@ -185,6 +193,7 @@ impl Config {
             ("ledger.entries", *entries != other.ledger.entries),
             ("ledger.overflow", *overflow != other.ledger.overflow),
             ("capture.cmdline", *cmdline != other.capture.cmdline),
+            ("capture.fork_hook", *fork_hook != other.capture.fork_hook),
             ("origin.sites", *sites != other.origin.sites),
             ("origin.native", *native != other.origin.native),
             ("names.cri", *cri != other.names.cri),
@@ -230,6 +239,7 @@ impl Config {
             ledger_entries,
             ledger_overflow,
             capture_cmdline,
+            no_fork_hook,
             origin_sites,
             origin,
             names_cri,
@@ -261,7 +271,10 @@ impl Config {
                 entries: ledger_entries.unwrap_or(self.ledger.entries),
                 overflow: ledger_overflow.unwrap_or(self.ledger.overflow),
             },
-            capture: Capture { cmdline: capture_cmdline.unwrap_or(self.capture.cmdline) },
+            capture: Capture {
+                cmdline: capture_cmdline.unwrap_or(self.capture.cmdline),
+                fork_hook: self.capture.fork_hook && !no_fork_hook,
+            },
             origin: Origin {
                 sites: origin_sites.unwrap_or(self.origin.sites),
                 native: origin.unwrap_or(self.origin.native),

@@ -35,6 +35,10 @@ pub struct Overrides {
     /// Whose command lines to take at exec [file: capture.cmdline; default: probation]
     #[arg(long, value_name = "WHOSE")]
     pub capture_cmdline: Option<Cmdlines>,
+    /// Put no hook on the way of each fork: of refused ones only those by pids.max are seen, and not who tried
+    /// [file: capture.fork_hook = false]
+    #[arg(long)]
+    pub no_fork_hook: bool,
     /// Keep this many leak sites; those that were seen least recently give way [file: origin.sites; default: 4096]
     #[arg(long, value_name = "COUNT")]
     pub origin_sites: Option<SiteCount>,

@@ -192,7 +192,7 @@ fn pins_are_where_the_file_or_the_flag_says_unless_there_shall_be_none() {
 #[test]
 fn the_keys_that_differ_are_named() {
     let all = "age = '1s'\noutput = 'json'\ncgroup_cache = 64\npersist = false\npin_path = '/a'\n\
-               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\norigin.sites = 16\norigin.native = 'all'\nlog.level = 'warn'\n\
+               ledger = { entries = 64, overflow = 64 }\ncapture.cmdline = 'off'\ncapture.fork_hook = false\norigin.sites = 16\norigin.native = 'all'\nlog.level = 'warn'\n\
                remedy = { dry_run = true, paused = true, per_minute = 1, per_holder = 1, grace = '1s', max_pause = '1ms' }\n\
                rule = [{ steps = [{ remedy = 'report', after = '1m' }] }]";
     let keys = parse(all).unwrap().differences(&Config::default());
@@ -207,6 +207,7 @@ fn the_keys_that_differ_are_named() {
             "ledger.entries",
             "ledger.overflow",
             "capture.cmdline",
+            "capture.fork_hook",
             "origin.sites",
             "origin.native",
             "log.level",

@@ -5,17 +5,13 @@
 //! refused forks has grown; then those of which the use is read a moment later. Where none is full, or
 //! one could not be looked at, that is said.
 //!
-//! The same forks make `pids.events` grow, which is notified, too. Each is told once: what is seen there waits for the hook to claim
-//! it, and is told as such only where the hook does not: because it has left it to that (a fork into another cgroup, by fexit), or not
-//! seen it (a kretprobe that had no place left).
+//! The same forks make `pids.events` grow, which is notified, too. Each is told once: see [`Unclaimed`].
+//!
+//! [`Unclaimed`]: super::unclaimed::Unclaimed
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
-use reaper_ebpf::refused::{KEPT, Who};
+use reaper_ebpf::refused::Who;
 
 use super::{
     files::{CgroupPath, Node, upwards},
@@ -23,20 +19,11 @@ use super::{
     refusal::{Refusal, Source},
     refusals::{Refusals, Unwatched},
 };
-use crate::{identity::Identity, kernel::INITIAL_PID_NAMESPACE, text::Untrusted};
+use crate::{identity::Identity, kernel::INITIAL_PID_NAMESPACE, text::Untrusted, workload::Hierarchy};
 
 /// So many pids the kernel gives nobody again once it has come to the end of all for the first time.
 /// <https://elixir.bootlin.com/linux/v6.12/source/kernel/pid.c#L206> (`RESERVED_PIDS`)
 const RESERVED_PIDS: u64 = 300;
-
-/// For so long the hook may claim what `pids.events` says: it counts what follows a second later.
-pub(super) const CLAIMED: Duration = Duration::from_secs(3);
-
-/// What comes within this ages together.
-const TOGETHER: Duration = Duration::from_millis(100);
-
-/// What follows a refusal unseen is taken for one by the same limit for so long: the hook announces one a second.
-const FOLLOWS: Duration = Duration::from_secs(3);
 
 /// Somebody's forks that were refused, as the hook has it: who tried, and what the kernel knew of limits then.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +48,8 @@ pub struct Attempt {
     pub pids: u64,
     /// How many those may be, where the namespace has a number of its own.
     pub pid_max: Option<u64>,
+    /// Other limits may hold that nobody has read: those around a user namespace, and its user's where nothing was announced.
+    pub unread: bool,
     /// How many since it was last counted.
     pub count: u64,
     /// Whether one of those is what was seen; else they came after it.
@@ -89,102 +78,6 @@ pub enum Found {
     Unread,
 }
 
-/// What `pids.events` says and nobody has claimed.
-#[derive(Debug, Default)]
-pub(super) struct Unclaimed {
-    /// By the cgroup that counts them, the oldest first: when, and how many with what was seen then.
-    waiting: HashMap<CgroupPath, VecDeque<(Instant, Refusal)>>,
-    /// By which limit somebody was refused last, and when.
-    last: HashMap<Who, (Instant, Refusal)>,
-}
-
-impl Unclaimed {
-    /// Some more.
-    pub(super) fn put(&mut self, refusal: Refusal, now: Instant) {
-        let parts = self.waiting.entry(Arc::clone(&refusal.path)).or_default();
-        match parts.back_mut() {
-            Some((since, part)) if now.saturating_duration_since(*since) < TOGETHER => {
-                *part = Refusal { count: part.count + refusal.count, ..refusal };
-            }
-            _ => parts.push_back((now, refusal)),
-        }
-    }
-
-    /// When something has waited for long enough.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.waiting.values().filter_map(|parts| parts.front()).map(|(since, _)| *since + CLAIMED).min()
-    }
-
-    /// What has.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<Refusal> {
-        self.give_up(|since| now.saturating_duration_since(since) >= CLAIMED)
-    }
-
-    /// All that is left.
-    pub(super) fn rest(&mut self) -> Vec<Refusal> {
-        self.give_up(|_| true)
-    }
-
-    /// What nobody is to claim any more, the oldest parts only.
-    fn give_up(&mut self, is_over: impl Fn(Instant) -> bool) -> Vec<Refusal> {
-        let mut over = Vec::new();
-        self.waiting.retain(|_, parts| {
-            let mut count = 0;
-            while let Some((_, part)) = parts.pop_front_if(|(since, _)| is_over(*since)) {
-                count += part.count;
-                if parts.front().is_none_or(|(since, _)| !is_over(*since)) {
-                    over.push(Refusal { count, ..part });
-                }
-            }
-            !parts.is_empty()
-        });
-        over
-    }
-
-    /// What of it is in a cgroup, the oldest first and so many at most.
-    fn take(&mut self, path: &[u8], most: u64) -> Option<Refusal> {
-        let parts = self.waiting.get_mut(path)?;
-        let latest = parts.back()?.1.clone();
-        let mut left = most;
-        while left > 0
-            && let Some((_, oldest)) = parts.front_mut()
-        {
-            let taken = oldest.count.min(left);
-            (oldest.count, left) = (oldest.count - taken, left - taken);
-            if oldest.count == 0 {
-                parts.pop_front();
-            }
-        }
-        if parts.is_empty() {
-            self.waiting.remove(path);
-        }
-        Some(Refusal { count: most - left, ..latest })
-    }
-
-    /// Keeps by which limit somebody was refused, for what follows unseen; or says it.
-    fn remember(&mut self, attempt: &Attempt, refusal: Refusal, now: Instant) -> Refusal {
-        if matches!(refusal.found, Found::Unknown | Found::Unread) {
-            let follows = |(when, _): &&(Instant, Refusal)| {
-                !attempt.fresh && now.saturating_duration_since(*when) < FOLLOWS
-            };
-            if let Some((_, last)) = self.last.get(&attempt.who).filter(follows) {
-                let Refusal { path, at_limit, levels, found, .. } = last.clone();
-                return Refusal { path, at_limit, levels, found, ..refusal };
-            }
-            // What follows this one is as little known.
-            self.last.remove(&attempt.who);
-            return refusal;
-        }
-        if self.last.len() >= KEPT as usize
-            && let Some(any) = self.last.keys().next().copied()
-        {
-            self.last.remove(&any);
-        }
-        self.last.insert(attempt.who, (now, refusal.clone()));
-        refusal
-    }
-}
-
 impl Attempt {
     /// So many of them, refused by this.
     fn refusal(&self, found: Found, count: u64) -> Refusal {
@@ -202,26 +95,42 @@ impl Attempt {
 }
 
 impl Refusals {
-    /// Finds out which limits refused somebody's forks: as many as `pids.max` has counted are its own, the rest another one's.
+    /// Finds out which limits refused somebody's forks: as many as `pids.max` has counted are its own, the rest another one's. Where that
+    /// may have been the `pids.max` of another cgroup it is not said here, but when that one would have said so.
     pub(super) fn attempted(&mut self, attempt: &Attempt, now: Instant) -> Vec<Refusal> {
+        let is_elsewhere = attempt.who.elsewhere != 0;
         let user = attempt.nproc.filter(|limit| attempt.processes >= *limit);
         let user = user.map(|limit| Found::Other(Limit::Nproc(attempt.uid), limit, attempt.processes));
+        let is_users = user.is_some();
         let mut told = Vec::new();
         // The kernel asks it first. Of those that follow, what the hook has read then says less than a count that has grown.
         let (rest, is_seen) = match &user {
             Some(_) if attempt.fresh => (attempt.count, true),
+            _ if is_elsewhere => (attempt.count, false),
             _ => self.claim(attempt, now, &mut told),
         };
         if rest > 0 {
             let node = || match self.node().map(|node| of_node(attempt, node)) {
                 None => Found::Unread,
-                Some(Found::Unknown) if !is_seen => Found::Unread,
+                Some(Found::Unknown) if !is_seen || attempt.unread => Found::Unread,
                 Some(found) => found,
             };
             let found = user.unwrap_or_else(node);
             told.push(attempt.refusal(found, rest));
         }
-        told.into_iter().map(|refusal| self.unclaimed().remember(attempt, refusal, now)).collect()
+        // A kretprobe does not see where the child was to be born. Version 1 knows no such forks.
+        let is_blind = attempt.source == Source::Kretprobe && self.files().hierarchy() == Hierarchy::V2;
+        let unclaimed = self.unclaimed();
+        told.retain_mut(|refusal| {
+            unclaimed.remember(attempt, refusal, now);
+            let is_known = !matches!(refusal.found, Found::Unknown | Found::Unread);
+            let is_held = is_elsewhere && !is_users || is_blind && !is_known;
+            if is_held {
+                unclaimed.hold(refusal.clone(), now);
+            }
+            !is_held
+        });
+        told
     }
 
     /// What the counts of refused forks say of its cgroup and those around it. How many are left, and whether each of those cgroups
@@ -247,7 +156,7 @@ impl Refusals {
                     Unwatched::Unlimited => {}
                     Unwatched::Unread => is_seen = false,
                 }
-            } else if let Some(claimed) = self.unclaimed().take(level, left) {
+            } else if let Some(claimed) = self.unclaimed().claim(level, left) {
                 left -= claimed.count;
                 told.push(of(claimed));
             }
@@ -262,7 +171,9 @@ fn of_node(attempt: &Attempt, node: Node) -> Found {
     if tasks >= threads_max {
         return Found::Other(Limit::ThreadsMax, threads_max, tasks);
     }
-    let is_full = |used: u64, max: u64| used + RESERVED_PIDS >= max;
+    // Of pids below that it is not known how many are used; where another limit may hold as well, that is no evidence.
+    let reserved = if attempt.unread { 0 } else { RESERVED_PIDS };
+    let is_full = |used: u64, max: u64| used + reserved >= max;
     match attempt.pid_max {
         Some(max) if attempt.pid_ns != INITIAL_PID_NAMESPACE && is_full(attempt.pids, max) => {
             Found::Other(Limit::PidMaxOf(attempt.pid_ns), max, attempt.pids)

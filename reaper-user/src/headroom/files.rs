@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -73,6 +73,8 @@ pub struct Refused {
     /// version 2 before Linux 6.11 or mounted with `pids_localevents`).
     /// <https://docs.kernel.org/admin-guide/cgroup-v2.html> (`pids.events`)
     pub at_limit: bool,
+    /// The inode number of the cgroup's folder: another one may come to have its path.
+    pub cgroup: u64,
 }
 
 /// The reader. It counts what it opens.
@@ -138,7 +140,8 @@ impl Files {
         };
         let count = text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
         let count = count.ok_or_else(|| malformed(&self.of(path, "pids.events")))?;
-        Ok(Some(Refused { count, at_limit }))
+        let Some(folder) = there(fs::metadata(self.of(path, "")))? else { return Ok(None) };
+        Ok(Some(Refused { count, at_limit, cgroup: folder.ino() }))
     }
 
     /// What the node has and may have.
@@ -192,10 +195,10 @@ impl Files {
             threads += lines(threads_file).ok()??;
             processes += lines("cgroup.procs").ok()??;
             // Two links: its own, and that of the directory above it. A cgroup that has none below it is not listed.
-            if std::fs::metadata(&directory).is_ok_and(|metadata| metadata.nlink() == 2) {
+            if fs::metadata(&directory).is_ok_and(|metadata| metadata.nlink() == 2) {
                 continue;
             }
-            for entry in std::fs::read_dir(&directory).into_iter().flatten().map_while(Result::ok) {
+            for entry in fs::read_dir(&directory).into_iter().flatten().map_while(Result::ok) {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     left.push(entry.path());
                 }
@@ -331,12 +334,13 @@ mod tests {
     #[test]
     fn refusals_are_counted_where_the_kernel_counts_them() {
         let (root, files) = tree(Hierarchy::V2);
-        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 12, at_limit: false }));
+        let cgroup = fs::metadata(root.path().join("pod")).unwrap().ino();
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 12, at_limit: false, cgroup }));
         fs::write(root.path().join("pod/pids.events.local"), "max 3\n").unwrap();
-        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: true }));
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: true, cgroup }));
         assert_eq!(files.refused(b"/gone").unwrap(), None);
         let files = files.local_events(true);
-        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: false }));
+        assert_eq!(files.refused(b"/pod").unwrap(), Some(Refused { count: 3, at_limit: false, cgroup }));
     }
 
     #[test]

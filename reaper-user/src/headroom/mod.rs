@@ -12,6 +12,7 @@ mod limit;
 mod reader;
 mod refusal;
 mod refusals;
+mod unclaimed;
 
 pub use self::{
     accounts::{Accounts, Disagreement, FORGOTTEN},

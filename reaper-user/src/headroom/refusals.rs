@@ -5,6 +5,8 @@
 //! not have. There the kernel's own log says which cgroup a fork was refused in, the first time for each; from then on its file is read.
 //! <https://elixir.bootlin.com/linux/v6.12/source/kernel/cgroup/pids.c> (`pids_event`)
 
+mod evidence;
+
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
@@ -25,11 +27,14 @@ use rustix::{
 };
 
 use super::{
-    attempts::{Found, Unclaimed},
-    files::{CgroupPath, Files, Level, Node, Refused, upwards},
+    attempts::Found,
+    files::{CgroupPath, Files, Refused, upwards},
     refusal::{Refusal, Source},
+    unclaimed::Unclaimed,
 };
 use crate::{text::Untrusted, workload::Hierarchy};
+
+pub(super) use self::evidence::Unwatched;
 
 /// Cgroups that are watched, at most.
 pub(super) const WATCHES: usize = 8_192;
@@ -78,17 +83,6 @@ pub(super) struct Lost {
     pub(super) overflowed: u64,
 }
 
-/// What can be said of a cgroup that nobody watches.
-#[derive(Debug)]
-pub(super) enum Unwatched {
-    /// Its limit is used up.
-    Full(Level),
-    /// It has none.
-    Unlimited,
-    /// It has a limit that may have been used up a moment ago, or could not be read.
-    Unread,
-}
-
 /// All that is watched.
 #[derive(Debug)]
 pub(super) struct Refusals {
@@ -97,8 +91,8 @@ pub(super) struct Refusals {
     log: Option<File>,
     watched: HashMap<CgroupPath, i32>,
     clean_at: usize,
-    /// The counts that are known; 0 where there is none.
-    counts: HashMap<CgroupPath, u64>,
+    /// The counts that are known, and of which cgroup of that path; 0 where there is none.
+    counts: HashMap<CgroupPath, Refused>,
     /// Those that the kernel does not notify of and that have refused forks: when they are read next, and since when nothing new was.
     read_on: HashMap<CgroupPath, (Instant, Instant)>,
     unborn: Vec<(Instant, CgroupPath, usize)>,
@@ -158,46 +152,6 @@ impl Refusals {
         std::mem::replace(&mut self.moved, false)
     }
 
-    /// What the node has of tasks, where it can be read.
-    pub(super) fn node(&mut self) -> Option<Node> {
-        let node = self.files.node();
-        self.lost.unwatched += u64::from(node.is_err());
-        node.inspect_err(|error| tracing::debug!(%error, "limits of the node cannot be read")).ok()
-    }
-
-    /// Looks at a cgroup's count now. False where none is known from before.
-    pub(super) fn count_again(&mut self, path: &[u8], now: Instant) -> bool {
-        let known = self.watched.get_key_value(path).map(|(path, _)| path);
-        let known = known.or_else(|| self.counts.get_key_value(path).map(|(path, _)| path)).cloned();
-        let Some(path) = known else { return false };
-        if let Some(refusal) = self.check(path, Source::PidsEvents, now) {
-            self.unclaimed().put(refusal, now);
-        }
-        true
-    }
-
-    /// Looks at the limit of a cgroup that nobody watches. Its count is known from then on.
-    pub(super) fn look_at(&mut self, path: &[u8]) -> Unwatched {
-        let path: CgroupPath = Arc::from(path);
-        let level = match self.files.level(&path, false) {
-            Ok(Some(level)) => level,
-            // It counts no pids, where it is there.
-            Ok(None) if self.files.of(&path, "").exists() => return Unwatched::Unlimited,
-            Ok(None) => return Unwatched::Unread,
-            Err(error) => {
-                self.unread(&path, &error);
-                return Unwatched::Unread;
-            }
-        };
-        let Some(max) = level.max else { return Unwatched::Unlimited };
-        if self.counts.len() < WATCHES
-            && let Ok(Some(Refused { count, .. })) = self.files.refused(&path)
-        {
-            self.counts.insert(path, count);
-        }
-        if level.current >= max { Unwatched::Full(level) } else { Unwatched::Unread }
-    }
-
     /// All that is left to tell.
     pub(super) fn finish(&mut self, now: Instant) -> Vec<Refusal> {
         let mut left = self.look(now);
@@ -228,17 +182,17 @@ impl Refusals {
         }
         // The kernel's log may have named it before it is watched: what was counted then is not counted again. The count of another
         // cgroup that was there before begins anew.
-        let goes_on = self.counts.get(&path).is_some_and(|counted| {
-            matches!(self.files.refused(&path), Ok(Some(Refused { count, .. })) if count >= *counted)
-        });
+        let goes_on = self.counts.get(&path).is_some_and(
+            |known| matches!(self.files.refused(&path), Ok(Some(now)) if now.cgroup == known.cgroup),
+        );
         if !goes_on {
             self.counts.remove(&path);
             self.read_on.remove(&path);
         }
         if !new {
             match self.files.refused(&path) {
-                Ok(Some(Refused { count: count @ 1.., .. })) => {
-                    self.counts.insert(Arc::clone(&path), count);
+                Ok(Some(refused @ Refused { count: 1.., .. })) => {
+                    self.counts.insert(Arc::clone(&path), refused);
                     self.read_on(&path, now, now);
                 }
                 Ok(_) => {}
@@ -320,7 +274,7 @@ impl Refusals {
     }
 
     fn check(&mut self, path: CgroupPath, source: Source, now: Instant) -> Option<Refusal> {
-        let Refused { count, at_limit } = match self.files.refused(&path) {
+        let refused = match self.files.refused(&path) {
             Ok(Some(refused)) => refused,
             Ok(None) => {
                 self.read_on.remove(&path);
@@ -335,7 +289,9 @@ impl Refusals {
                 return None;
             }
         };
-        let before = self.counts.get(&path).copied().unwrap_or(0);
+        let Refused { count, at_limit, cgroup } = refused;
+        let before = self.counts.get(&path).filter(|known| known.cgroup == cgroup);
+        let before = before.map_or(0, |known| known.count);
         let since = self.read_on.get(&path).map_or(now, |(_, since)| *since);
         if count <= before {
             if self.read_on.contains_key(&path) {
@@ -343,7 +299,7 @@ impl Refusals {
             }
             return None;
         }
-        self.counts.insert(Arc::clone(&path), count);
+        self.counts.insert(Arc::clone(&path), refused);
         self.moved = true;
         self.read_on(&path, now, now);
         let mut levels = Vec::new();

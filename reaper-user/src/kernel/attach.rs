@@ -18,6 +18,7 @@
 //! | `wait` | while a holder is on probation | 70 | 214, 368 for the holder's own | |
 //! | `exec_cmdline` | while a holder is on probation | 54 | 150, 1,383 where a line is taken | |
 //! | `release_fentry` | from the first zombie on | | 1.1 to 1.6 times an empty one at the same function | |
+//! | `refused_kretprobe` | the same, where that cannot be | | its own part is less; the breakpoint and the return that the kernel makes for it come on top, which no figure here has | |
 //! | `refused_fexit` | while a daemon runs | | 0.8 to 1.5 times an empty one at the same function, for a fork that succeeds | |
 //!
 //! Since then `free` counts how long the dead stood, which takes it another 20 ns (both objects in turns, on a machine that

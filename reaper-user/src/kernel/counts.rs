@@ -18,6 +18,17 @@ pub(super) struct Counts {
     pub(super) own_pid_max: bool,
 }
 
+impl Counts {
+    /// The same; an error where a member lies too far into its structure for an instruction: then there is no such hook, and all else
+    /// goes on.
+    pub(super) fn in_reach(self) -> Result<Self, String> {
+        match self.offsets.iter().map(|(_, offset)| *offset).find(|offset| i16::try_from(*offset).is_err()) {
+            Some(far) => Err(format!("a member lies at offset {far}, more than an instruction can reach")),
+            None => Ok(self),
+        }
+    }
+}
+
 /// Resolves what that hook reads beside the rest.
 pub(super) fn resolve_counts(btf: &Btf<'_>) -> Result<Counts, BtfError> {
     use Expect::{Pointer, U32, U64};

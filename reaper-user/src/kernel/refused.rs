@@ -11,7 +11,7 @@ use aya::{
     maps::{MapData, PerCpuHashMap},
     programs::{FExit, KProbe, Program, ProgramError, fexit::FExitLink, kprobe::KProbeLink},
 };
-use reaper_ebpf::refused::Who;
+use reaper_ebpf::{meta, refused::Who};
 
 use super::{
     Kernel, KernelError,
@@ -40,6 +40,8 @@ pub enum RefusalHook {
         /// Why not by fexit.
         no_fexit: String,
     },
+    /// Not at all, because nobody wants it.
+    Off,
     /// Not at all: only `pids.max` says that it refused one.
     None {
         /// Why not by fexit.
@@ -54,6 +56,7 @@ impl fmt::Display for RefusalHook {
         match self {
             Self::Fexit => write!(f, "fexit"),
             Self::Kretprobe { no_fexit } => write!(f, "kretprobe; no fexit: {no_fexit}"),
+            Self::Off => write!(f, "none; turned off (capture.fork_hook)"),
             Self::None { no_fexit, no_kretprobe } => {
                 write!(f, "none; no fexit: {no_fexit}; no kretprobe: {no_kretprobe}")
             }
@@ -85,7 +88,7 @@ impl Needs {
         } else {
             None
         };
-        let counts = resolve_counts(btf).map_err(|error| error.to_string());
+        let counts = resolve_counts(btf).map_err(|error| error.to_string()).and_then(Counts::in_reach);
         Self { counts, no_fexit }
     }
 
@@ -108,6 +111,10 @@ pub(super) struct Refused {
     no_kretprobe: Option<String>,
     attached: Option<(RefusalHook, Option<Link>)>,
     counts: PerCpuHashMap<MapData, [u64; 2], [u64; 2]>,
+    /// How many were counted for an earlier daemon that ended before it had told of them.
+    left: u64,
+    /// How many of what is counted have been told of.
+    told: u64,
 }
 
 impl Refused {
@@ -116,7 +123,7 @@ impl Refused {
         let counts = map(ebpf, "REFUSED")?;
         if let Err(error) = &needs.counts {
             let (fexit, no_kretprobe) = (Err(error.clone()), Some(error.clone()));
-            return Ok(Self { fexit, no_kretprobe, attached: None, counts });
+            return Ok(Self { fexit, no_kretprobe, attached: None, counts, left: 0, told: 0 });
         }
         let mut load = |name| fexit(ebpf, name).and_then(|program| program.load(OUTER, btf)).map(|()| name);
         let fexit = match &needs.no_fexit {
@@ -129,18 +136,13 @@ impl Refused {
                 .map_err(|error| verdict(&error)),
         };
         let no_kretprobe = kretprobe(ebpf).and_then(KProbe::load).err().map(|error| verdict(&error));
-        Ok(Self { fexit, no_kretprobe, attached: None, counts })
+        Ok(Self { fexit, no_kretprobe, attached: None, counts, left: 0, told: 0 })
     }
 
     /// Attaches the hook, at the first call, and says which it is.
     fn attach(&mut self, ebpf: &mut Ebpf) -> &RefusalHook {
-        let Self { fexit, no_kretprobe, attached, counts } = self;
+        let Self { fexit, no_kretprobe, attached, .. } = self;
         let (hook, _) = attached.get_or_insert_with(|| {
-            // An earlier daemon's.
-            let old: Vec<_> = counts.keys().flatten().collect();
-            for who in old {
-                let _gone = counts.remove(&who);
-            }
             let before = Instant::now();
             let found = attach(ebpf, fexit.clone(), no_kretprobe.take());
             tracing::debug!(hook = %found.0, took = ?before.elapsed(), "attached to {OUTER}");
@@ -198,26 +200,55 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, Progra
 impl Kernel {
     /// Attaches the hook that sees refused forks, where there is one, and says which. It stays.
     pub fn see_refusals(&mut self) -> &RefusalHook {
+        if self.refused.attached.is_none() {
+            // What is counted is an earlier daemon's.
+            let all = self.refused_of();
+            let counted = all.iter().map(|who| self.refused(*who)).sum::<u64>();
+            let told = self.said(meta::REFUSED_TOLD).unwrap_or(0);
+            self.refused.left = counted.saturating_sub(told);
+            for who in all {
+                self.forget_refused(who);
+            }
+            self.refused.told = told;
+            self.tell_refused(0);
+        }
         self.refused.attach(&mut self.ebpf)
+    }
+
+    /// How many forks an earlier daemon had counted and not told of when it ended. Known once the hook is attached.
+    #[must_use]
+    pub const fn refusals_left(&self) -> u64 {
+        self.refused.left
+    }
+
+    /// Writes down how many of those that are counted now have been told of.
+    pub fn tell_refused(&mut self, told: u64) {
+        if told == self.refused.told {
+            return;
+        }
+        match self.say(meta::REFUSED_TOLD, told) {
+            Ok(()) => self.refused.told = told,
+            Err(error) => tracing::debug!(%error, "how many refused forks were told of is not written down"),
+        }
     }
 
     /// How many forks were refused of one, since the hook is attached.
     #[must_use]
     pub fn refused(&self, who: Who) -> u64 {
-        let counts = self.refused.counts.get(&[who.cgroup, who.uid], 0);
+        let counts = self.refused.counts.get(&who.words(), 0);
         counts.map_or(0, |counts| counts.iter().map(|[count, _]| count).sum())
     }
 
     /// Of whom forks were refused that are counted there.
     #[must_use]
     pub fn refused_of(&self) -> Vec<Who> {
-        self.refused.counts.keys().flatten().map(|[cgroup, uid]| Who { cgroup, uid }).collect()
+        self.refused.counts.keys().flatten().map(Who::from_words).collect()
     }
 
     /// Forgets one of whom none was refused for long.
     pub fn forget_refused(&mut self, who: Who) {
         // Gone already is as good.
-        let _gone = self.refused.counts.remove(&[who.cgroup, who.uid]);
+        let _gone = self.refused.counts.remove(&who.words());
     }
 
     /// How often the kernel has skipped that hook's program, because it was running on that CPU already. 0 where it does not

@@ -295,8 +295,20 @@ impl Scrape {
         )?;
         let others = other_fork_failures.iter().map(|count| (WorkloadLabels::others(), *count));
         page.counter(
-            ("fork_failures", None, "Forks that were refused by pids.max, as far as they were seen"),
-            fork_failures.iter().map(|(labels, count)| (labels.pairs(), *count)).chain(others),
+            (
+                "fork_failures",
+                None,
+                "Forks that were refused by a limit on processes, as far as they were seen",
+            ),
+            fork_failures.iter().map(|(labels, failed)| (labels.pairs(), failed.count)).chain(others),
+        )?;
+        page.gauge(
+            (
+                "fork_failures_zombies_ratio",
+                None,
+                "Part of what the limit counts that was zombies when forks were last refused; absent where the limit is not known",
+            ),
+            fork_failures.iter().filter_map(|(labels, failed)| Some((labels.pairs(), failed.zombie_share()?))),
         )
     }
 

@@ -13,7 +13,7 @@ use crate::{
     names::{Names, Requests},
     report::fixture,
     text::Untrusted,
-    watch::{LedgerCounts, LimitCounts, WorkloadLabels, ZombieCounts, ZombieLabels},
+    watch::{FailedForks, LedgerCounts, LimitCounts, WorkloadLabels, ZombieCounts, ZombieLabels},
     workload::Kind,
 };
 
@@ -50,7 +50,10 @@ fn measured() -> Measured {
             },
         )],
         limits_overflowed: 0,
-        fork_failures: vec![(WorkloadLabels::from(&fixture::never_waited().workload), 17)],
+        fork_failures: vec![(
+            WorkloadLabels::from(&fixture::never_waited().workload),
+            FailedForks::new(17, Some(0.75)),
+        )],
         other_fork_failures: Some(2),
         fork_failures_overflowed: 1,
         headroom_cost: (Duration::from_millis(3), 70),

@@ -394,7 +394,8 @@ impl Loss {
             }
             Self::RefusalUnwatched => {
                 "there were too many cgroups to watch all for refused forks (8192, or fs.inotify.max_user_watches), or too many \
-                 refusals at once, or the kernel skipped the hook that sees them: some may not be told of; see `reaper headroom`"
+                 refusals at once, or the kernel skipped the hook that sees them, or an earlier daemon ended before it had told of \
+                 all: some may not be told of; see `reaper headroom`"
             }
             Self::HeadroomUnread => {
                 "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once: their headroom is not \

@@ -11,7 +11,7 @@ use reaper_ebpf::{counter, reap_time::Times, state};
 
 use super::{
     Watch, WatchError,
-    headroom::LimitCounts,
+    headroom::{FailedForks, LimitCounts},
     label_sets::LabelSets,
     labels::{WorkloadLabels, ZombieLabels},
     slow_times::SlowTimes,
@@ -94,7 +94,7 @@ pub struct Measured {
     /// How often one found no place among them.
     pub limits_overflowed: u64,
     /// Refused forks by whose they were,
-    pub fork_failures: Vec<(WorkloadLabels, u64)>,
+    pub fork_failures: Vec<(WorkloadLabels, FailedForks)>,
     /// of all others,
     pub other_fork_failures: Option<u64>,
     /// and how often one found no place.

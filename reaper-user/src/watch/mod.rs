@@ -56,14 +56,14 @@ pub(crate) use self::{
     remedies::waited,
 };
 pub use self::{
-    headroom::LimitCounts,
+    headroom::{FailedForks, LimitCounts},
     labels::{OTHER, WorkloadLabels, ZombieLabels},
     lists::Listing,
     meters::{LedgerCounts, Measured, RemedyCounts, ZombieCounts},
 };
 use crate::{
     identity::{BootTime, Identity},
-    kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, boot_now},
+    kernel::{Cmdlines, Copying, Kernel, KernelError, LogLines, Notices, Options, RefusalHook, boot_now},
     kubernetes::Ear,
     ledger::Aging,
     names::{self, Namer},
@@ -109,6 +109,8 @@ pub struct Settings {
     pub label_sets: usize,
     /// Who is asked what people call workloads.
     pub names: names::Settings,
+    /// Whether a hook is to see refused forks.
+    pub fork_hook: bool,
 }
 
 /// Why watching could not begin or go on.
@@ -203,6 +205,7 @@ impl Watch {
             copying,
             label_sets,
             names,
+            fork_hook,
         } = settings;
         let proc = Proc::at("/proc");
         let cgroups = Cgroups::open(proc.root(), limits);
@@ -229,8 +232,9 @@ impl Watch {
         if walked.cut {
             tracing::warn!(known = walked.known, "not every cgroup could be kept; raise cgroup_cache");
         }
-        let hook = kernel.see_refusals();
-        let headrooms = Headrooms::start(workloads.cgroups(), &proc, hook, label_sets)?;
+        let hook = if fork_hook { kernel.see_refusals() } else { &RefusalHook::Off };
+        let mut headrooms = Headrooms::start(workloads.cgroups(), &proc, hook, label_sets)?;
+        headrooms.left_untold(kernel.refusals_left());
         let (send, answers) = mpsc::unbounded_channel();
         let observer = Observer::start(proc.clone(), send)
             .map_err(|error| WatchError::System("starting the observer thread", error))?;

@@ -1,7 +1,13 @@
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use super::*;
-use crate::{headroom::files::Files, identity::BootTime, workload::Hierarchy};
+use crate::{
+    headroom::{
+        files::Files,
+        unclaimed::{CLAIMED, FOLLOWS, HELD},
+    },
+    identity::BootTime,
+};
 
 const BOX: &str = "/pod/box";
 
@@ -32,7 +38,7 @@ fn grow(root: &Path, path: &str, local: bool, count: u64) {
 
 fn attempt(count: u64) -> Attempt {
     Attempt {
-        who: Who { cgroup: 7, uid: 1_000 },
+        who: Who { cgroup: 7, uid: 1_000, elsewhere: 0 },
         source: Source::Fexit,
         forker: Some(Forker { identity: Identity { pid: 9, start: BootTime(1) }, comm: "sh".into() }),
         cgroup: Some(Arc::from(BOX.as_bytes())),
@@ -42,6 +48,7 @@ fn attempt(count: u64) -> Attempt {
         pid_ns: 3,
         pids: 5,
         pid_max: None,
+        unread: false,
         count,
         fresh: true,
     }
@@ -210,4 +217,64 @@ fn whose_cgroup_is_not_known_is_told_without() {
     let (_root, mut refusals) = machine(100, 32_768, true);
     let told = attempted(&mut refusals, &Attempt { cgroup: None, ..attempt(1) }, Instant::now());
     assert_eq!((told.path.len(), told.forker.as_ref(), told.level()), (0, None, None));
+}
+
+/// As the hook sees it where the child was to be born in another cgroup.
+fn elsewhere(count: u64) -> Attempt {
+    Attempt { who: Who { cgroup: 7, uid: 1_000, elsewhere: 1 }, ..attempt(count) }
+}
+
+#[test]
+fn a_fork_into_another_cgroup_is_told_by_that_ones_count_and_not_again() {
+    for attempt in [elsewhere(3), Attempt { source: Source::Kretprobe, ..attempt(3) }] {
+        // Of another branch.
+        let attempt = Attempt { cgroup: Some(Arc::from(&b"/"[..])), ..attempt };
+        let (root, mut refusals) = machine(1_000, 32_768, true);
+        let now = Instant::now();
+        assert_eq!(refusals.attempted(&attempt, now), []);
+        // Only then is its limit said to have refused them; two are somebody's whom nobody has seen.
+        grow(root.path(), "/pod", true, 5);
+        assert_eq!(refusals.look(now), []);
+        let told = refusals.look(now + CLAIMED);
+        let told: Vec<_> = told.iter().map(|told| (&told.path[..], told.source, told.count)).collect();
+        assert_eq!(told, [(&b"/pod"[..], Source::PidsEvents, 5)]);
+        assert_eq!((refusals.look(now + 2 * HELD), refusals.due()), (Vec::new(), None));
+    }
+}
+
+#[test]
+fn a_fork_into_another_cgroup_that_no_count_tells_of_is_not_lost() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let now = Instant::now();
+    let of = |told: Vec<Refusal>| told.into_iter().map(|told| (told.found, told.count)).collect::<Vec<_>>();
+    assert_eq!(refusals.attempted(&elsewhere(3), now), []);
+    assert_eq!(refusals.due(), Some(now + HELD));
+    assert_eq!(refusals.look(now + CLAIMED), []);
+    // Which cgroup it was is not known, so nobody has looked at its limit.
+    assert_eq!(of(refusals.look(now + HELD)), [(Found::Unread, 3)]);
+    // Less than that is counted.
+    assert_eq!(refusals.attempted(&elsewhere(3), now), []);
+    grow(root.path(), "/pod", true, 2);
+    assert_eq!(refusals.look(now), []);
+    assert_eq!(of(refusals.finish(now)), [(Found::PidsMax, 2), (Found::Unread, 1)]);
+    // Its user's limit is asked first, wherever it is to be born.
+    let user = Attempt { processes: 40, nproc: Some(40), ..elsewhere(1) };
+    assert_eq!(found(&mut refusals, &user), Found::Other(Limit::Nproc(1_000), 40, 40));
+    // What was full then is said, when no count is the reason.
+    fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/1000 2369\n").unwrap();
+    assert_eq!(refusals.attempted(&elsewhere(1), now), []);
+    assert_eq!(of(refusals.look(now + HELD)), [(Found::Other(Limit::ThreadsMax, 1_000, 1_000), 1)]);
+}
+
+#[test]
+fn of_a_user_namespace_nothing_is_said_that_another_limit_around_it_may_be() {
+    let (_root, mut refusals) = machine(1_000, 32_768, true);
+    let nested = Attempt { unread: true, ..attempt(1) };
+    assert_eq!(found(&mut refusals, &nested), Found::Unread);
+    let namespace = Attempt { pids: 150, pid_max: Some(400), ..nested };
+    assert_eq!(found(&mut refusals, &namespace), Found::Unread);
+    assert_eq!(
+        found(&mut refusals, &Attempt { pids: 400, ..namespace }),
+        Found::Other(Limit::PidMaxOf(3), 400, 400)
+    );
 }

@@ -89,7 +89,8 @@ fn one_path_that_is_made_again_and_again_takes_one_watch() {
     }
     assert_eq!((refusals.watched.len(), watches(&refusals)), (1, 1));
     // It is gone when it is looked at.
-    refusals.counts.insert(Arc::from(&b"/x.service"[..]), 3);
+    let known = Refused { count: 3, at_limit: false, cgroup: 1 };
+    refusals.counts.insert(Arc::from(&b"/x.service"[..]), known);
     assert_eq!(refusals.check(Arc::from(&b"/x.service"[..]), Source::Reading, now), None);
     assert_eq!(refusals.counts.len(), 0);
     assert_eq!(refusals.lost(), Lost::default());
@@ -107,10 +108,16 @@ fn what_the_log_told_of_before_a_cgroup_is_watched_is_not_told_again() {
     assert_eq!(refusals.check(Arc::clone(&path), Source::KernelLog, now).unwrap().count, 2);
     refusals.watch(Arc::clone(&path), true, now);
     assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), None);
-    // Another one of the same name begins anew.
-    fs::write(&file, "max 1\n").unwrap();
-    refusals.watch(Arc::clone(&path), true, now);
-    assert_eq!(refusals.check(path, Source::PidsEvents, now).unwrap().count, 1);
+    // Another one of the same name begins anew, also where it has come further than the one before.
+    for (number, count) in [7, 1].into_iter().enumerate() {
+        fs::rename(root.path().join("x"), root.path().join(format!("old-{number}"))).unwrap();
+        fs::create_dir(root.path().join("x")).unwrap();
+        fs::write(&file, format!("max {count}\n")).unwrap();
+        refusals.watch(Arc::clone(&path), true, now);
+        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now).unwrap().count, count);
+        // Or it is read before anybody has said that it is another one.
+        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), None);
+    }
 }
 
 #[test]

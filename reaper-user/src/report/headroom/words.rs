@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Exhaustion, ForkFailedEvent, HeadroomEvent, NoLimit, ShownForker, ShownLimit, ShownRate, ZombiesOf,
+    Exhaustion, ForkFailedEvent, HeadroomEvent, LimitKind, NoLimit, ShownForker, ShownLimit, ShownRate,
+    ZombiesOf,
 };
 use crate::report::{event::Seconds, evidence::named, listing::Source, numbered, span::shown};
 
@@ -63,6 +64,10 @@ impl ForkFailedEvent {
             return format!("{text}, {which}");
         };
         text += &format!(" (EAGAIN): {}, {}", limit.name(), limit.account());
+        if limit.kind == LimitKind::PidMax && limit.used < limit.limit {
+            // <https://elixir.bootlin.com/linux/v6.12/source/kernel/pid.c#L206> (`RESERVED_PIDS`)
+            text += ", and pids below 300 are given only once";
+        }
         if *zombie_share == Some(0.0) {
             text += ": zombies are not the reason";
         }
@@ -309,7 +314,8 @@ mod tests {
             " to sh (4711) (EAGAIN): RLIMIT_NPROC 40 of user 1000, 40 used, 30 of them zombies (75 %)";
         assert!(sentences[2].contains(of_user), "{}", sentences[2]);
         assert!(
-            sentences[3].contains("kernel.pid_max 400 of pid namespace 4026532001, 380 used"),
+            sentences[3].contains("kernel.pid_max 400 of pid namespace 4026532001, 380 used")
+                && sentences[3].contains("pids below 300 are given only once"),
             "{}",
             sentences[3]
         );

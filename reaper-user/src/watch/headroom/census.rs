@@ -8,6 +8,7 @@ use std::{
 
 use reaper_ebpf::state;
 
+use super::NAMED;
 use crate::{
     headroom::{CgroupPath, upwards},
     identity::BootTime,
@@ -18,11 +19,22 @@ use crate::{
 /// A pass over the kernel's tasks, which version 1 makes necessary, takes one part in so many of a CPU, at most.
 const PASS_SHARE: u32 = 2_000;
 
+/// Zombies of one cgroup, and whose they are.
+pub(super) type Own = (u64, Workload);
+
+/// The cgroups that have the most, as many as are told of.
+pub(super) fn largest<'a>(own: impl Iterator<Item = (&'a CgroupPath, &'a Own)>) -> Vec<(CgroupPath, Own)> {
+    let mut own: Vec<_> = own.collect();
+    own.sort_by_key(|(_, (zombies, _))| std::cmp::Reverse(*zombies));
+    own.truncate(NAMED);
+    own.into_iter().map(|(path, own)| (Arc::clone(path), own.clone())).collect()
+}
+
 /// How many zombies there are, and where.
 #[derive(Debug, Default)]
 pub(super) struct Census {
     /// In each cgroup itself, and whose they are.
-    pub(super) own: HashMap<CgroupPath, (u64, Workload)>,
+    pub(super) own: HashMap<CgroupPath, Own>,
     /// In each cgroup and below it.
     below: HashMap<CgroupPath, u64>,
     /// On the machine.

@@ -3,13 +3,16 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    headroom::{Key, Refusal, is_within},
+    headroom::{Key, Refusal, Source, is_within},
     identity::BootTime,
     workload::Workload,
 };
 
 /// Of one limit it is told no more often than this.
 const APART: Duration = Duration::from_secs(10);
+
+/// Where several limits refuse forks of one workload in turns, the one that zombies have the largest part of counts for so long.
+const RECENT: Duration = Duration::from_secs(60);
 
 /// Limits that are remembered; the longest quiet give way.
 const KEPT: usize = 1_024;
@@ -23,6 +26,37 @@ struct Tally {
     workload: Workload,
     told: Option<BootTime>,
     at: BootTime,
+}
+
+/// Refused forks of one workload, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FailedForks {
+    /// How many.
+    pub count: u64,
+    /// The part of what the limit counts that was zombies, 0 to 1, and when that was told; `None` where the latest limit is not known.
+    share: Option<(f64, BootTime)>,
+}
+
+impl FailedForks {
+    /// So many, and this part was zombies.
+    #[must_use]
+    pub fn new(count: u64, share: Option<f64>) -> Self {
+        Self { count, share: share.map(|share| (share, BootTime(0))) }
+    }
+
+    /// The part of what the limit counts that was zombies, 0 to 1; `None` where the latest limit is not known.
+    #[must_use]
+    pub fn zombie_share(&self) -> Option<f64> {
+        self.share.map(|(share, _)| share)
+    }
+
+    /// Some were told of: this part of what the limit counts was zombies.
+    pub(super) fn told(&mut self, share: Option<f64>, now: BootTime) {
+        let recent = self.share.filter(|(_, at)| now.since(*at) < RECENT).map(|(share, _)| share);
+        if share >= recent {
+            self.share = share.map(|share| (share, now));
+        }
+    }
 }
 
 /// What is to be told of one limit.
@@ -79,6 +113,12 @@ impl Failures {
         untold.map(|tally| tally.told.map_or(BootTime(0), |told| told.plus(APART))).min()
     }
 
+    /// How many are not told of that the hook has seen.
+    pub(super) fn untold_of_hook(&self) -> u64 {
+        let of_hook = |tally: &&Tally| matches!(tally.latest.source, Source::Fexit | Source::Kretprobe);
+        self.by_limit.values().filter(of_hook).map(|tally| tally.untold).sum()
+    }
+
     /// All that is not told of yet is to be told now.
     pub(super) fn hurry(&mut self) {
         for tally in self.by_limit.values_mut() {
@@ -127,7 +167,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::headroom::{CgroupPath, Found, Limit, Source};
+    use crate::headroom::{CgroupPath, Found, Limit};
 
     fn refusal(path: &str, count: u64) -> Refusal {
         let path: CgroupPath = Arc::from(path.as_bytes());
@@ -137,6 +177,25 @@ mod tests {
 
     fn at(ms: u64) -> BootTime {
         BootTime(1_000_000_000 + ms * 1_000_000)
+    }
+
+    #[test]
+    fn of_several_limits_the_one_with_the_most_zombies_counts_for_a_while() {
+        let mut failed = FailedForks::default();
+        let shares = [
+            (0, Some(0.8), Some(0.8)),
+            (1, Some(0.0), Some(0.8)),
+            (2, None, Some(0.8)),
+            (3, Some(0.9), Some(0.9)),
+            (62, Some(0.1), Some(0.9)),
+            (63, Some(0.1), Some(0.1)),
+            (122, None, Some(0.1)),
+            (123, None, None),
+        ];
+        for (second, told, known) in shares {
+            failed.told(told, at(second * 1_000));
+            assert_eq!(failed.zombie_share(), known, "second {second}");
+        }
     }
 
     #[test]

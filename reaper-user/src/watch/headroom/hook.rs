@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
     time::{Duration, Instant},
 };
 
@@ -64,7 +66,7 @@ impl Hooked {
         let source = match hook {
             RefusalHook::Fexit => Some(Source::Fexit),
             RefusalHook::Kretprobe { .. } => Some(Source::Kretprobe),
-            RefusalHook::None { .. } => None,
+            RefusalHook::None { .. } | RefusalHook::Off => None,
         };
         Self { source, known: HashMap::new(), since: boot_now(), walk: Instant::now() + WALK }
     }
@@ -72,6 +74,11 @@ impl Hooked {
     /// Whether there is a hook.
     pub(super) const fn is_there(&self) -> bool {
         self.source.is_some()
+    }
+
+    /// How many of those that the kernel side counts were handed over.
+    fn handed_over(&self) -> u64 {
+        self.known.values().map(|known| known.count).sum()
     }
 
     /// When it is looked whether there are more.
@@ -89,11 +96,17 @@ impl Hooked {
 
     /// Forgets those whose cgroup is gone, and where there are some those of whom none was refused for long: the kernel side has room
     /// for a few only.
-    fn forget(&mut self, kernel: &mut Kernel, now: Instant, mut is_gone: impl FnMut(Who) -> bool) {
+    fn forget(
+        &mut self,
+        kernel: &mut Kernel,
+        now: Instant,
+        is_gone: impl Fn(Who, Option<&CgroupPath>) -> bool,
+    ) {
         let are_some = self.known.len() >= SOME;
         self.known.retain(|who, known| {
             let is_long = || are_some && now.duration_since(known.at) >= QUIET;
-            let is_quiet = known.again.is_none() && (is_long() || is_gone(*who));
+            let is_quiet =
+                known.again.is_none() && (is_long() || is_gone(*who, known.attempt.cgroup.as_ref()));
             // One that comes right now is announced and counted from the beginning.
             let is_over = is_quiet && kernel.refused(*who) == known.count;
             if is_over {
@@ -112,7 +125,8 @@ impl Watch {
             return;
         }
         let refused = Refused::from_words(*words);
-        let Refused { comm, group, uid, pid_ns, processes, nproc, pids, pid_max } = refused;
+        let Refused { comm, group, uid, pid_ns, processes, nproc, pids, pid_max, elsewhere: _, nested } =
+            refused;
         let name = comm.map(u64::to_ne_bytes).concat();
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         let attempt = Attempt {
@@ -126,6 +140,7 @@ impl Watch {
             pid_ns,
             pids: pids.into(),
             pid_max: (pid_max != 0).then_some(pid_max.into()),
+            unread: nested,
             count: 0,
             fresh: true,
         };
@@ -161,32 +176,33 @@ impl Watch {
                 source,
                 forker: None,
                 cgroup: self.cgroup_of(who),
-                uid: u32::try_from(who.uid).unwrap_or(u32::MAX),
+                uid: who.uid,
                 processes: 0,
                 nproc: None,
                 pid_ns: INITIAL_PID_NAMESPACE,
                 pids: 0,
                 pid_max: None,
+                unread: true,
                 count: 0,
                 fresh: false,
             };
             self.headrooms.hooked.known.insert(who, Known { count: 0, attempt, again: Some(now), at: now });
         }
-        let mut gone = Vec::new();
-        let quiet: Vec<_> = self
-            .headrooms
-            .hooked
-            .known
-            .iter()
-            .filter(|(_, known)| known.again.is_none())
-            .map(|(who, _)| *who)
-            .collect();
-        for who in quiet {
-            if self.cgroup_of(who).is_none() {
-                gone.push(who);
-            }
+        let files = self.headrooms.reader.files().clone();
+        self.headrooms.hooked.forget(&mut self.describer.kernel, now, |who, path| {
+            // Its path is remembered for a while, and another one may have it by now.
+            let folder = path.map(|path| fs::metadata(files.of(path, "")));
+            !folder.is_some_and(|folder| folder.is_ok_and(|folder| folder.ino() == who.cgroup))
+        });
+    }
+
+    /// Leaves to the next daemon how many have been told of.
+    pub(super) fn note_told(&mut self) {
+        let super::Headrooms { hooked, failures, .. } = &self.headrooms;
+        if hooked.is_there() {
+            let told = hooked.handed_over().saturating_sub(failures.untold_of_hook());
+            self.describer.kernel.tell_refused(told);
         }
-        self.headrooms.hooked.forget(&mut self.describer.kernel, now, |who| gone.contains(&who));
     }
 
     fn cgroup_of(&mut self, who: Who) -> Option<CgroupPath> {

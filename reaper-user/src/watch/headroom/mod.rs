@@ -17,6 +17,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::failures::FailedForks;
 use self::{census::Census, failures::Failures, hook::Hooked};
 use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
@@ -78,7 +79,7 @@ pub(super) struct Headrooms {
     next_pass: Instant,
     hooked: Hooked,
     failures: Failures,
-    counts: LabelSets<WorkloadLabels, u64>,
+    counts: LabelSets<WorkloadLabels, FailedForks>,
     /// What was left of the nearest limit when it was last looked at, a moment ago.
     free: HashMap<CgroupPath, (BootTime, f64)>,
     /// New cgroups that could not be handed over yet, and when that is tried again.
@@ -152,6 +153,17 @@ impl Headrooms {
             this.unwatched = unwatched.len() as u64;
         }
         Ok(this)
+    }
+
+    /// So many refused forks an earlier daemon had seen, and ended before it told of them.
+    pub(super) fn left_untold(&mut self, left: u64) {
+        if left > 0 {
+            tracing::warn!(
+                left,
+                "the daemon before this one ended before it had told of all refused forks that it had seen"
+            );
+        }
+        self.unwatched += left;
     }
 
     /// Watches a new cgroup for refused forks.
@@ -237,9 +249,15 @@ impl Headrooms {
     }
 
     /// Refused forks by whose they were, of those that found no place, and how often one found none.
-    pub(super) fn failures(&self) -> (Vec<(WorkloadLabels, u64)>, Option<u64>, u64) {
-        let own = self.counts.iter().map(|(labels, count)| (labels.clone(), *count)).collect();
-        (own, self.counts.others().copied(), self.counts.overflowed())
+    pub(super) fn failures(&self) -> (Vec<(WorkloadLabels, FailedForks)>, Option<u64>, u64) {
+        let own = self.counts.iter().map(|(labels, failed)| (labels.clone(), *failed)).collect();
+        (own, self.counts.others().map(|failed| failed.count), self.counts.overflowed())
+    }
+
+    /// Some of a workload's were told of: this part of what the limit counts was zombies.
+    fn told_share(&mut self, workload: &Workload, share: Option<f64>) {
+        let failed = self.counts.counted(&WorkloadLabels::from(workload), true, Instant::now());
+        failed.told(share, boot_now());
     }
 
     /// What it has used of a CPU, and how many files were read.
@@ -324,8 +342,8 @@ impl Watch {
             self.describer.workloads.at(self.headrooms.hierarchy, path)
         };
         let labels = WorkloadLabels::from(&workload);
-        let (count, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
-        *count += refusal.count;
+        let (failed, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
+        failed.count += refusal.count;
         self.headrooms.failures.add(refusal, workload, boot_now());
     }
 }

@@ -4,7 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{NAMED, among::Among, census::Census, failures::Due};
+use super::{
+    among::{Among, Zombies},
+    census::{Census, Own, largest},
+    failures::Due,
+};
 use crate::{
     headroom::{CgroupPath, Found, Limit, Refusal, Use, is_within},
     identity::BootTime,
@@ -80,6 +84,7 @@ impl Watch {
         let mut due = self.headrooms.failures.due(now);
         due.retain(|due| self.filter.matches_workload(&due.workload));
         if due.is_empty() {
+            self.note_told();
             return Ok(());
         }
         // One look at the ledger is enough for all of them.
@@ -91,13 +96,14 @@ impl Watch {
             }
         };
         let holdings = self.holdings();
-        let mut due = due.into_iter();
+        let (mut due, mut zombies) = (due.into_iter(), None);
         while let Some(next) = due.next() {
-            if let Err(error) = self.tell_refusal(&next, &census, &holdings, now) {
+            if let Err(error) = self.tell_refusal(&next, &census, &mut zombies, &holdings, now) {
                 self.headrooms.failures.put_back(std::iter::once(next).chain(due).collect());
                 return Err(error);
             }
         }
+        self.note_told();
         Ok(())
     }
 
@@ -105,22 +111,21 @@ impl Watch {
         &mut self,
         due: &Due,
         census: &Census,
+        zombies: &mut Option<Zombies>,
         holdings: &HashMap<CgroupPath, Holding>,
         now: BootTime,
     ) -> Result<(), WatchError> {
         let Due { refusal, workload, count, total } = due;
-        let (limit, own) = self.limit_of(refusal, census, now)?;
-        let mut own: Vec<_> = own.iter().collect();
+        let (limit, own) = self.limit_of(refusal, census, zombies, now)?;
         // Nobody is asked for the names of those that are not told of.
-        own.sort_by_key(|(_, (zombies, _))| std::cmp::Reverse(*zombies));
-        own.truncate(NAMED);
         let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
-        let of = |(path, (zombies, workload)): (&CgroupPath, &(u64, Workload))| ZombiesOf {
+        let of = |(path, (zombies, workload)): &(CgroupPath, Own)| ZombiesOf {
             workload: shown(workload),
             zombies: *zombies,
             holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
         };
-        let zombies_of = own.into_iter().map(of).collect();
+        let zombies_of = own.iter().map(of).collect();
+        let share = limit.as_ref().and_then(|limit| limit.zombie_share);
         let no_limit = match &refusal.found {
             _ if limit.is_some() => None,
             Found::Unknown => Some(NoLimit::NoneFull),
@@ -131,7 +136,7 @@ impl Watch {
             time: Timestamp::now(),
             count: *count,
             total: *total,
-            zombie_share: limit.as_ref().and_then(|limit| limit.zombie_share),
+            zombie_share: share,
             limit,
             no_limit,
             forker: refusal.who.as_ref().map(ShownForker::from),
@@ -141,38 +146,47 @@ impl Watch {
             source: refusal.source,
         };
         self.outbox.send(Event::ForkFailed(Box::new(event)));
+        self.headrooms.told_share(workload, share);
         Ok(())
     }
 
     /// The limit that refused a fork, and the cgroups whose zombies count against it.
-    fn limit_of(&mut self, refusal: &Refusal, census: &Census, now: BootTime) -> Result<Limited, WatchError> {
+    fn limit_of(
+        &mut self,
+        refusal: &Refusal,
+        census: &Census,
+        zombies: &mut Option<Zombies>,
+        now: BootTime,
+    ) -> Result<Limited, WatchError> {
         let (limit, max, used) = match &refusal.found {
-            Found::Unknown | Found::Unread => return Ok((None, HashMap::new())),
+            Found::Unknown | Found::Unread => return Ok((None, Vec::new())),
             Found::Other(limit, max, used) => (limit.clone(), Some(*max), *used),
             Found::PidsMax => match refusal.level() {
                 Some(level) => (Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current),
-                None => return Ok((None, HashMap::new())),
+                None => return Ok((None, Vec::new())),
             },
         };
-        let (zombies, own) = match &limit {
+        let (count, own) = match &limit {
             Limit::PidsMax(at) => {
-                let is_below = |path: &[u8]| is_within(path, at);
-                let below = census.own.iter().filter(|(path, _)| is_below(path));
-                let below = below.map(|(path, own)| (Arc::clone(path), own.clone())).collect();
-                (Some(census.below(at)), below)
+                let below = census.own.iter().filter(|(path, _)| is_within(path, at));
+                (Some(census.below(at)), largest(below))
             }
-            Limit::PidMax | Limit::ThreadsMax => (Some(census.all), census.own.clone()),
+            Limit::PidMax | Limit::ThreadsMax => (Some(census.all), largest(census.own.iter())),
             Limit::PidMaxOf(_) | Limit::Nproc(_) => {
-                let Among { all, own } = self.zombies_among(&limit)?;
+                let zombies = match zombies {
+                    Some(zombies) => zombies,
+                    None => zombies.insert(Zombies::of(&self.describer)?),
+                };
+                let Among { all, own } = zombies.among(&limit, &mut self.describer);
                 (all, own)
             }
         };
-        let of = Use::new(limit, max, used, zombies.unwrap_or(0));
+        let of = Use::new(limit, max, used, count.unwrap_or(0));
         let shown = ShownLimit::new(&of, self.headrooms.hierarchy, now);
-        let shown = if zombies.is_some() { shown } else { shown.without_zombies() };
+        let shown = if count.is_some() { shown } else { shown.without_zombies() };
         Ok((Some(shown), own))
     }
 }
 
-/// A limit, and zombies by their cgroups.
-type Limited = (Option<ShownLimit>, HashMap<CgroupPath, (u64, Workload)>);
+/// A limit, and the cgroups that have the most of its zombies.
+type Limited = (Option<ShownLimit>, Vec<(CgroupPath, Own)>);
