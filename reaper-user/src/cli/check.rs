@@ -145,14 +145,13 @@ fn metrics(daemon: Result<Setup, ControlError>) -> Requirement {
 
 /// Where refused forks are known from.
 fn refusals(cgroups: &Cgroups, hook: Option<&RefusalHook>, sources: &Sources) -> Requirement {
+    let counts = refusal_counts(cgroups, sources);
     let standing = match hook {
-        Some(found @ (RefusalHook::Fexit | RefusalHook::Kretprobe { .. })) => {
-            Standing::Met(format!("by any limit, from a hook on the clone path: {found}"))
+        Some(found @ (RefusalHook::Fexit | RefusalHook::Kretprobe { .. })) => with_hook(found, &counts),
+        Some(none @ (RefusalHook::None { .. } | RefusalHook::Off)) => {
+            Standing::Reduced(format!("{}; hook on the clone path: {none}", without_hook(&counts)))
         }
-        Some(none @ RefusalHook::None { .. }) => {
-            Standing::Reduced(format!("{}; hook on the clone path: {none}", without_hook(cgroups, sources)))
-        }
-        None => Standing::Reduced(without_hook(cgroups, sources)),
+        None => Standing::Reduced(without_hook(&counts)),
     };
     Requirement {
         name: "refused forks",
@@ -162,32 +161,60 @@ fn refusals(cgroups: &Cgroups, hook: Option<&RefusalHook>, sources: &Sources) ->
     }
 }
 
-/// The same without the hook: what is not refused by `pids.max` is not seen, and not who tried.
-fn without_hook(cgroups: &Cgroups, sources: &Sources) -> String {
-    let only = "only refusals by pids.max are seen, not those by RLIMIT_NPROC, kernel.pid_max and kernel.threads-max; the \
-                cgroup is known, not the process";
-    let hierarchy = cgroups.pids().map(|(hierarchy, _)| hierarchy);
+/// By any limit, as far as that is so.
+fn with_hook(hook: &RefusalHook, counts: &Result<String, String>) -> Standing {
+    let mut lacks = Vec::new();
+    if let Err(why) = counts {
+        lacks.push(format!("pids.max is named only where it is still full a moment later: {why}"));
+    }
+    if matches!(hook, RefusalHook::Kretprobe { .. }) {
+        lacks.push(
+            "where more forks are under way at once than the kernel keeps places for, some are not seen, nor counted as lost, but \
+             for those by pids.max"
+                .to_owned(),
+        );
+    }
+    let seen = "by any limit, but for those around a user namespace that a task is in";
+    let hook = format!("hook on the clone path: {hook}");
+    if lacks.is_empty() {
+        Standing::Met(format!("{seen}; {hook}"))
+    } else {
+        Standing::Reduced(format!("{seen}; {}; {hook}", lacks.join("; ")))
+    }
+}
+
+/// Without the hook what is not refused by `pids.max` is not seen, and not who tried.
+fn without_hook(counts: &Result<String, String>) -> String {
+    match counts {
+        Ok(how) => format!(
+            "{how}: only refusals by pids.max are seen, not those by RLIMIT_NPROC, kernel.pid_max and kernel.threads-max; the \
+             cgroup is known, not the process"
+        ),
+        Err(why) => format!("{why}: no refusal is seen"),
+    }
+}
+
+/// How it is known that `pids.max` has refused a fork, or why it is not.
+fn refusal_counts(cgroups: &Cgroups, sources: &Sources) -> Result<String, String> {
+    let Some((hierarchy, _)) = cgroups.pids() else {
+        return Err("no mount shows the whole hierarchy with the pids controller".to_owned());
+    };
     match (hierarchy, &sources.events, &sources.log) {
-        (None, ..) => {
-            "no mount shows the whole hierarchy with the pids controller: no refusal is seen".to_owned()
+        (Hierarchy::V2, Ok(()), _) => Ok("pids.events, by notification".to_owned()),
+        (Hierarchy::V2, Err(error), _) => {
+            Err(format!("no notification of pids.events ({error}; raise fs.inotify.max_user_instances)"))
         }
-        (Some(Hierarchy::V2), Ok(()), _) => format!("pids.events, by notification: {only}"),
-        (Some(Hierarchy::V2), Err(error), _) => {
-            format!(
-                "no notification of pids.events ({error}; raise fs.inotify.max_user_instances): no refusal is seen"
-            )
-        }
-        (Some(Hierarchy::V1Pids), events, Ok(())) => {
+        (Hierarchy::V1Pids, events, Ok(())) => {
             let events =
                 if events.is_ok() { "pids.events, by notification where the kernel sends it, " } else { "" };
-            format!("{events}the kernel's log (the first in each cgroup), then reading: {only}")
+            Ok(format!("{events}the kernel's log (the first in each cgroup), then reading"))
         }
-        (Some(Hierarchy::V1Pids), Ok(()), Err(error)) => format!(
+        (Hierarchy::V1Pids, Ok(()), Err(error)) => Ok(format!(
             "pids.events, by notification, which version 1 does not send from Linux 6.11 on, and no log of the kernel \
-             ({error}; grant CAP_SYSLOG): {only}"
-        ),
-        (Some(Hierarchy::V1Pids), Err(error), Err(_)) => {
-            format!("neither inotify ({error}) nor the kernel's log: no refusal is seen")
+             ({error}; grant CAP_SYSLOG)"
+        )),
+        (Hierarchy::V1Pids, Err(error), Err(_)) => {
+            Err(format!("neither inotify ({error}) nor the kernel's log"))
         }
     }
 }
@@ -331,6 +358,15 @@ mod tests {
         }
         let hooked = refusals(&v2, Some(&RefusalHook::Fexit), &sources).standing;
         assert!(matches!(&hooked, Standing::Met(what) if what.ends_with("fexit")), "{hooked:?}");
+        // What pids.max refuses is seen by the hook; that it was pids.max by its count.
+        let silent = Sources { events: Err(io::ErrorKind::Other.into()), ..sources };
+        for (cgroups, sources) in [(&cgroups, &silent), (&v2, &silent)] {
+            let unnamed = refusals(cgroups, Some(&RefusalHook::Fexit), sources).standing;
+            assert!(matches!(&unnamed, Standing::Reduced(what) if what.contains("pids.max")), "{unnamed:?}");
+        }
+        let few = RefusalHook::Kretprobe { no_fexit: "why".to_owned() };
+        let few = refusals(&v2, Some(&few), &Sources { events: Ok(()), ..silent }).standing;
+        assert!(matches!(&few, Standing::Reduced(what) if what.contains("nor counted")), "{few:?}");
     }
 
     #[test]
