@@ -7,6 +7,9 @@
 //! - `fill zombie|live MOST`: forks children, one after the other's exit, or that rest until it ends, until a fork is refused. Answers
 //!   `refused AT MADE`: nanoseconds since 1970 when it was, and how many were made before; or `made MOST`.
 //! - `fork TIMES`: forks so often, and waits for each child that it gets. Answers `refused COUNT` of them.
+//! - `storm MS`: forks for so long, and waits for each child that it gets. Answers `refused COUNT` of them.
+//! - `into FOLDER TIMES`: forks so often into another cgroup (CLONE_INTO_CGROUP), likewise. Answers `refused COUNT`.
+//! - `users FIRST COUNT`: forks once as each of so many users, likewise. Answers `refused COUNT`.
 //! - `linger BEGUN END`: forks a child that makes the file BEGUN and ends when there is the file END, and is held in the fork until then
 //!   (CLONE_VFORK). Answers `done`.
 //!
@@ -14,11 +17,12 @@
 #![expect(unsafe_code, reason = "fork, and what limits it, have no safe wrappers in std")]
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, BufRead as _, Write as _},
+    os::fd::AsRawFd as _,
     path::Path,
     process, ptr, thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -37,7 +41,24 @@ fn main() -> Result<()> {
             ["namespace", pid_max] => enter_namespace(number(pid_max)?)?,
             ["fill", "zombie", most] => fill(number(most)?, false)?,
             ["fill", "live", most] => fill(number(most)?, true)?,
-            ["fork", times] => try_often(number(times)?)?,
+            ["fork", times] => count(0..number(times)?, |_| fork())?,
+            ["storm", ms] => {
+                let end = Instant::now() + Duration::from_millis(number(ms)?.into());
+                count(std::iter::repeat(()).take_while(|()| Instant::now() < end), |()| fork())?
+            }
+            ["into", folder, times] => {
+                let folder = File::open(folder).with_context(|| line.clone())?;
+                count(0..number(times)?, |_| fork_into(&folder))?
+            }
+            ["users", first, count_of] => {
+                let first = number(first)?;
+                let refused = count(first..first + number(count_of)?, |uid| {
+                    be_really(uid)?;
+                    fork()
+                })?;
+                be_really(0)?;
+                refused
+            }
             ["linger", begun, end] => linger(Path::new(begun), Path::new(end))?,
             _ => bail!("{line}: not a command"),
         };
@@ -109,10 +130,17 @@ fn fill(most: u32, live: bool) -> Result<String> {
     Ok(format!("made {most}"))
 }
 
-fn try_often(times: u32) -> Result<String> {
+/// Another real user, with the privileges that it had.
+fn be_really(uid: u32) -> Result<()> {
+    // SAFETY: no memory is involved; there is one thread.
+    done(unsafe { libc::setresuid(uid, 0, 0) }, "setresuid").map(drop)
+}
+
+/// How many of them were refused.
+fn count<T>(all: impl Iterator<Item = T>, fork: impl Fn(T) -> Result<Option<i32>>) -> Result<String> {
     let mut refused = 0;
-    for _ in 0..times {
-        match fork()? {
+    for one in all {
+        match fork(one)? {
             // SAFETY: ends the process without running anything at exit.
             Some(0) => unsafe { libc::_exit(0) },
             Some(child) => drop(wait(child)?),
@@ -144,10 +172,27 @@ fn linger(begun: &Path, end: &Path) -> Result<String> {
 /// The child's pid, 0 in the child; `None` where it was refused.
 fn fork() -> Result<Option<i32>> {
     // SAFETY: there is one thread.
-    match unsafe { libc::fork() } {
+    forked(unsafe { libc::fork() }.into())
+}
+
+/// The same with the child in another cgroup.
+fn fork_into(folder: &File) -> Result<Option<i32>> {
+    /// Of linux/sched.h.
+    const CLONE_INTO_CGROUP: u64 = 1 << 33;
+    // `struct clone_args`: flags, three descriptors and ids, the signal at its end, stacks and such, and the cgroup as its last.
+    let mut arguments = [0_u64; 11];
+    arguments[0] = CLONE_INTO_CGROUP;
+    arguments[4] = u64::try_from(libc::SIGCHLD)?;
+    arguments[10] = u64::try_from(folder.as_raw_fd())?;
+    // SAFETY: there is one thread; without CLONE_VM the child has its own copy of this stack, and reads what it is given.
+    forked(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) })
+}
+
+fn forked(result: libc::c_long) -> Result<Option<i32>> {
+    match result {
         -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN) => Ok(None),
         -1 => Err(io::Error::last_os_error()).context("fork"),
-        pid => Ok(Some(pid)),
+        pid => Ok(Some(pid.try_into()?)),
     }
 }
 

@@ -5,9 +5,13 @@ use std::{
     io::{BufRead as _, BufReader, Lines, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+
+use crate::PATIENCE;
 
 /// The example `forker` as a child process. With it end its children.
 pub(crate) struct Forker {
@@ -64,7 +68,12 @@ impl Forker {
 
     /// How many of so many forks were refused.
     pub(crate) fn forks(&mut self, times: u32) -> u64 {
-        let answer = self.does(&format!("fork {times}"));
+        self.refused_of(&format!("fork {times}"))
+    }
+
+    /// How many of the forks were refused that a command makes.
+    pub(crate) fn refused_of(&mut self, command: &str) -> u64 {
+        let answer = self.does(command);
         answer.strip_prefix("refused ").expect("an answer").parse().expect("a number")
     }
 
@@ -100,17 +109,15 @@ impl Drop for Setting {
     }
 }
 
-/// A cgroup with room for so many tasks, until the end of a test.
+/// A cgroup with room for so many tasks, until the end of a test: what is in it ends before that.
 pub(crate) struct Limited {
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
     pub(crate) path: String,
 }
 
 impl Limited {
     pub(crate) fn make(name: &str, max: u64) -> Self {
-        let root = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
-        let root =
-            root.into_iter().find(|root| root.join("cgroup.procs").exists()).expect("a hierarchy with pids");
+        let root = root();
         if root.join("cgroup.subtree_control").exists() {
             fs::write(root.join("cgroup.subtree_control"), "+pids").expect("the pids controller");
         }
@@ -129,4 +136,28 @@ impl Limited {
         let events = fs::read_to_string(self.folder.join("pids.events")).expect("a count");
         events.lines().find_map(|line| line.strip_prefix("max ")).expect("a count").parse().expect("a number")
     }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        // Who was killed is in it until it has ended.
+        while let Err(error) = fs::remove_dir(&self.folder)
+            && Instant::now() < deadline
+        {
+            assert_eq!(error.raw_os_error(), Some(libc::EBUSY), "{}: {error}", self.folder.display());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where the hierarchy is that counts pids.
+fn root() -> &'static Path {
+    let mut roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].into_iter().map(Path::new);
+    roots.find(|root| root.join("cgroup.procs").exists()).expect("a hierarchy with pids")
+}
+
+/// Whether that is version 2.
+pub(crate) fn is_v2() -> bool {
+    root().join("cgroup.subtree_control").exists()
 }

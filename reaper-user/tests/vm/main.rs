@@ -33,6 +33,8 @@ mod pins;
 mod random;
 mod reap;
 mod refused;
+mod refused_by_machine;
+mod refused_often;
 mod release;
 mod suspend;
 mod waits;

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::Path,
     process::Command,
     thread,
@@ -17,7 +18,7 @@ use crate::{
     PATIENCE,
     daemon::Daemon,
     fentry::Empty,
-    forker::{Forker, Limited, Refused, Setting},
+    forker::{Forker, Limited, Refused},
     holder::Holder,
     release::Runs,
     require_vm,
@@ -28,12 +29,12 @@ const INNER: &str = "copy_process";
 
 /// So late it is told at most where there is a hook, the quickest of [`TRIES`]: an emulated machine stands still now and then.
 const TOLD: Duration = Duration::from_millis(100);
-const TRIES: u64 = 5;
+pub(crate) const TRIES: u64 = 5;
 
 const USER: u32 = 1_234;
 
 /// What the kernel offers, as it can be seen without reaper.
-fn offered() -> &'static str {
+pub(crate) fn offered() -> &'static str {
     let symbols = fs::read_to_string("/proc/kallsyms").expect("the kernel's symbols");
     let has = |name: &str| symbols.lines().any(|line| line.split([' ', '\t']).nth(2) == Some(name));
     // The mend without which a program at a function's return may not be detached.
@@ -64,27 +65,41 @@ fn checked() -> String {
     println!("{row}");
     let detail = row["detail"].as_str().expect("text");
     let (_, hook) = detail.split_once("hook on the clone path: ").unwrap_or_else(|| panic!("{row}"));
-    assert_eq!(row["standing"], if hook.starts_with("none") { "reduced" } else { "ok" }, "{row}");
+    // A kretprobe does not see all, and the kernel does not count what it misses.
+    assert_eq!(row["standing"], if hook.starts_with("fexit") { "ok" } else { "reduced" }, "{row}");
     hook.to_owned()
 }
 
-fn refusals(daemon: &Daemon) -> Vec<&Value> {
+pub(crate) fn refusals(daemon: &Daemon) -> Vec<&Value> {
     daemon.events("fork-failed").collect()
 }
 
+/// How many were told of.
+pub(crate) fn told(daemon: &Daemon) -> u64 {
+    refusals(daemon).iter().filter_map(|event| event["count"].as_u64()).sum()
+}
+
+/// An executable may be looked at after the end of whose it was.
+pub(crate) fn start() -> Daemon {
+    Daemon::start("1s").may_lose("unrecognized")
+}
+
+/// What was told of this process' forks.
+pub(crate) fn told_to(daemon: &Daemon, pid: u32) -> Option<Value> {
+    refusals(daemon).into_iter().find(|event| event["forker"]["pid"] == pid).cloned()
+}
+
 /// The latest first one is told with its limit, who tried, and how much was zombies.
-fn is_told(
+pub(crate) fn is_told(
     daemon: &mut Daemon,
     hook: &str,
     refused: &Refused,
     pid: u32,
     limit: (&str, u64),
-    zombies: u64,
+    zombies: RangeInclusive<u64>,
 ) -> Value {
-    let of =
-        |daemon: &Daemon| refusals(daemon).into_iter().find(|event| event["forker"]["pid"] == pid).cloned();
-    daemon.wait_until("the refusal", |daemon| of(daemon).is_some());
-    let event = of(daemon).expect("just seen");
+    daemon.wait_until("the refusal", |daemon| told_to(daemon, pid).is_some());
+    let event = told_to(daemon, pid).expect("just seen");
     println!("{event}");
     println!("told {:?} after it", late(&event, refused));
     let (kind, max) = limit;
@@ -95,11 +110,12 @@ fn is_told(
         (&pid.into(), &"forker".into()),
         "{event}"
     );
-    assert_eq!(event["limit"]["zombies"], zombies, "{event}");
+    let found = event["limit"]["zombies"].as_u64().expect("a number");
+    assert!(zombies.contains(&found), "{zombies:?}: {event}");
     let used = event["limit"]["used"].as_u64().expect("a number");
     let share = event["zombie_share"].as_f64().expect("a share");
-    assert!((share - zombies as f64 / used as f64).abs() < 0.001, "{event}");
-    assert_eq!(event["zombies_of"].as_array().expect("a list").is_empty(), zombies == 0, "{event}");
+    assert!((share - found as f64 / used as f64).abs() < 0.001, "{event}");
+    assert_eq!(event["zombies_of"].as_array().expect("a list").is_empty(), found == 0, "{event}");
     event
 }
 
@@ -109,14 +125,16 @@ fn late(event: &Value, refused: &Refused) -> Duration {
     told.duration_since(refused.at).unsigned_abs()
 }
 
-/// All that follow are one event with their number, and none is told twice.
-fn rest_is_told(daemon: &mut Daemon, total: u64) {
-    let sum =
-        |daemon: &Daemon| refusals(daemon).iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
-    daemon.wait_until("the rest", |daemon| sum(daemon) >= total);
-    let told = refusals(daemon);
-    assert!(told.len() <= 4, "{} events: {told:?}", told.len());
-    assert_eq!((sum(daemon), &told[told.len() - 1]["total"]), (total, &total.into()), "{told:?}");
+/// All that follow are a few events with their number, and none is told twice, not when the daemon ends either, which tells all that
+/// it has not yet.
+pub(crate) fn rest_is_told(mut daemon: Daemon, began: Instant, total: u64) {
+    daemon.wait_until("the rest", |daemon| told(daemon) >= total);
+    let daemon = daemon.stop();
+    let all = refusals(&daemon);
+    // The first, one each ten seconds, the last.
+    let most = 3 + began.elapsed().as_secs() / 10;
+    assert!(all.len() as u64 <= most, "{} events, not {most}: {all:?}", all.len());
+    assert_eq!((told(&daemon), &all[all.len() - 1]["total"]), (total, &total.into()), "{all:?}");
 }
 
 #[test]
@@ -133,16 +151,55 @@ fn a_users_limit_that_zombies_fill_is_named_at_once_and_ten_thousand_refusals_ar
     require_vm();
     let hook = offered();
     if hook == "none" {
-        // Nobody can see it.
-        let daemon = Daemon::start("1s");
-        let (_forker, _) = user_is_refused(USER, 40);
-        assert_eq!(refusals(&daemon.stop()), Vec::<&Value>::new());
+        sees_pids_max_only(start());
         return;
     }
     is_told_of_a_user(hook);
 }
 
+/// Whoever wants no hook has none, as it is where the kernel lets nobody have one.
+#[test]
+#[ignore = "needs a VM: cargo xtask vm"]
+fn without_a_hook_refused_forks_are_known_from_pids_max_only() {
+    require_vm();
+    let run = ["run", "--no-persist", "--no-fork-hook", "--output", "json", "--metrics-listen", "off"];
+    sees_pids_max_only(Daemon::start_as(&run).may_lose("unrecognized"));
+}
+
+fn sees_pids_max_only(mut daemon: Daemon) {
+    const LIMIT: u64 = 12;
+    let (_forker, _) = user_is_refused(USER, LIMIT);
+    // What comes after it, and is seen.
+    let cgroup = Limited::make("reaper-refused-seen.service", LIMIT);
+    let mut forker = Forker::start();
+    cgroup.holds(&forker);
+    forker.fills("zombie");
+    daemon.wait_until("the refusal", |daemon| !refusals(daemon).is_empty());
+    let daemon = daemon.stop();
+    let [event] = refusals(&daemon)[..] else { panic!("{:?}", refusals(&daemon)) };
+    assert_eq!(
+        (&event["limit"]["kind"], &event["limit"]["cgroup"]),
+        (&"pids-max".into(), &cgroup.path.clone().into()),
+        "{event}"
+    );
+    let source = event["source"].as_str().expect("text");
+    assert!(event["forker"].is_null() && !["fexit", "kretprobe"].contains(&source), "{event}");
+}
+
 /// As many programs may be at a function as its trampoline has room for: then there is no fexit, and there are kretprobes still.
+fn no_room() -> Vec<Empty> {
+    let mut all = Vec::new();
+    loop {
+        match Empty::at(OUTER) {
+            Ok(one) => all.push(one),
+            Err(full) => {
+                println!("{} programs at {OUTER}, then: {full}", all.len());
+                return all;
+            }
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]
 fn a_kretprobe_stands_in_for_fexit() {
@@ -151,14 +208,7 @@ fn a_kretprobe_stands_in_for_fexit() {
         // The other tests have seen what there is instead.
         return;
     }
-    let mut all = Vec::new();
-    let full = loop {
-        match Empty::at(OUTER) {
-            Ok(one) => all.push(one),
-            Err(full) => break full,
-        }
-    };
-    println!("{} programs at {OUTER}, then: {full}", all.len());
+    let _all = no_room();
     let (offered, found) = (without_fexit(true), checked());
     assert!(found.starts_with(offered), "the kernel offers {offered}, reaper found {found}");
     assert!(found.contains("no fexit"), "{found}");
@@ -168,7 +218,7 @@ fn a_kretprobe_stands_in_for_fexit() {
 }
 
 /// A user without privileges that has forked until it was refused, by its own limit.
-fn user_is_refused(user: u32, limit: u64) -> (Forker, Refused) {
+pub(crate) fn user_is_refused(user: u32, limit: u64) -> (Forker, Refused) {
     let mut forker = Forker::start();
     forker.does(&format!("nproc {limit}"));
     forker.does(&format!("user {user}"));
@@ -179,15 +229,14 @@ fn user_is_refused(user: u32, limit: u64) -> (Forker, Refused) {
 
 fn is_told_of_a_user(hook: &str) {
     const LIMIT: u64 = 40;
-    let mut daemon = Daemon::start("1s");
+    let (mut daemon, began) = (start(), Instant::now());
     let (mut forker, refused) = user_is_refused(USER, LIMIT);
-    let event = is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), LIMIT - 1);
+    let zombies = LIMIT - 1..=LIMIT - 1;
+    let event = is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), zombies);
     assert_eq!((&event["limit"]["uid"], &event["limit"]["used"]), (&USER.into(), &LIMIT.into()), "{event}");
     assert_eq!(event["zombies_of"][0]["zombies"], LIMIT - 1, "{event}");
     assert_eq!(forker.forks(10_000), 10_000);
-    rest_is_told(&mut daemon, 10_001);
-    drop(forker);
-    daemon.stop();
+    rest_is_told(daemon, began, 10_001);
 }
 
 #[test]
@@ -199,14 +248,15 @@ fn a_refused_fork_is_told_of_within_a_tenth_of_a_second() {
     if hook == "none" {
         return;
     }
-    let mut daemon = Daemon::start("1s");
+    let mut daemon = start();
     let quickest = |late: Vec<Duration>| {
         println!("told so long after it: {late:?}");
         late.into_iter().min().expect("some")
     };
     let of_users = (0..TRIES).map(|number| {
         let (forker, refused) = user_is_refused(USER + u32::try_from(number).expect("few"), LIMIT);
-        let told = is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), LIMIT - 1);
+        let limit = ("rlimit-nproc", LIMIT);
+        let told = is_told(&mut daemon, hook, &refused, forker.pid(), limit, LIMIT - 1..=LIMIT - 1);
         late(&told, &refused)
     });
     let of_users = quickest(of_users.collect());
@@ -215,7 +265,8 @@ fn a_refused_fork_is_told_of_within_a_tenth_of_a_second() {
         let mut forker = Forker::start();
         cgroup.holds(&forker);
         let refused = forker.fills("zombie");
-        let told = is_told(&mut daemon, hook, &refused, forker.pid(), ("pids-max", LIMIT), LIMIT - 1);
+        let limit = ("pids-max", LIMIT);
+        let told = is_told(&mut daemon, hook, &refused, forker.pid(), limit, LIMIT - 1..=LIMIT - 1);
         late(&told, &refused)
     });
     let of_cgroups = quickest(of_cgroups.collect());
@@ -232,7 +283,7 @@ fn a_daemon_may_end_while_a_fork_is_under_way() {
     let folder = tempfile::tempdir().expect("a folder");
     let [begun, end] = ["begun", "end"].map(|name| folder.path().join(name));
     for _ in 0..3 {
-        let daemon = Daemon::start("1s");
+        let daemon = start();
         let mut forker = Forker::start();
         let linger = format!("linger {} {}", begun.display(), end.display());
         forker.begins(&linger);
@@ -243,7 +294,7 @@ fn a_daemon_may_end_while_a_fork_is_under_way() {
         }
         daemon.stop();
         // What is detached is freed when nobody can be in it any more, as far as the kernel knows.
-        let next = Daemon::start("1s");
+        let next = start();
         next.stop();
         fs::write(&end, "").expect("a file");
         assert_eq!(forker.ends(&linger), "done");
@@ -262,16 +313,28 @@ fn a_fork_that_succeeds_passes_the_hook_once() {
     require_vm();
     let hook = offered();
     let _counting = aya::sys::enable_stats(Stats::RunTime).expect("the kernel counts");
-    let daemon = Daemon::start("1s");
-    let mut holder = Holder::start();
     let beside = Empty::at(OUTER).map_err(|error| println!("nothing to compare with: {error}"));
-    let before = Runs::now();
-    holder.churn(LIVES, 0);
-    let spent = Runs::now().since(&before);
-    println!("{LIVES} lives: {spent:?}");
+    passes_once(LIVES, hook);
     drop(beside);
-    let expected = if hook == "none" { 0 } else { u64::from(LIVES) };
-    assert!((expected..=2 * expected).contains(&spent.of("refused_")), "{spent:?}");
+    if hook == "fexit" && without_fexit(true) == "kretprobe" {
+        let _all = no_room();
+        passes_once(LIVES, "kretprobe");
+    }
+}
+
+fn passes_once(lives: u32, hook: &str) {
+    let daemon = start();
+    let mut holder = Holder::start();
+    let before = Runs::now();
+    holder.churn(lives, 0);
+    let spent = Runs::now().since(&before);
+    println!("{lives} lives, {hook}: {spent:?}");
+    let expected = if hook == "none" { 0 } else { u64::from(lives) };
+    // A kretprobe misses a few, a program that is running already is skipped; and others fork, too.
+    let expected = expected - expected / 50..=2 * expected;
+    // The kernel keeps 15 bytes of a program's name.
+    let passed = spent.of(&format!("refused_{}", &hook[..4]));
+    assert!(expected.contains(&passed), "{passed}: {spent:?}");
     drop(holder);
     daemon.stop();
 }
@@ -286,93 +349,14 @@ fn a_limit_that_is_full_of_the_living_is_not_said_to_be_full_of_zombies() {
         // The other test has seen that nothing is told.
         return;
     }
-    let mut daemon = Daemon::start("1s");
+    let mut daemon = start();
     let mut forker = Forker::start();
     forker.does(&format!("nproc {LIMIT}"));
     forker.does(&format!("user {USER}"));
     let refused = forker.fills("live");
-    is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), 0);
+    is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), 0..=0);
     drop(forker);
     daemon.stop();
-}
-
-/// Tasks of the machine.
-fn tasks() -> u64 {
-    let load = fs::read_to_string("/proc/loadavg").expect("a file");
-    let tasks = load.split(' ').nth(3).and_then(|tasks| tasks.split_once('/')).expect("two numbers").1;
-    tasks.parse().expect("a number")
-}
-
-#[test]
-#[ignore = "needs a VM: cargo xtask vm"]
-fn the_machines_limit_on_threads_is_named() {
-    require_vm();
-    let hook = offered();
-    if hook == "none" {
-        return;
-    }
-    let mut daemon = Daemon::start("1s");
-    let mut forker = Forker::start();
-    let limit = tasks() + 50;
-    let setting = Setting::set("/proc/sys/kernel/threads-max", limit);
-    let refused = forker.fills("zombie");
-    assert!(refused.made > 20, "{refused:?}");
-    is_told(&mut daemon, hook, &refused, forker.pid(), ("threads-max", limit), refused.made);
-    drop(setting);
-    drop(forker);
-    daemon.stop();
-}
-
-#[test]
-#[ignore = "needs a VM: cargo xtask vm"]
-fn the_machines_limit_on_pids_is_named() {
-    const LIMIT: u64 = 420;
-    require_vm();
-    let hook = offered();
-    if hook == "none" {
-        return;
-    }
-    let mut daemon = Daemon::start("1s");
-    let mut forker = Forker::start();
-    let setting = Setting::set("/proc/sys/kernel/pid_max", LIMIT);
-    let refused = forker.fills("zombie");
-    is_told(&mut daemon, hook, &refused, forker.pid(), ("pid-max", LIMIT), refused.made);
-    drop(setting);
-    drop(forker);
-    daemon.stop();
-}
-
-#[test]
-#[ignore = "needs a VM: cargo xtask vm"]
-fn a_pid_namespaces_own_limit_is_named_where_there_is_one() {
-    const LIMIT: u64 = 310;
-    require_vm();
-    let hook = offered();
-    let symbols = fs::read_to_string("/proc/kallsyms").expect("the kernel's symbols");
-    // <https://elixir.bootlin.com/linux/v6.14/source/kernel/pid.c> (`register_pidns_sysctls`)
-    if hook == "none" || !symbols.contains("register_pidns_sysctls") {
-        return;
-    }
-    let mut daemon = Daemon::start("1s");
-    let mut forker = Forker::start();
-    let machine = fs::read_to_string("/proc/sys/kernel/pid_max").expect("a number");
-    forker.does(&format!("namespace {LIMIT}"));
-    assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").expect("a number"), machine);
-    let inner = child_of(forker.pid());
-    let refused = forker.fills("zombie");
-    let event = is_told(&mut daemon, hook, &refused, inner, ("pid-max", LIMIT), refused.made);
-    let namespace = fs::read_link(format!("/proc/{inner}/ns/pid")).expect("a namespace");
-    let number = namespace.to_str().and_then(|name| name.strip_prefix("pid:[")?.strip_suffix(']'));
-    assert_eq!(event["limit"]["pid_ns"].to_string(), number.expect("a number"), "{event}");
-    drop(forker);
-    daemon.stop();
-}
-
-/// The one child of a process.
-fn child_of(pid: u32) -> u32 {
-    let children =
-        fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("CONFIG_PROC_CHILDREN");
-    children.trim().parse().unwrap_or_else(|_| panic!("not one child: {children:?}"))
 }
 
 #[test]
@@ -381,7 +365,7 @@ fn a_cgroups_limit_is_named_and_what_both_the_hook_and_its_count_say_is_told_onc
     const LIMIT: u64 = 30;
     require_vm();
     let hook = offered();
-    let mut daemon = Daemon::start("1s");
+    let (mut daemon, began) = (start(), Instant::now());
     let cgroup = Limited::make("reaper-refused.service", LIMIT);
     let mut forker = Forker::start();
     cgroup.holds(&forker);
@@ -392,7 +376,8 @@ fn a_cgroups_limit_is_named_and_what_both_the_hook_and_its_count_say_is_told_onc
         let event = refusals(&daemon)[0].clone();
         assert!(event["forker"].is_null() && event["source"] != "fexit", "{event}");
     } else {
-        let event = is_told(&mut daemon, hook, &refused, forker.pid(), ("pids-max", LIMIT), LIMIT - 1);
+        let zombies = LIMIT - 1..=LIMIT - 1;
+        let event = is_told(&mut daemon, hook, &refused, forker.pid(), ("pids-max", LIMIT), zombies);
         let limit = &event["limit"];
         assert_eq!(
             (&limit["cgroup"], &limit["used"]),
@@ -404,7 +389,5 @@ fn a_cgroups_limit_is_named_and_what_both_the_hook_and_its_count_say_is_told_onc
     let more = forker.forks(500);
     assert_eq!((more, cgroup.counted()), (500, 501));
     // It comes long after all that was seen there could have been told a second time.
-    rest_is_told(&mut daemon, 501);
-    drop(forker);
-    daemon.stop();
+    rest_is_told(daemon, began, 501);
 }
