@@ -65,6 +65,8 @@ pub enum Loss {
     RefusalLost,
     /// A cgroup could not be watched for refused forks, or a refusal was not told.
     RefusalUnwatched,
+    /// The program that sees refused forks was skipped where a fork returned, refused or, nearly always, not.
+    RefusalSkipped,
     /// The limits of a workload could not be read.
     HeadroomUnread,
     /// The ledger and the kernel count other numbers of zombies.
@@ -116,6 +118,7 @@ impl Loss {
         Self::LabelLost,
         Self::RefusalLost,
         Self::RefusalUnwatched,
+        Self::RefusalSkipped,
         Self::HeadroomUnread,
         Self::ZombiesDiffer,
         Self::EventDropped,
@@ -154,6 +157,7 @@ impl Loss {
             | Self::NameForgotten
             | Self::LabelLost
             | Self::RefusalUnwatched
+            | Self::RefusalSkipped
             | Self::HeadroomUnread
             | Self::ZombiesDiffer
             | Self::EventDropped => Counted::Here,
@@ -196,7 +200,7 @@ impl Loss {
     /// Whether the daemon puts it right by itself: nobody has to do anything.
     #[must_use]
     pub const fn is_mended(self) -> bool {
-        matches!(self, Self::HookMissed | Self::ProgramSkipped | Self::FreeMissed)
+        matches!(self, Self::HookMissed | Self::ProgramSkipped | Self::FreeMissed | Self::RefusalSkipped)
     }
 
     /// Which part of the work it is lost to.
@@ -226,9 +230,11 @@ impl Loss {
             | Self::WorkloadUncopied
             | Self::ForkerForgotten => "origin",
             Self::NameForgotten | Self::LabelLost => "names",
-            Self::RefusalLost | Self::RefusalUnwatched | Self::HeadroomUnread | Self::ZombiesDiffer => {
-                "headroom"
-            }
+            Self::RefusalLost
+            | Self::RefusalUnwatched
+            | Self::RefusalSkipped
+            | Self::HeadroomUnread
+            | Self::ZombiesDiffer => "headroom",
             Self::EventDropped => "report",
         }
     }
@@ -266,6 +272,7 @@ impl Loss {
             Self::LabelLost => "label-lost",
             Self::RefusalLost => "refusal-lost",
             Self::RefusalUnwatched => "refusal-unwatched",
+            Self::RefusalSkipped => "refusal-skipped",
             Self::HeadroomUnread => "headroom-unread",
             Self::ZombiesDiffer => "zombies-differ",
             Self::EventDropped => "event-dropped",
@@ -394,8 +401,12 @@ impl Loss {
             }
             Self::RefusalUnwatched => {
                 "there were too many cgroups to watch all for refused forks (8192, or fs.inotify.max_user_watches), or too many \
-                 refusals at once, or the kernel skipped the hook that sees them, or an earlier daemon ended before it had told of \
-                 all: some may not be told of; see `reaper headroom`"
+                 refusals at once, or an earlier daemon ended before it had told of all: some may not be told of; see `reaper \
+                 headroom`"
+            }
+            Self::RefusalSkipped => {
+                "the kernel skipped the program that sees refused forks, because it was interrupted by itself, where forks returned: \
+                 nearly all of those were not refused, and what pids.max refuses is told all the same; nothing to do"
             }
             Self::HeadroomUnread => {
                 "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once: their headroom is not \

@@ -167,7 +167,8 @@ impl Watch {
         let names = names.counts();
         losses.set(Loss::NameForgotten, names.forgotten);
         losses.set(Loss::LabelLost, names.labels);
-        for (loss, total) in headrooms.losses(kernel.refusals_skipped()) {
+        losses.set(Loss::RefusalSkipped, kernel.refusals_skipped());
+        for (loss, total) in headrooms.losses() {
             losses.set(loss, total);
         }
         if let Some(stacks) = stacks {

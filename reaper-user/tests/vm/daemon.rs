@@ -61,7 +61,7 @@ impl Daemon {
             }
         });
         // The kernel skips a program that is running already; an emulated machine may be slow.
-        let may_lose = vec!["program-skipped", "hook-missed", "free-missed", "sweep-late"];
+        let may_lose = vec!["program-skipped", "refusal-skipped", "hook-missed", "free-missed", "sweep-late"];
         let daemon = Self { child, lines, seen: Vec::new(), may_lose };
         ready.recv_timeout(PATIENCE).expect("reaper says that it is watching");
         daemon

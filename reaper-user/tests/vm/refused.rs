@@ -134,7 +134,11 @@ pub(crate) fn rest_is_told(mut daemon: Daemon, began: Instant, total: u64) {
     // The first, one each ten seconds, the last.
     let most = 3 + began.elapsed().as_secs() / 10;
     assert!(all.len() as u64 <= most, "{} events, not {most}: {all:?}", all.len());
-    assert_eq!((told(&daemon), &all[all.len() - 1]["total"]), (total, &total.into()), "{all:?}");
+    assert_eq!(all[all.len() - 1]["total"], told(&daemon), "{all:?}");
+    // A daemon that gets no processor for seconds takes over too late what the hook has counted.
+    if daemon.lost("sweep-late") == 0 {
+        assert_eq!(told(&daemon), total, "{all:?}");
+    }
 }
 
 #[test]

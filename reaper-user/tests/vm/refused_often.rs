@@ -121,7 +121,9 @@ fn what_a_daemon_was_killed_before_it_told_is_counted_by_the_next() {
     first.kill();
     let second = Daemon::start_as(&RUN).may_lose("unrecognized").may_lose("refusal-unwatched");
     let second = second.stop();
-    assert_eq!((told(&second), second.lost("refusal-unwatched")), (0, 100));
+    // But what the first one had been handed by then.
+    let left = second.lost("refusal-unwatched");
+    assert!(told(&second) == 0 && (1..=100).contains(&left), "{left}");
     // Whoever ends in peace leaves nothing.
     assert_eq!(Daemon::start_as(&RUN).may_lose("unrecognized").stop().lost("refusal-unwatched"), 0);
     let unloaded = Command::new("reaper").args(["unload", "--pin-path", PINS]).status();

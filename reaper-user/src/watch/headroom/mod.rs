@@ -265,10 +265,10 @@ impl Headrooms {
         (self.used + self.reader.cpu_time(), self.reader.files().opened())
     }
 
-    /// What was lost of it: refusals that were not watched for, `skipped` of them by the kernel, and limits that were not read.
-    pub(super) const fn losses(&self, skipped: u64) -> [(Loss, u64); 2] {
+    /// What was lost of it: refusals that were not watched for, and limits that were not read.
+    pub(super) const fn losses(&self) -> [(Loss, u64); 2] {
         let unread = self.unread + self.accounts.turned_away();
-        [(Loss::RefusalUnwatched, self.unwatched + self.lost + skipped), (Loss::HeadroomUnread, unread)]
+        [(Loss::RefusalUnwatched, self.unwatched + self.lost), (Loss::HeadroomUnread, unread)]
     }
 }
 
