@@ -88,7 +88,7 @@ pub enum Counted {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::DeathLost,
         Self::ForkUnrecorded,
         Self::LivingDisplaced,

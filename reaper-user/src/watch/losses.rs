@@ -18,7 +18,7 @@ const LOG_APART: Duration = Duration::from_secs(60);
 
 const KINDS: usize = Loss::ALL.len();
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Losses {
     /// What the daemon itself has counted, and what it was told.
     counted: [u64; KINDS],
@@ -30,6 +30,21 @@ pub(super) struct Losses {
     unwritten: VecDeque<(u64, u32, u64)>,
     last: BootTime,
     last_logged: BootTime,
+}
+
+/// An array of so many has no default of its own.
+impl Default for Losses {
+    fn default() -> Self {
+        Self {
+            counted: [0; KINDS],
+            said: [0; KINDS],
+            logged: [0; KINDS],
+            heeded: [0; KINDS],
+            unwritten: VecDeque::new(),
+            last: BootTime::default(),
+            last_logged: BootTime::default(),
+        }
+    }
 }
 
 /// What a loss makes necessary.
