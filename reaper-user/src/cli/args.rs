@@ -60,7 +60,7 @@ pub enum Command {
     /// Let holders wait for their zombies, by hand
     Reap(ReapArgs),
     /// Say what this kernel and these privileges allow
-    Check,
+    Check(CheckArgs),
     /// Check or print a configuration file
     Config(ConfigArgs),
     /// Remove what a daemon that has ended left in the kernel
@@ -112,9 +112,21 @@ pub struct TraceArgs {
     /// Of whose forks native stacks are taken: probation, all or off [default: probation]
     #[arg(long, value_name = "WHOSE")]
     pub origin: Option<Natives>,
+    /// Put no hook on the way of each fork: of refused ones only those by pids.max are seen. Nor is one where the running daemon has
+    /// none because of its configuration
+    #[arg(long)]
+    pub no_fork_hook: bool,
     /// Which zombies to report.
     #[command(flatten)]
     pub filter: FilterArgs,
+}
+
+/// `reaper check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Do not try the hook on the way of each fork. Nor is it tried where the running daemon has none because of its configuration
+    #[arg(long)]
+    pub no_fork_hook: bool,
 }
 
 /// `reaper ls`.

@@ -9,7 +9,7 @@ use std::{
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::{Failure, pid_max, written};
+use super::{Failure, args::CheckArgs, pid_max, written};
 use crate::{
     config::{Config, Listen, Output},
     control::{self, ControlError, Setup},
@@ -36,7 +36,7 @@ struct Line<'a> {
 }
 
 /// Prints the whole table. The exit code says whether `run` would start.
-pub(super) fn run(output: Output) -> Result<u8, Failure> {
+pub(super) fn run(args: &CheckArgs, output: Output) -> Result<u8, Failure> {
     let mut all = requirements();
     let mut code = exit_code::OK;
     for requirement in &all {
@@ -46,14 +46,16 @@ pub(super) fn run(output: Output) -> Result<u8, Failure> {
     }
     let cgroups = Cgroups::open(Path::new("/proc"), Limits::default());
     all.extend(hierarchies(&cgroups));
+    let daemon = control::setup(&control::socket());
     let mut hook = None;
     if code == exit_code::OK {
-        let Loaded { rows, refusal_hook, code: refused } = load(&cgroups);
+        let Loaded { rows, refusal_hook, code: refused } =
+            load(&cgroups, Setup::lets_hook(&daemon, args.no_fork_hook));
         all.extend(rows);
         (hook, code) = (refusal_hook, refused);
     }
     all.push(refusals(&cgroups, hook.as_ref(), &Sources::probe()));
-    all.push(metrics(control::setup(&control::socket())));
+    all.push(metrics(daemon));
     let losses = control::losses(&control::socket());
     let mut text = String::new();
     match output {
@@ -229,7 +231,7 @@ struct Loaded {
 
 /// Loads the object as the daemon does: the kernel's own verdict on every program. Nothing is attached but, for a
 /// moment, the two hooks whose possibility shows in no other way.
-fn load(cgroups: &Cgroups) -> Loaded {
+fn load(cgroups: &Cgroups, lets_hook: bool) -> Loaded {
     let Config { ledger, .. } = Config::default();
     let sizes = Sizes { entries: ledger.entries.resolve(pid_max()), overflow: ledger.overflow.get() };
     let kernel: Result<Kernel, KernelError> = Kernel::load(
@@ -256,7 +258,7 @@ fn load(cgroups: &Cgroups) -> Loaded {
             let release = release_hook(kernel.see_releases());
             Loaded {
                 rows: vec![requirement(standing, false), release, stacks, native],
-                refusal_hook: Some(kernel.see_refusals().clone()),
+                refusal_hook: Some(if lets_hook { kernel.see_refusals().clone() } else { RefusalHook::Off }),
                 code: exit_code::OK,
             }
         }

@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
         Command::Headroom(args) => headroom::run(&args, output.unwrap_or_default()),
         Command::Top(args) => top::run(&args, output),
         Command::Reap(args) => reap::run(&args, output.unwrap_or_default()),
-        Command::Check => check::run(output.unwrap_or_default()),
+        Command::Check(args) => check::run(&args, output.unwrap_or_default()),
         Command::Config(args) => {
             config::run(&args.command, output.unwrap_or_default(), &mut io::stdout(), &mut io::stderr())
                 .map_err(written)

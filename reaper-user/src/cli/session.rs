@@ -76,7 +76,8 @@ impl Session {
         let _outgrown = signal(SignalKind::from_raw(libc::SIGXFSZ)).map_err(unavailable)?;
         let (query, queries) = mpsc::channel(8);
         let control = service.as_ref().map(|_| Control::listen(&crate::control::socket())).transpose()?;
-        let mut setup = Setup { names: settings.names.clone(), ..Setup::default() };
+        let no_fork_hook = !settings.fork_hook;
+        let mut setup = Setup { names: settings.names.clone(), no_fork_hook, ..Setup::default() };
         let metrics =
             service.as_ref().map(|service| listen(service.metrics, &mut setup)).transpose()?.flatten();
         let is_service = service.is_some();

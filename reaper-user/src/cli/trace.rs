@@ -3,6 +3,7 @@
 use super::{Failure, args::TraceArgs, copying, pid_max, session::Session, start_log, writer::Form};
 use crate::{
     config::{Config, LogLevel, Output},
+    control::{self, Setup},
     exit_code,
     kernel::{Cmdlines, Options, Sizes, demand},
     report::Filter,
@@ -31,7 +32,7 @@ pub(super) fn run(args: &TraceArgs, output: Output) -> Result<u8, Failure> {
             copying: copying(args.origin.unwrap_or_default()),
             label_sets: config.metrics.label_sets.get() as usize,
             names: config.names.settings(),
-            fork_hook: config.capture.fork_hook,
+            fork_hook: Setup::lets_hook(&control::setup(&control::socket()), args.no_fork_hook),
         },
         form: Form { output, stacks: args.stacks },
         duration: args.duration.map(|duration| duration.0),

@@ -70,6 +70,16 @@ pub struct Setup {
     pub metrics: Option<SocketAddr>,
     /// Why it does not, although nobody has turned them off.
     pub no_metrics: Option<String>,
+    /// Whether it was told to put no hook on the way of forks.
+    pub no_fork_hook: bool,
+}
+
+impl Setup {
+    /// Whether a hook may be put on the way of forks: not where whoever asks wants none, and not beside a daemon that is to have none.
+    #[must_use]
+    pub fn lets_hook(daemon: &Result<Self, ControlError>, unwanted: bool) -> bool {
+        !unwanted && !daemon.as_ref().is_ok_and(|setup| setup.no_fork_hook)
+    }
 }
 
 /// Why the daemon could not be asked, or could not listen.

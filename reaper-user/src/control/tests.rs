@@ -51,11 +51,21 @@ fn a_whole_answer_is_taken() {
 #[test]
 fn how_the_daemon_was_set_up_comes_as_it_was_said() {
     let metrics = Some("127.0.0.1:1".parse().unwrap());
-    let said = Setup { metrics, no_metrics: Some("why".to_owned()), names: names::Settings::default() };
+    let (no_metrics, names) = (Some("why".to_owned()), names::Settings::default());
+    let said = Setup { metrics, no_metrics, names, no_fork_hook: true };
     let line = Verdict { setup: Some(said.clone()), ..Verdict::followed_by(0) }.line().unwrap();
     assert_eq!(serde_json::from_str::<Verdict>(&line).unwrap().setup, Some(said));
     let plain = Verdict::followed_by(0).line().unwrap();
     assert_eq!(serde_json::from_str::<Verdict>(&plain).unwrap().setup, None, "{plain}");
+}
+
+#[test]
+fn whoever_wants_no_hook_on_forks_has_none_by_another_command_either() {
+    let daemon = |no_fork_hook| Ok(Setup { no_fork_hook, ..Setup::default() });
+    let none = || Err(ControlError::NoDaemon("/run/x".into()));
+    let lets = |daemon, unwanted| Setup::lets_hook(&daemon, unwanted);
+    assert_eq!([lets(daemon(false), false), lets(none(), false)], [true; 2]);
+    assert_eq!([lets(daemon(true), false), lets(daemon(false), true), lets(none(), true)], [false; 3]);
 }
 
 #[test]
