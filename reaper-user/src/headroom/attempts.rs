@@ -78,6 +78,13 @@ pub enum Found {
     Unread,
 }
 
+impl Found {
+    /// Whether it is one.
+    pub(super) const fn is_known(&self) -> bool {
+        matches!(self, Self::PidsMax | Self::Other(..))
+    }
+}
+
 impl Attempt {
     /// So many of them, refused by this.
     fn refusal(&self, found: Found, count: u64) -> Refusal {
@@ -98,46 +105,60 @@ impl Refusals {
     /// Finds out which limits refused somebody's forks: as many as `pids.max` has counted are its own, the rest another one's. Where that
     /// may have been the `pids.max` of another cgroup it is not said here, but when that one would have said so.
     pub(super) fn attempted(&mut self, attempt: &Attempt, now: Instant) -> Vec<Refusal> {
+        self.receive(attempt.count);
         let is_elsewhere = attempt.who.elsewhere != 0;
         let user = attempt.nproc.filter(|limit| attempt.processes >= *limit);
         let user = user.map(|limit| Found::Other(Limit::Nproc(attempt.uid), limit, attempt.processes));
-        let is_users = user.is_some();
-        let mut told = Vec::new();
-        // The kernel asks it first. Of those that follow, what the hook has read then says less than a count that has grown.
-        let (rest, is_seen) = match &user {
-            Some(_) if attempt.fresh => (attempt.count, true),
-            _ if is_elsewhere => (attempt.count, false),
-            _ => self.claim(attempt, now, &mut told),
-        };
-        if rest > 0 {
-            let node = || match self.node().map(|node| of_node(attempt, node)) {
-                None => Found::Unread,
-                Some(Found::Unknown) if !is_seen || attempt.unread => Found::Unread,
-                Some(found) => found,
-            };
-            let found = user.unwrap_or_else(node);
-            told.push(attempt.refusal(found, rest));
+        // The kernel asks it first. But only of the one that was announced it is known that it was full then; of the others a count
+        // that has grown says more.
+        let certain = if attempt.fresh && user.is_some() { attempt.count.min(1) } else { 0 };
+        let (mut told, mut rest) = (Vec::new(), attempt.count - certain);
+        let mut is_seen = false;
+        if !is_elsewhere {
+            (rest, is_seen) = self.claim(attempt, rest, user.is_some(), now, &mut told);
         }
         // A kretprobe does not see where the child was to be born. Version 1 knows no such forks.
         let is_blind = attempt.source == Source::Kretprobe && self.files().hierarchy() == Hierarchy::V2;
-        let unclaimed = self.unclaimed();
-        told.retain_mut(|refusal| {
-            unclaimed.remember(attempt, refusal, now);
-            let is_known = !matches!(refusal.found, Found::Unknown | Found::Unread);
-            let is_held = is_elsewhere && !is_users || is_blind && !is_known;
-            if is_held {
-                unclaimed.hold(refusal.clone(), now);
-            }
-            !is_held
-        });
+        for claimed in &mut told {
+            self.unclaimed().remember(attempt, claimed, now);
+        }
+        if certain + rest == 0 {
+            return told;
+        }
+        let found = user.unwrap_or_else(|| self.found_beyond(attempt, is_seen, now));
+        let mut other = attempt.refusal(found, certain + rest);
+        self.unclaimed().remember(attempt, &mut other, now);
+        let is_held = is_elsewhere || is_blind && !other.found.is_known();
+        if is_held && rest > 0 {
+            self.unclaimed().hold(Refusal { count: rest, ..other.clone() }, now);
+        }
+        other.count = if is_held { certain } else { certain + rest };
+        told.extend((other.count > 0).then_some(other));
         told
     }
 
-    /// What the counts of refused forks say of its cgroup and those around it. How many are left, and whether each of those cgroups
-    /// could be looked at.
-    fn claim(&mut self, attempt: &Attempt, now: Instant, told: &mut Vec<Refusal>) -> (u64, bool) {
-        let Some(path) = attempt.cgroup.clone() else { return (attempt.count, false) };
-        let (mut left, mut is_seen) = (attempt.count, true);
+    /// Which limit it may have been beside the user's and `pids.max`. `is_seen` says that the counts of the latter were all looked at.
+    fn found_beyond(&mut self, attempt: &Attempt, is_seen: bool, now: Instant) -> Found {
+        let is_seen = is_seen && !attempt.unread && self.knows_since(now);
+        match self.node().map(|node| of_node(attempt, node)) {
+            None => Found::Unread,
+            Some(Found::Unknown) if !is_seen => Found::Unread,
+            Some(found) => found,
+        }
+    }
+
+    /// What the counts of refused forks say of its cgroup and those around it: so many of them at most. How many are left, and whether
+    /// each of those cgroups could be looked at. Where it is known which limit it was otherwise, only counts that have grown say more.
+    fn claim(
+        &mut self,
+        attempt: &Attempt,
+        most: u64,
+        is_known: bool,
+        now: Instant,
+        told: &mut Vec<Refusal>,
+    ) -> (u64, bool) {
+        let Some(path) = attempt.cgroup.clone() else { return (most, false) };
+        let (mut left, mut is_seen) = (most, true);
         for level in upwards(&path) {
             if left == 0 {
                 break;
@@ -146,19 +167,24 @@ impl Refusals {
                 let Refusal { path, at_limit, levels, count, .. } = claimed;
                 Refusal { path, at_limit, levels, ..attempt.refusal(Found::PidsMax, count) }
             };
-            if !self.count_again(level, now) {
-                match self.look_at(level) {
-                    Unwatched::Full(full) => {
-                        let path = Arc::clone(&full.path);
-                        let found = attempt.refusal(Found::PidsMax, std::mem::take(&mut left));
-                        told.push(Refusal { path, at_limit: true, levels: vec![full], ..found });
-                    }
-                    Unwatched::Unlimited => {}
-                    Unwatched::Unread => is_seen = false,
+            if self.count_again(level, now) {
+                if let Some(claimed) = self.unclaimed().claim(level, left) {
+                    left -= claimed.count;
+                    told.push(of(claimed));
                 }
-            } else if let Some(claimed) = self.unclaimed().claim(level, left) {
-                left -= claimed.count;
-                told.push(of(claimed));
+                continue;
+            }
+            if is_known {
+                continue;
+            }
+            match self.look_at(level) {
+                Unwatched::Full(full) => {
+                    let path = Arc::clone(&full.path);
+                    let found = attempt.refusal(Found::PidsMax, std::mem::take(&mut left));
+                    told.push(Refusal { path, at_limit: true, levels: vec![full], ..found });
+                }
+                Unwatched::Unlimited => {}
+                Unwatched::Unread => is_seen = false,
             }
         }
         (left, is_seen)

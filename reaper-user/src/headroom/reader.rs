@@ -67,6 +67,11 @@ pub enum Report {
     Seen(Seen),
     /// A fork was refused.
     Refused(Refusal),
+    /// Something has waited for long enough for the hook to claim it: all that it has counted by now is to be handed over, and then that
+    /// is to be said by [`Reader::handed_over`].
+    Wanted,
+    /// Of so many that the hook has counted it was said which limit it was, all together. Others may wait for what `pids.events` says.
+    Settled(u64),
     /// What could not be watched, all together: cgroups, and notifications or messages that were overwritten.
     Lost(u64),
 }
@@ -78,6 +83,8 @@ enum Order {
     Watch(Vec<CgroupPath>, bool),
     /// Forks that the hook saw refused.
     Attempt(Box<Attempt>),
+    /// All of those that were counted until then have been said.
+    HandedOver(Instant),
 }
 
 /// The thread. It ends when this is dropped.
@@ -113,7 +120,7 @@ impl Reader {
     pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> Result<(), Vec<CgroupPath>> {
         match self.order(Order::Watch(cgroups, new)) {
             Err(Order::Watch(cgroups, _)) => Err(cgroups),
-            Err(Order::Read(_) | Order::Attempt(_)) | Ok(()) => Ok(()),
+            Err(Order::Read(_) | Order::Attempt(_) | Order::HandedOver(_)) | Ok(()) => Ok(()),
         }
     }
 
@@ -121,6 +128,12 @@ impl Reader {
     #[must_use]
     pub fn attempt(&self, attempt: Attempt) -> bool {
         self.order(Order::Attempt(Box::new(attempt))).is_ok()
+    }
+
+    /// All was handed over by [`Self::attempt`] that the hook had counted until then. False where it is behind: then say it again later.
+    #[must_use]
+    pub fn handed_over(&self, until: Instant) -> bool {
+        self.order(Order::HandedOver(until)).is_ok()
     }
 
     /// Has it do what it was told to, say all that is left, and end: then the reports end, too.
@@ -170,7 +183,7 @@ fn work(
     used: &AtomicU64,
 ) {
     let mut refusals = Refusals::new(files.clone(), hooked);
-    let (mut calm_until, mut lost) = (Instant::now(), 0);
+    let (mut calm_until, mut lost, mut settled) = (Instant::now(), 0, 0);
     loop {
         let used_by_now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
         used.store(u64::try_from(used_by_now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -178,6 +191,8 @@ fn work(
         let mut count = [0; 8];
         // There may be nothing: then something else has happened.
         let _woken = rustix::io::read(wake, &mut count);
+        let mut refused = Vec::new();
+        let mut is_over = false;
         loop {
             match orders.try_recv() {
                 Ok(Order::Read(ask)) => {
@@ -191,38 +206,39 @@ fn work(
                         refusals.watch(cgroup, new, now);
                     }
                 }
-                Ok(Order::Attempt(attempt)) => {
-                    for refusal in refusals.attempted(&attempt, Instant::now()) {
-                        if reports.send(Report::Refused(refusal)).is_err() {
-                            return;
-                        }
-                    }
-                }
+                Ok(Order::Attempt(attempt)) => refused.extend(refusals.attempted(&attempt, Instant::now())),
+                Ok(Order::HandedOver(until)) => refused.extend(refusals.handed_over(until)),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
-                    for refusal in refusals.finish(Instant::now()) {
-                        // Whoever only drops it has no more use for them.
-                        let _unread = reports.send(Report::Refused(refusal));
-                    }
-                    return;
+                    refused.extend(refusals.finish(Instant::now()));
+                    is_over = true;
+                    break;
                 }
             }
         }
         let now = Instant::now();
-        if now < calm_until {
-            continue;
+        let is_calm = now < calm_until;
+        if !is_calm && !is_over {
+            refused.extend(refusals.look(now));
+            if refusals.take_moved() {
+                calm_until = now + CALM;
+            }
         }
-        let refused = refusals.look(now);
-        if refusals.take_moved() {
-            calm_until = now + CALM;
-        }
+        let wanted = refusals.wants_counts(now).then_some(Report::Wanted);
         let total = refusals.lost().unwatched + refusals.lost().overflowed;
         let more = (total > lost).then_some(Report::Lost(total));
         lost = total;
-        for report in refused.into_iter().map(Report::Refused).chain(more) {
+        // Behind what was said of them.
+        let now_settled = refusals.settled();
+        let newly = (now_settled != settled).then_some(Report::Settled(now_settled));
+        settled = now_settled;
+        for report in refused.into_iter().map(Report::Refused).chain(more).chain(newly).chain(wanted) {
             if reports.send(report).is_err() {
                 return;
             }
+        }
+        if is_over {
+            return;
         }
     }
 }

@@ -6,17 +6,14 @@
 //! <https://elixir.bootlin.com/linux/v6.12/source/kernel/cgroup/pids.c> (`pids_event`)
 
 mod evidence;
+mod log;
 
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
+    io,
     mem::MaybeUninit,
-    os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::fs::OpenOptionsExt as _,
-    },
-    path::Path,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,6 +31,8 @@ use super::{
 };
 use crate::{text::Untrusted, workload::Hierarchy};
 
+use self::log::open_log;
+
 pub(super) use self::evidence::Unwatched;
 
 /// Cgroups that are watched, at most.
@@ -50,9 +49,6 @@ const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_secs(1),
 
 /// Cgroups that may wait for that.
 const UNBORN: usize = 1_024;
-
-/// What the kernel writes to its log.
-const LOGGED: &[u8] = b"cgroup: fork rejected by pids controller in ";
 
 /// A forker's cgroup that the log has named belongs to a refusal that is seen within this.
 const BELONGS: Duration = Duration::from_millis(500);
@@ -83,6 +79,10 @@ pub(super) struct Lost {
     pub(super) overflowed: u64,
 }
 
+/// A count is gone, or could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Uncounted;
+
 /// All that is watched.
 #[derive(Debug)]
 pub(super) struct Refusals {
@@ -100,6 +100,10 @@ pub(super) struct Refusals {
     named: Option<(Instant, CgroupPath)>,
     /// What the hook has not claimed yet, where there is a hook.
     unclaimed: Option<Unclaimed>,
+    /// How many the hook has handed over.
+    received: u64,
+    /// When the counts of those that were there already were read.
+    began: Option<Instant>,
     /// A count has grown since that was last asked.
     moved: bool,
     lost: Lost,
@@ -107,13 +111,6 @@ pub(super) struct Refusals {
 
 fn open_inotify() -> io::Result<OwnedFd> {
     Ok(inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?)
-}
-
-fn open_log() -> io::Result<File> {
-    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
-    let mut log = File::options().read(true).custom_flags(flags).open(Path::new("/dev/kmsg"))?;
-    log.seek(SeekFrom::End(0))?;
-    Ok(log)
 }
 
 impl Refusals {
@@ -137,6 +134,8 @@ impl Refusals {
             unborn: Vec::new(),
             named: None,
             unclaimed: hooked.then(Unclaimed::default),
+            received: 0,
+            began: None,
             moved: false,
             lost: Lost::default(),
         }
@@ -150,6 +149,21 @@ impl Refusals {
     /// Whether a count has grown since the last call.
     pub(super) const fn take_moved(&mut self) -> bool {
         std::mem::replace(&mut self.moved, false)
+    }
+
+    /// Whether what the hook has counted is to be handed over, all of it.
+    pub(super) fn wants_counts(&mut self, now: Instant) -> bool {
+        self.unclaimed.as_mut().is_some_and(|unclaimed| unclaimed.asks(now))
+    }
+
+    /// All of that was handed over which was counted until then: what is to be told as nobody claims it.
+    pub(super) fn handed_over(&mut self, until: Instant) -> Vec<Refusal> {
+        self.unclaimed.as_mut().map_or_else(Vec::new, |unclaimed| unclaimed.handed_over(until))
+    }
+
+    /// Of how many that the hook has handed over the limit was said, by itself or by `pids.events`.
+    pub(super) fn settled(&self) -> u64 {
+        self.received - self.unclaimed.as_ref().map_or(0, Unclaimed::held)
     }
 
     /// All that is left to tell.
@@ -190,6 +204,7 @@ impl Refusals {
             self.read_on.remove(&path);
         }
         if !new {
+            self.began = Some(now);
             match self.files.refused(&path) {
                 Ok(Some(refused @ Refused { count: 1.., .. })) => {
                     self.counts.insert(Arc::clone(&path), refused);
@@ -264,29 +279,35 @@ impl Refusals {
         poked.extend(due.map(|(path, _)| (Arc::clone(path), Source::Reading)));
         self.read_log(now, &mut poked);
         self.read_events(&mut poked);
-        let grown: Vec<_> =
-            poked.into_iter().filter_map(|(path, source)| self.check(path, source, now)).collect();
+        let grown = poked.into_iter().filter_map(|(path, source)| self.check(path, source, now).ok()?);
+        let grown: Vec<_> = grown.collect();
         let Some(unclaimed) = &mut self.unclaimed else { return grown };
         for refusal in grown {
             unclaimed.put(refusal, now);
         }
-        unclaimed.expired(now)
+        Vec::new()
     }
 
-    fn check(&mut self, path: CgroupPath, source: Source, now: Instant) -> Option<Refusal> {
+    /// Reads a count, and says what is new of it.
+    fn check(
+        &mut self,
+        path: CgroupPath,
+        source: Source,
+        now: Instant,
+    ) -> Result<Option<Refusal>, Uncounted> {
         let refused = match self.files.refused(&path) {
             Ok(Some(refused)) => refused,
             Ok(None) => {
                 self.read_on.remove(&path);
                 self.counts.remove(&path);
-                return None;
+                return Err(Uncounted);
             }
             Err(error) => {
                 self.unread(&path, &error);
                 if self.read_on.contains_key(&path) {
                     self.read_on(&path, now, now);
                 }
-                return None;
+                return Err(Uncounted);
             }
         };
         let Refused { count, at_limit, cgroup } = refused;
@@ -297,7 +318,7 @@ impl Refusals {
             if self.read_on.contains_key(&path) {
                 self.read_on(&path, now, since);
             }
-            return None;
+            return Ok(None);
         }
         self.counts.insert(Arc::clone(&path), refused);
         self.moved = true;
@@ -316,7 +337,7 @@ impl Refusals {
         let forker =
             if at_limit { named.map(|(_, forker)| Arc::clone(forker)) } else { Some(Arc::clone(&path)) };
         let (count, found) = (count - before, Found::PidsMax);
-        Some(Refusal { path, at_limit, forker, count, source, levels, found, who: None })
+        Ok(Some(Refusal { path, at_limit, forker, count, source, levels, found, who: None }))
     }
 
     fn unread(&mut self, path: &[u8], error: &io::Error) {
@@ -338,26 +359,6 @@ impl Refusals {
             self.read_on.insert(Arc::clone(path), (now + apart, since));
         } else {
             self.lost.unwatched += 1;
-        }
-    }
-
-    fn read_log(&mut self, now: Instant, poked: &mut HashMap<CgroupPath, Source>) {
-        let Some(log) = &mut self.log else { return };
-        let mut record = [0; 8_192];
-        loop {
-            match log.read(&mut record) {
-                Ok(0) => return,
-                Ok(length) => {
-                    if let Some(path) = record.get(..length).and_then(logged_path) {
-                        self.named = Some((now, Arc::clone(&path)));
-                        poked.insert(path, Source::KernelLog);
-                    }
-                }
-                // Messages were overwritten before they were read; what comes after them follows.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.lost.overflowed += 1,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
         }
     }
 
@@ -391,30 +392,6 @@ impl Refusals {
             is_there
         });
     }
-}
-
-/// The cgroup that a message of the kernel's log says a fork was refused in: `6,518,14333742033,-;cgroup: fork rejected by pids
-/// controller in /pod/box`, with everything that is not printable as `\xNN`.
-/// <https://docs.kernel.org/admin-guide/abi-testing.html> (`/dev/kmsg`)
-fn logged_path(record: &[u8]) -> Option<CgroupPath> {
-    let line = record.split(|byte| *byte == b'\n').next()?;
-    let at = line.iter().position(|byte| *byte == b';')? + 1;
-    let mut rest = line.get(at..)?.strip_prefix(LOGGED)?;
-    let mut path = Vec::with_capacity(rest.len());
-    while let Some((byte, tail)) = rest.split_first() {
-        let escaped = rest.strip_prefix(br"\x").and_then(|digits| std::str::from_utf8(digits.get(..2)?).ok());
-        match escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                path.push(byte);
-                rest = &rest[4..];
-            }
-            None => {
-                path.push(*byte);
-                rest = tail;
-            }
-        }
-    }
-    (path.len() > 1 && path.starts_with(b"/")).then(|| path.into())
 }
 
 #[cfg(test)]

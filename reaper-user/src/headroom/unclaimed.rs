@@ -4,6 +4,9 @@
 //! kretprobe that had no place left), or cannot know that it is the same one. That is so where the child was to be born in another
 //! cgroup (CLONE_INTO_CGROUP): the hook sees that it was refused, and only `pids.events` whose limit it was. What the hook has seen of
 //! those waits here, too, and is told only where no count has grown that nobody claimed.
+//!
+//! Nothing is given up by the clock alone, for who hands over what the hook has counted may be late, and then it would be told twice. What
+//! has waited for long enough has that asked for, and what is left when all was handed over is given up.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,17 +16,14 @@ use std::{
 
 use reaper_ebpf::refused::{KEPT, Who};
 
-use super::{
-    attempts::{Attempt, Found},
-    files::CgroupPath,
-    refusal::Refusal,
-};
+use super::{attempts::Attempt, files::CgroupPath, refusal::Refusal};
 
-/// For so long the hook may claim what `pids.events` says: it counts what follows a second later.
-pub(super) const CLAIMED: Duration = Duration::from_secs(3);
+/// All that the hook has counted by so long after `pids.events` was read is asked for: who was refused passes the hook a little later, and
+/// may be kept from it by others.
+pub(super) const CLAIMED: Duration = Duration::from_secs(1);
 
-/// For so long what was refused elsewhere waits for `pids.events`: until all has expired that was counted when it was.
-pub(super) const HELD: Duration = Duration::from_secs(4);
+/// For so long what was refused elsewhere waits at least: until that is given up that was counted when it was.
+pub(super) const HELD: Duration = Duration::from_secs(2);
 
 /// What comes within this ages together.
 const TOGETHER: Duration = Duration::from_millis(100);
@@ -40,6 +40,8 @@ pub(super) struct Unclaimed {
     held: VecDeque<(Instant, Refusal)>,
     /// By which limit somebody was refused last, and when.
     last: HashMap<Who, (Instant, Refusal)>,
+    /// It was asked for what the hook has counted, and has not come yet.
+    asked: bool,
 }
 
 impl Unclaimed {
@@ -59,16 +61,30 @@ impl Unclaimed {
         self.held.push_back((now, refusal));
     }
 
-    /// When something has waited for long enough.
+    /// How many wait that the hook has seen.
+    pub(super) fn held(&self) -> u64 {
+        self.held.iter().map(|(_, refusal)| refusal.count).sum()
+    }
+
+    /// When what the hook has counted is to be asked for.
     pub(super) fn due(&self) -> Option<Instant> {
         let waiting = self.waiting.values().filter_map(|parts| parts.front());
         let held = self.held.front().map(|(since, _)| *since + HELD);
-        waiting.map(|(since, _)| *since + CLAIMED).chain(held).min()
+        let due = waiting.map(|(since, _)| *since + CLAIMED).chain(held).min();
+        due.filter(|_| !self.asked)
     }
 
-    /// What has.
-    pub(super) fn expired(&mut self, now: Instant) -> Vec<Refusal> {
-        let is_older = |since: Instant, than: Duration| now.saturating_duration_since(since) >= than;
+    /// Whether that is now. Then it is taken for asked.
+    pub(super) fn asks(&mut self, now: Instant) -> bool {
+        let asks = self.due().is_some_and(|due| due <= now);
+        self.asked |= asks;
+        asks
+    }
+
+    /// All that the hook had counted until then was handed over: what has waited for long enough by that moment is given up.
+    pub(super) fn handed_over(&mut self, until: Instant) -> Vec<Refusal> {
+        self.asked = false;
+        let is_older = |since: Instant, than: Duration| until.saturating_duration_since(since) >= than;
         self.give_up(|since| is_older(since, CLAIMED), |since| is_older(since, HELD))
     }
 
@@ -115,7 +131,7 @@ impl Unclaimed {
 
     /// Keeps by which limit somebody was refused, for what follows unseen; or says it.
     pub(super) fn remember(&mut self, attempt: &Attempt, refusal: &mut Refusal, now: Instant) {
-        if matches!(refusal.found, Found::Unknown | Found::Unread) {
+        if !refusal.found.is_known() {
             let follows = |(when, _): &&(Instant, Refusal)| {
                 !attempt.fresh && now.saturating_duration_since(*when) < FOLLOWS
             };

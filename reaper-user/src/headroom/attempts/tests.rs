@@ -60,6 +60,17 @@ fn attempted(refusals: &mut Refusals, attempt: &Attempt, now: Instant) -> Refusa
     told.remove(0)
 }
 
+/// What is told at that moment, where all that the hook had counted by then was handed over, which is done when it is asked for.
+fn passed(refusals: &mut Refusals, now: Instant) -> Vec<Refusal> {
+    assert_eq!(refusals.look(now), []);
+    if refusals.wants_counts(now) {
+        assert!(!refusals.wants_counts(now + HELD) && refusals.due().is_none(), "it is asked for once");
+        refusals.handed_over(now)
+    } else {
+        Vec::new()
+    }
+}
+
 fn found(refusals: &mut Refusals, attempt: &Attempt) -> Found {
     attempted(refusals, attempt, Instant::now()).found
 }
@@ -84,11 +95,11 @@ fn what_the_hook_and_pids_events_both_say_is_told_once_whichever_comes_first() {
         // The rest is claimed when the hook has counted it, and then nothing is left.
         let rest = attempted(&mut refusals, &Attempt { fresh: false, ..attempt(2) }, now);
         assert_eq!((rest.count, rest.key()), (2, told.key()));
-        assert_eq!(refusals.look(now + 2 * CLAIMED), []);
+        assert_eq!(passed(&mut refusals, now + 2 * CLAIMED), []);
         // The hook comes first.
         grow(root.path(), at, local, 4);
         assert_eq!(attempted(&mut refusals, &attempt(1), now).key(), told.key());
-        assert_eq!(refusals.look(now + 2 * CLAIMED), []);
+        assert_eq!(passed(&mut refusals, now + 2 * CLAIMED), []);
         assert_eq!(refusals.lost().unwatched, 0);
     }
 }
@@ -102,12 +113,101 @@ fn what_the_hook_does_not_claim_is_told_as_what_pids_events_said() {
     assert_eq!(refusals.due(), Some(now + CLAIMED));
     grow(root.path(), "/pod", true, 5);
     assert_eq!(attempted(&mut refusals, &attempt(1), now).count, 1);
-    let told = refusals.look(now + CLAIMED);
+    let told = passed(&mut refusals, now + CLAIMED);
     assert_eq!(
         told.iter().map(|told| (told.count, told.source)).collect::<Vec<_>>(),
         [(4, Source::PidsEvents)]
     );
-    assert_eq!((refusals.look(now + 2 * CLAIMED), refusals.due()), (Vec::new(), None));
+    assert_eq!((passed(&mut refusals, now + 2 * CLAIMED), refusals.due()), (Vec::new(), None));
+}
+
+#[test]
+fn however_late_the_hooks_counts_are_handed_over_it_is_told_once() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let now = Instant::now();
+    grow(root.path(), "/pod", true, 5);
+    let late = now + 20 * CLAIMED;
+    for tenth in 0..200 {
+        let now = now + CLAIMED / 10 * tenth;
+        assert_eq!(refusals.look(now), []);
+        assert_eq!(refusals.wants_counts(now), tenth == 10, "at tenth {tenth}");
+    }
+    assert_eq!(attempted(&mut refusals, &attempt(5), late).found, Found::PidsMax);
+    assert_eq!(refusals.handed_over(late), []);
+    assert_eq!((refusals.settled(), refusals.due()), (5, None));
+    // What came in the meantime is not over with that.
+    grow(root.path(), "/pod", true, 8);
+    assert_eq!(refusals.look(late), []);
+    assert_eq!(refusals.handed_over(late + CLAIMED / 2), []);
+    assert_eq!(attempted(&mut refusals, &attempt(3), late + CLAIMED).found, Found::PidsMax);
+}
+
+#[test]
+fn of_those_before_the_one_that_ran_into_its_users_limit_a_count_says_more() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let user = |count| Attempt { processes: 40, nproc: Some(40), ..attempt(count) };
+    let of = |told: Vec<Refusal>| told.into_iter().map(|told| (told.found, told.count)).collect::<Vec<_>>();
+    let nproc = Found::Other(Limit::Nproc(1_000), 40, 40);
+    grow(root.path(), "/pod", true, 49);
+    let told = refusals.attempted(&user(50), Instant::now());
+    assert_eq!(of(told), [(Found::PidsMax, 49), (nproc.clone(), 1)]);
+    // That one is certain, also where as many are counted, of somebody else's then.
+    grow(root.path(), "/pod", true, 52);
+    assert_eq!(of(refusals.attempted(&user(1), Instant::now())), [(nproc.clone(), 1)]);
+    assert_eq!(of(refusals.attempted(&attempt(3), Instant::now())), [(Found::PidsMax, 3)]);
+    // Where no count has grown all are the user's.
+    assert_eq!(of(refusals.attempted(&user(10_000), Instant::now())), [(nproc.clone(), 10_000)]);
+    // Of those into another cgroup it is not known, until no count was the reason.
+    let now = Instant::now();
+    let into = Attempt { who: elsewhere(1).who, ..user(7) };
+    assert_eq!(
+        (of(refusals.attempted(&into, now)), refusals.due()),
+        (vec![(nproc.clone(), 1)], Some(now + HELD))
+    );
+    assert_eq!(of(passed(&mut refusals, now + HELD)), [(nproc, 6)]);
+}
+
+#[test]
+fn where_a_cgroup_that_was_watched_is_gone_no_limit_is_said_not_to_have_been_full() {
+    for is_gone in [true, false] {
+        let (root, mut refusals) = machine(1_000, 32_768, true);
+        grow(root.path(), "/pod", true, 1);
+        assert_eq!(found(&mut refusals, &attempt(1)), Found::PidsMax);
+        assert_eq!(found(&mut refusals, &attempt(1)), Found::Unknown);
+        if is_gone {
+            fs::remove_dir_all(root.path().join("pod")).unwrap();
+        } else {
+            fs::write(root.path().join("pod/pids.events.local"), "nothing\n").unwrap();
+            fs::write(root.path().join("pod/pids.current"), "19\n").unwrap();
+        }
+        assert_eq!(found(&mut refusals, &attempt(1)), Found::Unread, "gone: {is_gone}");
+    }
+}
+
+#[test]
+fn what_was_refused_before_the_counts_are_known_may_have_been_by_any() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    grow(root.path(), "/pod", true, 7);
+    let began = Instant::now();
+    refusals.watch(Arc::from(&b"/pod"[..]), false, began);
+    let at = |refusals: &mut Refusals, now| attempted(refusals, &attempt(1), now).found;
+    assert_eq!(at(&mut refusals, began), Found::Unread);
+    assert_eq!(at(&mut refusals, began + Duration::from_secs(2)), Found::Unknown);
+}
+
+#[test]
+fn what_waits_for_pids_events_is_not_settled() {
+    let (root, mut refusals) = machine(1_000, 32_768, true);
+    let now = Instant::now();
+    attempted(&mut refusals, &attempt(2), now);
+    assert_eq!(refusals.attempted(&elsewhere(3), now), []);
+    assert_eq!(refusals.settled(), 2);
+    grow(root.path(), "/pod", true, 1);
+    assert_eq!(passed(&mut refusals, now), []);
+    assert_eq!(passed(&mut refusals, now + CLAIMED).len(), 1);
+    assert_eq!(refusals.settled(), 3);
+    assert_eq!(passed(&mut refusals, now + HELD).len(), 1);
+    assert_eq!(refusals.settled(), 5);
 }
 
 #[test]
@@ -158,25 +258,29 @@ fn what_follows_has_its_own_forker() {
 fn a_long_storm_that_two_count_at_different_times_is_told_once() {
     let (root, mut refusals) = machine(1_000, 32_768, true);
     let begin = Instant::now();
-    let (mut told, mut counted) = (0, 0);
+    let (mut told, mut counted, mut hooked) = (0, 0, 0);
+    let sum = |told: Vec<Refusal>| told.iter().map(|refusal| refusal.count).sum::<u64>();
     for tenth in 0..100_u32 {
         let now = begin + Duration::from_millis(100) * tenth;
         counted += 1_000;
         grow(root.path(), "/pod", true, counted);
-        told += refusals.look(now).iter().map(|refusal| refusal.count).sum::<u64>();
-        // The hook claims once a second, and was read somewhat before the file.
-        if tenth % 10 == 9 {
-            let count = if tenth == 9 { 9_700 } else { 10_000 };
-            let attempt = Attempt { fresh: tenth == 9, ..attempt(count) };
-            told += refusals.attempted(&attempt, now).iter().map(|refusal| refusal.count).sum::<u64>();
+        assert_eq!(refusals.look(now), []);
+        let asks = refusals.wants_counts(now);
+        // The hook claims once a second and when it is asked, and was read somewhat before the file.
+        if tenth % 10 == 9 || asks {
+            let attempt = Attempt { fresh: hooked == 0, ..attempt(counted - 300 - hooked) };
+            hooked = counted - 300;
+            told += sum(refusals.attempted(&attempt, now));
+        }
+        if asks {
+            told += sum(refusals.handed_over(now));
         }
     }
-    assert_eq!((counted, told), (100_000, 99_700), "the hook has yet to claim what it counted since");
-    assert_eq!(
-        refusals.finish(begin + Duration::from_secs(10)).iter().map(|told| told.count).sum::<u64>(),
-        300
-    );
-    assert_eq!(refusals.due(), None);
+    assert_eq!((hooked, told), (99_700, 99_700), "the hook has yet to claim what it counted since");
+    told +=
+        sum(refusals.attempted(&Attempt { fresh: false, ..attempt(300) }, begin + Duration::from_secs(10)));
+    assert_eq!((counted, told), (100_000, 100_000));
+    assert_eq!((refusals.finish(begin + Duration::from_secs(10)), refusals.due()), (Vec::new(), None));
 }
 
 #[test]
@@ -235,10 +339,10 @@ fn a_fork_into_another_cgroup_is_told_by_that_ones_count_and_not_again() {
         // Only then is its limit said to have refused them; two are somebody's whom nobody has seen.
         grow(root.path(), "/pod", true, 5);
         assert_eq!(refusals.look(now), []);
-        let told = refusals.look(now + CLAIMED);
+        let told = passed(&mut refusals, now + CLAIMED);
         let told: Vec<_> = told.iter().map(|told| (&told.path[..], told.source, told.count)).collect();
         assert_eq!(told, [(&b"/pod"[..], Source::PidsEvents, 5)]);
-        assert_eq!((refusals.look(now + 2 * HELD), refusals.due()), (Vec::new(), None));
+        assert_eq!((passed(&mut refusals, now + 2 * HELD), refusals.due()), (Vec::new(), None));
     }
 }
 
@@ -249,9 +353,9 @@ fn a_fork_into_another_cgroup_that_no_count_tells_of_is_not_lost() {
     let of = |told: Vec<Refusal>| told.into_iter().map(|told| (told.found, told.count)).collect::<Vec<_>>();
     assert_eq!(refusals.attempted(&elsewhere(3), now), []);
     assert_eq!(refusals.due(), Some(now + HELD));
-    assert_eq!(refusals.look(now + CLAIMED), []);
+    assert_eq!(passed(&mut refusals, now + CLAIMED), []);
     // Which cgroup it was is not known, so nobody has looked at its limit.
-    assert_eq!(of(refusals.look(now + HELD)), [(Found::Unread, 3)]);
+    assert_eq!(of(passed(&mut refusals, now + HELD)), [(Found::Unread, 3)]);
     // Less than that is counted.
     assert_eq!(refusals.attempted(&elsewhere(3), now), []);
     grow(root.path(), "/pod", true, 2);
@@ -263,7 +367,7 @@ fn a_fork_into_another_cgroup_that_no_count_tells_of_is_not_lost() {
     // What was full then is said, when no count is the reason.
     fs::write(root.path().join("loadavg"), "8.68 6.07 3.61 7/1000 2369\n").unwrap();
     assert_eq!(refusals.attempted(&elsewhere(1), now), []);
-    assert_eq!(of(refusals.look(now + HELD)), [(Found::Other(Limit::ThreadsMax, 1_000, 1_000), 1)]);
+    assert_eq!(of(passed(&mut refusals, now + HELD)), [(Found::Other(Limit::ThreadsMax, 1_000, 1_000), 1)]);
 }
 
 #[test]

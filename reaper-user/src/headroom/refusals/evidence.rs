@@ -1,12 +1,18 @@
 //! What can be read of limits at the moment that a fork was refused.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Refusals, WATCHES};
 use crate::headroom::{
     files::{CgroupPath, Files, Level, Node},
     refusal::Source,
 };
+
+/// The hook is attached a little before the counts of cgroups are read, and hands over within a second.
+const BEGINNING: Duration = Duration::from_secs(2);
 
 /// What can be said of a cgroup that nobody watches.
 #[derive(Debug)]
@@ -32,12 +38,24 @@ impl Refusals {
         node.inspect_err(|error| tracing::debug!(%error, "limits of the node cannot be read")).ok()
     }
 
-    /// Looks at a cgroup's count now. False where none is known from before.
+    /// So many were handed over by the hook.
+    pub(in crate::headroom) const fn receive(&mut self, count: u64) {
+        self.received += count;
+    }
+
+    /// Whether all that is handed over now was counted since the counts of cgroups are known.
+    pub(in crate::headroom) fn knows_since(&self, now: Instant) -> bool {
+        self.began.is_none_or(|began| now.saturating_duration_since(began) >= BEGINNING)
+    }
+
+    /// Looks at a cgroup's count now. False where it cannot be read, or none is known from before.
     pub(in crate::headroom) fn count_again(&mut self, path: &[u8], now: Instant) -> bool {
         let known = self.watched.get_key_value(path).map(|(path, _)| path);
         let known = known.or_else(|| self.counts.get_key_value(path).map(|(path, _)| path)).cloned();
-        let Some(path) = known else { return false };
-        if let Some(refusal) = self.check(path, Source::PidsEvents, now) {
+        let Some(Ok(grown)) = known.map(|path| self.check(path, Source::PidsEvents, now)) else {
+            return false;
+        };
+        if let Some(refusal) = grown {
             self.unclaimed().put(refusal, now);
         }
         true

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::*;
+use super::{log::logged_path, *};
 use crate::headroom::Level;
 
 #[test]
@@ -91,7 +91,7 @@ fn one_path_that_is_made_again_and_again_takes_one_watch() {
     // It is gone when it is looked at.
     let known = Refused { count: 3, at_limit: false, cgroup: 1 };
     refusals.counts.insert(Arc::from(&b"/x.service"[..]), known);
-    assert_eq!(refusals.check(Arc::from(&b"/x.service"[..]), Source::Reading, now), None);
+    assert_eq!(refusals.check(Arc::from(&b"/x.service"[..]), Source::Reading, now), Err(Uncounted));
     assert_eq!(refusals.counts.len(), 0);
     assert_eq!(refusals.lost(), Lost::default());
 }
@@ -105,18 +105,18 @@ fn what_the_log_told_of_before_a_cgroup_is_watched_is_not_told_again() {
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
     let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
     let path: CgroupPath = Arc::from(&b"/x"[..]);
-    assert_eq!(refusals.check(Arc::clone(&path), Source::KernelLog, now).unwrap().count, 2);
+    assert_eq!(refusals.check(Arc::clone(&path), Source::KernelLog, now).unwrap().unwrap().count, 2);
     refusals.watch(Arc::clone(&path), true, now);
-    assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), None);
+    assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), Ok(None));
     // Another one of the same name begins anew, also where it has come further than the one before.
     for (number, count) in [7, 1].into_iter().enumerate() {
         fs::rename(root.path().join("x"), root.path().join(format!("old-{number}"))).unwrap();
         fs::create_dir(root.path().join("x")).unwrap();
         fs::write(&file, format!("max {count}\n")).unwrap();
         refusals.watch(Arc::clone(&path), true, now);
-        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now).unwrap().count, count);
+        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now).unwrap().unwrap().count, count);
         // Or it is read before anybody has said that it is another one.
-        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), None);
+        assert_eq!(refusals.check(Arc::clone(&path), Source::PidsEvents, now), Ok(None));
     }
 }
 

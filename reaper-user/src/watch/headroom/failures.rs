@@ -22,6 +22,8 @@ struct Tally {
     total: u64,
     /// Those that are not told of yet, the latest with what was seen then.
     untold: u64,
+    /// How many of those the hook has seen.
+    hooked: u64,
     latest: Refusal,
     workload: Workload,
     told: Option<BootTime>,
@@ -68,6 +70,8 @@ pub(super) struct Due {
     pub(super) workload: Workload,
     /// How many since it was last told.
     pub(super) count: u64,
+    /// How many of those the hook has seen.
+    pub(super) hooked: u64,
     /// How many in all.
     pub(super) total: u64,
 }
@@ -91,6 +95,7 @@ impl Failures {
         let tally = self.by_limit.entry(refusal.key()).or_insert_with(|| Tally {
             total: 0,
             untold: 0,
+            hooked: 0,
             latest: refusal.clone(),
             workload: workload.clone(),
             told: None,
@@ -98,6 +103,9 @@ impl Failures {
         });
         tally.total += count;
         tally.untold += count;
+        if matches!(refusal.source, Source::Fexit | Source::Kretprobe) {
+            tally.hooked += count;
+        }
         // Who is named stays so until it is told.
         if refusal.forker.is_some() || tally.latest.forker.is_none() {
             tally.workload = workload;
@@ -115,8 +123,7 @@ impl Failures {
 
     /// How many are not told of that the hook has seen.
     pub(super) fn untold_of_hook(&self) -> u64 {
-        let of_hook = |tally: &&Tally| matches!(tally.latest.source, Source::Fexit | Source::Kretprobe);
-        self.by_limit.values().filter(of_hook).map(|tally| tally.untold).sum()
+        self.by_limit.values().map(|tally| tally.hooked).sum()
     }
 
     /// All that is not told of yet is to be told now.
@@ -135,19 +142,21 @@ impl Failures {
         due.map(|tally| {
             tally.told = Some(now);
             let count = std::mem::take(&mut tally.untold);
+            let hooked = std::mem::take(&mut tally.hooked);
             let refusal = tally.latest.clone();
             // Of what follows it need not be the forker.
             tally.latest.forker = None;
-            Due { refusal, workload: tally.workload.clone(), count, total: tally.total }
+            Due { refusal, workload: tally.workload.clone(), count, hooked, total: tally.total }
         })
         .collect()
     }
 
     /// It could not be told: it is told as late as what follows.
     pub(super) fn put_back(&mut self, due: Vec<Due>) {
-        for Due { refusal, workload, count, total: _ } in due {
+        for Due { refusal, workload, count, hooked, total: _ } in due {
             if let Some(tally) = self.by_limit.get_mut(&refusal.key()) {
                 tally.untold += count;
+                tally.hooked += hooked;
                 (tally.latest, tally.workload) = (refusal, workload);
             }
         }
@@ -275,6 +284,23 @@ mod tests {
         assert_eq!((failures.due(at(9_999)), failures.next()), (Vec::new(), Some(at(10_000))));
         assert_eq!(failures.due(at(10_000)), due);
         assert_eq!(failures.next(), None);
+    }
+
+    #[test]
+    fn what_the_hook_has_seen_and_is_not_told_is_known_also_of_a_limit_that_others_speak_of() {
+        let mut failures = Failures::default();
+        for (source, count) in [(Source::Fexit, 1), (Source::Fexit, 20), (Source::PidsEvents, 300)] {
+            failures.add(Refusal { source, ..refusal("/pod", count) }, Workload::unresolved(), at(0));
+            if count == 1 {
+                assert_eq!(failures.untold_of_hook(), 1);
+                assert_eq!(failures.due(at(0)).len(), 1);
+            }
+        }
+        assert_eq!(failures.untold_of_hook(), 20);
+        let due = failures.due(at(10_000));
+        assert_eq!(failures.untold_of_hook(), 0);
+        failures.put_back(due);
+        assert_eq!(failures.untold_of_hook(), 20);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod among;
 mod census;
 mod failures;
 mod hook;
+mod hooked;
 mod rounds;
 mod tell;
 
@@ -18,7 +19,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::failures::FailedForks;
-use self::{census::Census, failures::Failures, hook::Hooked};
+use self::{census::Census, failures::Failures, hooked::Hooked};
 use super::{Watch, WatchError, WorkloadLabels, label_sets::LabelSets, sweep::cpu_time};
 use crate::{
     headroom::{Accounts, CgroupPath, FORGOTTEN, Files, Reader, Refusal, Report},
@@ -326,6 +327,8 @@ impl Watch {
             match report {
                 Report::Lost(total) => self.headrooms.lost = total,
                 Report::Refused(refusal) => self.take_refusal(refusal),
+                Report::Wanted => self.headrooms.hooked.want(Instant::now()),
+                Report::Settled(total) => self.headrooms.hooked.settled = total,
                 Report::Seen(seen) => self.take_round(seen)?,
             }
             next = self.headrooms.reports.try_recv().ok();

@@ -115,7 +115,7 @@ impl Watch {
         holdings: &HashMap<CgroupPath, Holding>,
         now: BootTime,
     ) -> Result<(), WatchError> {
-        let Due { refusal, workload, count, total } = due;
+        let Due { refusal, workload, count, hooked: _, total } = due;
         let (limit, own) = self.limit_of(refusal, census, zombies, now)?;
         // Nobody is asked for the names of those that are not told of.
         let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
