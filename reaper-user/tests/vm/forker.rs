@@ -117,13 +117,19 @@ pub(crate) struct Limited {
 
 impl Limited {
     pub(crate) fn make(name: &str, max: u64) -> Self {
+        let this = Self::unlimited(name);
+        fs::write(this.folder.join("pids.max"), max.to_string()).expect("a limit");
+        this
+    }
+
+    /// With room for any number.
+    pub(crate) fn unlimited(name: &str) -> Self {
         let root = root();
         if root.join("cgroup.subtree_control").exists() {
             fs::write(root.join("cgroup.subtree_control"), "+pids").expect("the pids controller");
         }
         let folder = root.join(name);
         fs::create_dir(&folder).expect("a cgroup");
-        fs::write(folder.join("pids.max"), max.to_string()).expect("a limit");
         Self { folder, path: format!("/{name}") }
     }
 

@@ -34,6 +34,7 @@ mod random;
 mod reap;
 mod refused;
 mod refused_by_machine;
+mod refused_hook;
 mod refused_often;
 mod release;
 mod suspend;

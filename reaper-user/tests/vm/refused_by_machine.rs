@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::{
-    forker::{Forker, Setting},
+    daemon::Daemon,
+    forker::{Forker, Limited, Setting},
     refused::{TRIES, is_told, offered, start, told_to},
     require_vm,
 };
@@ -17,79 +18,75 @@ fn tasks() -> u64 {
 
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]
-fn the_machines_limit_on_threads_is_named() {
+fn the_machines_limits_are_named_and_a_pid_namespaces_own_where_there_is_one() {
     require_vm();
     let hook = offered();
     if hook == "none" {
         return;
     }
     let mut daemon = start();
+    on_threads(&mut daemon, hook);
+    on_pids(&mut daemon, hook);
+    let symbols = fs::read_to_string("/proc/kallsyms").expect("the kernel's symbols");
+    // <https://elixir.bootlin.com/linux/v6.14/source/kernel/pid.c> (`register_pidns_sysctls`)
+    if symbols.contains("register_pidns_sysctls") {
+        on_pids_of_a_namespace(&mut daemon, hook);
+    }
+    daemon.stop();
+}
+
+/// In a cgroup of its own: the kernel's threads are made in the root's, as its user, and are refused then, too.
+fn apart(name: &str) -> (Limited, Forker) {
+    let (cgroup, forker) = (Limited::unlimited(name), Forker::start());
+    cgroup.holds(&forker);
+    (cgroup, forker)
+}
+
+fn on_threads(daemon: &mut Daemon, hook: &str) {
     // A thread of the kernel's may end before it is looked how many there are.
-    for _ in 0..TRIES {
-        let mut forker = Forker::start();
+    for number in 0..TRIES {
+        let (_cgroup, mut forker) = apart(&format!("reaper-threads-{number}.service"));
         let limit = tasks() + 50;
-        let _setting = Setting::set("/proc/sys/kernel/threads-max", limit);
+        let setting = Setting::set("/proc/sys/kernel/threads-max", limit);
         let refused = forker.fills("zombie");
         assert!(refused.made > 20, "{refused:?}");
         let pid = forker.pid();
         daemon.wait_until("the refusal", |daemon| told_to(daemon, pid).is_some());
-        if told_to(&daemon, pid).is_some_and(|event| event["no_limit"] == "none-full") {
+        drop(setting);
+        if told_to(daemon, pid).is_some_and(|event| !event["no_limit"].is_null()) {
             continue;
         }
         // Others may stand as well.
         let zombies = refused.made..=refused.made + 20;
-        is_told(&mut daemon, hook, &refused, pid, ("threads-max", limit), zombies);
-        daemon.stop();
+        is_told(daemon, hook, &refused, pid, ("threads-max", limit), zombies);
         return;
     }
     panic!("it was never named");
 }
 
-#[test]
-#[ignore = "needs a VM: cargo xtask vm"]
-fn the_machines_limit_on_pids_is_named() {
+fn on_pids(daemon: &mut Daemon, hook: &str) {
     const LIMIT: u64 = 420;
-    require_vm();
-    let hook = offered();
-    if hook == "none" {
-        return;
-    }
-    let mut daemon = start();
-    let mut forker = Forker::start();
+    let (_cgroup, mut forker) = apart("reaper-pids.service");
     let setting = Setting::set("/proc/sys/kernel/pid_max", LIMIT);
     let refused = forker.fills("zombie");
     let zombies = refused.made..=refused.made + 20;
-    is_told(&mut daemon, hook, &refused, forker.pid(), ("pid-max", LIMIT), zombies);
+    is_told(daemon, hook, &refused, forker.pid(), ("pid-max", LIMIT), zombies);
     drop(setting);
-    drop(forker);
-    daemon.stop();
 }
 
-#[test]
-#[ignore = "needs a VM: cargo xtask vm"]
-fn a_pid_namespaces_own_limit_is_named_where_there_is_one() {
+fn on_pids_of_a_namespace(daemon: &mut Daemon, hook: &str) {
     const LIMIT: u64 = 310;
-    require_vm();
-    let hook = offered();
-    let symbols = fs::read_to_string("/proc/kallsyms").expect("the kernel's symbols");
-    // <https://elixir.bootlin.com/linux/v6.14/source/kernel/pid.c> (`register_pidns_sysctls`)
-    if hook == "none" || !symbols.contains("register_pidns_sysctls") {
-        return;
-    }
-    let mut daemon = start();
-    let mut forker = Forker::start();
+    let (_cgroup, mut forker) = apart("reaper-namespace.service");
     let machine = fs::read_to_string("/proc/sys/kernel/pid_max").expect("a number");
     forker.does(&format!("namespace {LIMIT}"));
     assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").expect("a number"), machine);
     let inner = child_of(forker.pid());
     let refused = forker.fills("zombie");
     let zombies = refused.made..=refused.made;
-    let event = is_told(&mut daemon, hook, &refused, inner, ("pid-max", LIMIT), zombies);
+    let event = is_told(daemon, hook, &refused, inner, ("pid-max", LIMIT), zombies);
     let namespace = fs::read_link(format!("/proc/{inner}/ns/pid")).expect("a namespace");
     let number = namespace.to_str().and_then(|name| name.strip_prefix("pid:[")?.strip_suffix(']'));
     assert_eq!(event["limit"]["pid_ns"].to_string(), number.expect("a number"), "{event}");
-    drop(forker);
-    daemon.stop();
 }
 
 /// The one child of a process.

@@ -1,5 +1,6 @@
 //! Refused forks that two count, that are of more users than the hook keeps, and that outlive a daemon: each is told once, or counted as
-//! lost. The truth is the kernel's own count, and what the program that was refused says itself.
+//! lost. The truth is the kernel's own count, and what the program that was refused says itself. Seldom and long: xtask's `vm/matrix.rs`
+//! says which kernels have these.
 
 use std::{process::Command, time::Instant};
 
@@ -7,7 +8,7 @@ use crate::{
     PATIENCE,
     daemon::Daemon,
     forker::{Forker, Limited, is_v2},
-    refused::{offered, refusals, rest_is_told, start, told, user_is_refused},
+    refused::{ends, offered, refusals, start, told, user_is_refused},
     require_vm,
 };
 
@@ -16,7 +17,7 @@ const PINS: &str = "/sys/fs/bpf/reaper-refused";
 const RUN: [&str; 9] =
     ["run", "--age", "1s", "--output", "json", "--metrics-listen", "off", "--pin-path", PINS];
 
-/// For longer than what one has counted waits for the other.
+/// For several times as long as what one has counted waits for the other.
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]
 fn a_long_storm_that_two_count_is_told_once() {
@@ -27,9 +28,9 @@ fn a_long_storm_that_two_count_is_told_once() {
     let mut forker = Forker::start();
     cgroup.holds(&forker);
     forker.fills("zombie");
-    let refused = forker.refused_of("storm 9000") + 1;
+    let refused = forker.refused_of("storm 4000") + 1;
     assert_eq!(cgroup.counted(), refused);
-    rest_is_told(daemon, began, refused);
+    ends(daemon, began, refused);
 }
 
 /// And what its own limits refuse is told as theirs.
@@ -52,13 +53,14 @@ fn a_fork_into_another_cgroup_is_told_by_the_limit_that_refused_it() {
     };
     assert_eq!(Forker::start().refused_of(&into), 50);
     assert_eq!(cgroup.counted(), 50);
-    daemon.wait_until("all of them", |daemon| of(daemon, "pids-max") == 50);
+    // The rest within ten seconds, or when it ends.
+    daemon.wait_until("the first of them", |daemon| of(daemon, "pids-max") > 0);
     let mut users = 0;
     if hook != "none" {
         let (mut forker, _) = user_is_refused(2_345, LIMIT);
         users = 1 + forker.refused_of(&into);
         assert_eq!((users, cgroup.counted()), (51, 50));
-        daemon.wait_until("the user's", |daemon| of(daemon, "rlimit-nproc") == users);
+        daemon.wait_until("the user's", |daemon| of(daemon, "rlimit-nproc") > 0);
     }
     let daemon = daemon.stop();
     assert_eq!((told(&daemon), of(&daemon, "pids-max")), (50 + users, 50), "{:?}", refusals(&daemon));
@@ -84,8 +86,8 @@ fn of_more_users_than_are_kept_all_refusals_are_told_and_those_after_them_are_se
     let mut forker = Forker::start();
     cgroup.holds(&forker);
     assert_eq!(forker.refused_of(&format!("users 3000 {USERS}")), USERS);
-    daemon.wait_until("all of them", |daemon| told(daemon) >= USERS);
-    assert_eq!((told(&daemon), cgroup.counted()), (USERS, USERS), "{:?}", refusals(&daemon));
+    assert_eq!(cgroup.counted(), USERS);
+    let path = cgroup.path.clone();
     // With the cgroup ends what is counted for it.
     drop(forker);
     drop(cgroup);
@@ -103,6 +105,13 @@ fn of_more_users_than_are_kept_all_refusals_are_told_and_those_after_them_are_se
         assert!(Instant::now() < deadline, "nothing is seen any more");
     }
     let daemon = daemon.stop();
+    let of_cgroup = refusals(&daemon).into_iter().filter(|event| event["limit"]["cgroup"] == path);
+    assert_eq!(
+        of_cgroup.filter_map(|event| event["count"].as_u64()).sum::<u64>(),
+        USERS,
+        "{:?}",
+        refusals(&daemon)
+    );
     assert!(daemon.lost("refusal-lost") >= USERS - 256, "{}", daemon.lost("refusal-lost"));
 }
 
@@ -121,9 +130,7 @@ fn what_a_daemon_was_killed_before_it_told_is_counted_by_the_next() {
     first.kill();
     let second = Daemon::start_as(&RUN).may_lose("unrecognized").may_lose("refusal-unwatched");
     let second = second.stop();
-    // But what the first one had been handed by then.
-    let left = second.lost("refusal-unwatched");
-    assert!(told(&second) == 0 && (1..=100).contains(&left), "{left}");
+    assert_eq!((told(&second), second.lost("refusal-unwatched")), (0, 100));
     // Whoever ends in peace leaves nothing.
     assert_eq!(Daemon::start_as(&RUN).may_lose("unrecognized").stop().lost("refusal-unwatched"), 0);
     let unloaded = Command::new("reaper").args(["unload", "--pin-path", PINS]).status();
