@@ -54,7 +54,7 @@ const TIMEOUT: u64 = 300;
 /// about); one under systemd, for the deployed unit. qemu and the keys of Debian's archive are set up first where they are missing,
 /// kernels are fetched once, into target/vm. The rest needs no root and changes nothing outside target/.
 ///
-/// Cases of refused forks that are seldom and take long run on one or two of the kernels (`ON_SOME` in xtask/src/vm/matrix.rs says which
+/// Cases of refused forks that are seldom and take long run on one of the kernels each (`ON_ONE` in xtask/src/vm/matrix.rs says which
 /// and why). Nothing is left out where kernels or tests are named: `cargo xtask vm 5.10 6.1 6.12 7` runs all on every kernel.
 ///
 /// Examples: `cargo xtask vm 6.1`, `cargo xtask vm 5.10 7 --lockdown confidentiality`, `cargo xtask vm -- it_attaches`
