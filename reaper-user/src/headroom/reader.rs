@@ -294,10 +294,11 @@ impl Seen {
 mod tests {
     use std::{fs, io::Write as _};
 
+    use reaper_ebpf::refused::Who;
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
-    use crate::workload::Hierarchy;
+    use crate::{headroom::Source, workload::Hierarchy};
 
     #[test]
     fn it_answers_tells_of_refusals_and_ends() {
@@ -325,6 +326,54 @@ mod tests {
         events.unwrap().write_all(b"max 10000\n").unwrap();
         let Some(Report::Refused(refusal)) = reports.blocking_recv() else { panic!("not told") };
         assert_eq!((refusal.count, refusal.levels.len()), (10_000, 2));
+        drop(reader);
+        assert!(reports.blocking_recv().is_none());
+    }
+
+    #[test]
+    fn what_nobody_claims_is_told_when_all_was_handed_over_and_what_is_told_is_settled_after_it() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroup = root.path().join("pod");
+        fs::create_dir_all(&cgroup).unwrap();
+        for (file, text) in [("pids.current", "10\n"), ("pids.max", "10\n"), ("pids.events", "max 0\n")] {
+            fs::write(cgroup.join(file), text).unwrap();
+        }
+        let (send, mut reports) = unbounded_channel();
+        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), true, send).unwrap();
+        let path: CgroupPath = Arc::from(&b"/pod"[..]);
+        assert_eq!(reader.watch(vec![Arc::clone(&path)], true), Ok(()));
+        assert!(reader.ask(Ask {
+            number: 1,
+            cgroups: vec![(Arc::clone(&path), false)],
+            holders: Vec::new()
+        }));
+        assert!(matches!(reports.blocking_recv(), Some(Report::Seen(Seen { number: 1, .. }))));
+        let events = fs::OpenOptions::new().write(true).open(cgroup.join("pids.events"));
+        events.unwrap().write_all(b"max 5\n").unwrap();
+        assert!(reader.attempt(Attempt {
+            who: Who { cgroup: 7, uid: 0, elsewhere: 0 },
+            source: Source::Fexit,
+            forker: None,
+            cgroup: Some(path),
+            uid: 0,
+            processes: 0,
+            nproc: None,
+            pid_ns: 1,
+            pids: 0,
+            pid_max: None,
+            unread: false,
+            count: 2,
+            fresh: true,
+        }));
+        let told = |report| match report {
+            Some(Report::Refused(refusal)) => (refusal.source, refusal.count),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(reports.blocking_recv()), (Source::Fexit, 2));
+        assert!(matches!(reports.blocking_recv(), Some(Report::Settled(2))));
+        assert!(matches!(reports.blocking_recv(), Some(Report::Wanted)));
+        assert!(reader.handed_over(Instant::now()));
+        assert_eq!(told(reports.blocking_recv()), (Source::PidsEvents, 3));
         drop(reader);
         assert!(reports.blocking_recv().is_none());
     }
