@@ -47,19 +47,19 @@ const WITHOUT_CGROUPS: &[&str] = &[
     "yama::",
 ];
 
-/// Cases of refused forks that are seldom and take long, together as long as all other tests, and the kernel whose plain boot has them.
-/// Both have the hook by fexit: 5.10 reads by addresses, and had the mend for what is detached under way put back into it; 7 reads by types,
-/// as all between do, and there one stands in by kretprobe where fexit has no room left. The rest is in the daemon's own books, the same for
-/// any hook. That forks are seen to be refused, by each limit, at once and once, is on every kernel. A kernel that is named on the command
-/// line has all.
+/// Cases of refused forks that are seldom and take long, together as long as all other tests, and the kernel whose plain boot has them; so
+/// spread that none takes much longer, and the newest, which is the slowest, has none. All have the hook by fexit: 5.10 reads by addresses,
+/// and had the mend for what is detached under way put back into it; the others read by types, and on 6.12 one stands in by kretprobe for
+/// want of room. The rest is in the daemon's own books, the same for any hook. That forks are seen to be refused, by each limit, at once and
+/// once, is on every kernel. A kernel that is named on the command line has all.
 const ON_ONE: &[(&str, &str)] = &[
     ("refused_hook::a_daemon_may_end_while_a_fork_is_under_way", "5.10"),
     ("refused_hook::a_fork_that_succeeds_passes_the_hook_once", "5.10"),
-    ("refused_hook::a_kretprobe_stands_in_for_fexit", "7"),
+    ("refused_hook::a_kretprobe_stands_in_for_fexit", "6.12"),
     ("refused_hook::without_a_hook_refused_forks_are_known_from_pids_max_only", "5.10"),
-    ("refused_often::a_fork_into_another_cgroup_is_told_by_the_limit_that_refused_it", "7"),
-    ("refused_often::a_long_storm_that_two_count_is_told_once", "7"),
-    ("refused_often::of_more_users_than_are_kept_all_refusals_are_told_and_those_after_them_are_seen", "7"),
+    ("refused_often::a_fork_into_another_cgroup_is_told_by_the_limit_that_refused_it", "6.12"),
+    ("refused_often::a_long_storm_that_two_count_is_told_once", "6.12"),
+    ("refused_often::of_more_users_than_are_kept_all_refusals_are_told_and_those_after_them_are_seen", "6.1"),
     ("refused_often::what_a_daemon_was_killed_before_it_told_is_counted_by_the_next", "5.10"),
 ];
 
