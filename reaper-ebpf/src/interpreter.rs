@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn each_byte_of_a_part_counts() {
-        let bytes: [u8; PART_BYTES as usize] =
+        let bytes: [u8; 8 * PART_WORDS as usize] =
             core::array::from_fn(|index| (index * 37 + 1).to_le_bytes()[0]);
         let tag = |bytes: &[u8]| {
             let word = |index: u16| u64::from_le_bytes(bytes.as_chunks().0[usize::from(index)]);

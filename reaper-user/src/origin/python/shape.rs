@@ -114,7 +114,6 @@ impl Shape {
             at: At::Pointer(184),
             format: Format::Locations,
             qualified: true,
-            ..OLD_SHAPE
         };
         Some(match minor {
             // The symbol is the pointer itself.
