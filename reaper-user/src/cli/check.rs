@@ -17,7 +17,7 @@ use crate::{
     headroom::Sources,
     kernel::{
         Cmdlines, Kernel, KernelError, Options, RefusalHook, ReleaseHook, Requirement, Sizes, Standing,
-        requirements,
+        reads_others, requirements,
     },
     metrics::Metrics,
     report::{Event, LostEvent, SCHEMA, to_line},

@@ -50,7 +50,9 @@ pub use self::{
     reap_times::ReapTimes,
     refused::RefusalHook,
     release::ReleaseHook,
-    requirements::{INITIAL_PID_NAMESPACE, Requirement, Standing, demand, reduced, requirements},
+    requirements::{
+        INITIAL_PID_NAMESPACE, Requirement, Standing, demand, reads_others, reduced, requirements,
+    },
 };
 use self::{attach::Always, load::Pinned, table::Table};
 
