@@ -81,8 +81,8 @@ impl Place {
 #[derive(Debug, Default)]
 pub(in crate::origin) struct Codes {
     known: HashMap<Key, Arc<Code>>,
-    /// The newest of them at each address.
-    newest: HashMap<(Image, u64), Key>,
+    /// The one that each address has had; `None` where it has had more than one.
+    only: HashMap<(Image, u64), Option<Key>>,
     bytes: usize,
 }
 
@@ -97,7 +97,7 @@ impl Codes {
         frame: &interpreter::Frame,
     ) -> io::Result<Place> {
         let key = match Key::of(image, frame) {
-            key if key.is_whole() => key,
+            key if key.is_whole() => self.seen(key),
             key => self.still_there(pid, shape, &key).unwrap_or(key),
         };
         let Key { address, first_line, .. } = key;
@@ -117,29 +117,38 @@ impl Codes {
                 }
             },
         };
+        // What could not all be read at the fork may have been another one, unless there is no other.
+        let is_certain = key.is_whole() || code.is_frozen();
         let line = shape
             .offset(address, frame.at)
+            .filter(|_| is_certain)
             .and_then(|offset| lines::line(shape.format, &code.table, first_line, offset));
+        let is_named = is_certain || key.texts != 0;
         let frame = Frame {
-            function: Some(code.function.clone()),
-            file: Some(code.file.clone()),
+            function: is_named.then(|| code.function.clone()),
+            file: is_named.then(|| code.file.clone()),
             line,
             kind: FrameKind::Python,
             ..Frame::default()
         };
-        // Of what could not all be read at the fork nobody knows that it was this one, unless there is no other.
-        let exact = line.is_some() && (key.is_whole() || code.is_frozen());
-        Ok(Place { frame, exact })
+        Ok(Place { frame, exact: line.is_some() })
+    }
+
+    /// Remembers what was at its address.
+    fn seen(&mut self, key: Key) -> Key {
+        if self.only.len() >= KEPT {
+            self.only.clear();
+        }
+        let only = self.only.entry((key.image, key.address)).or_insert(Some(key));
+        *only = only.filter(|only| *only == key);
+        key
     }
 
     /// Which one it is of which not all could be read at a fork: the kernel may have been moving its page. It is the one that
-    /// was there at an earlier fork, where that is there still and nothing that could be read is different.
+    /// was there at an earlier fork, where no other one ever was, that is there still, and nothing that could be read is different.
     fn still_there(&self, pid: u32, shape: &Shape, part: &Key) -> Option<Key> {
-        let was = *self.newest.get(&(part.image, part.address))?;
-        // What is a part itself is too much like others.
-        let is = was.is_whole()
-            && part.may_be(&was)
-            && Said::read(pid, shape, was.address).is_ok_and(|said| said.is_of(&was));
+        let was = (*self.only.get(&(part.image, part.address))?)?;
+        let is = part.may_be(&was) && Said::read(pid, shape, was.address).is_ok_and(|said| said.is_of(&was));
         is.then_some(was)
     }
 
@@ -148,11 +157,9 @@ impl Codes {
         self.bytes += code.size();
         if self.known.len() >= KEPT || self.bytes > BYTES {
             self.known.clear();
-            self.newest.clear();
             self.bytes = code.size();
         }
         self.known.insert(key, Arc::clone(&code));
-        self.newest.insert((key.image, key.address), key);
         code
     }
 }
@@ -419,12 +426,31 @@ mod tests {
         let whole = code.frame(4);
         for part in [interpreter::Frame { table: 0, ..whole }, interpreter::Frame { texts: 0, ..whole }] {
             let place = codes.place(me, image, &shape, &part).unwrap();
-            assert_eq!((place.exact, place.frame.line), (false, Some(8)));
+            assert_eq!((place.exact, place.frame.line), (false, None));
+            assert_eq!(place.frame.function.is_some(), part.texts != 0);
         }
         // Now it is known which one it is.
         assert!(codes.place(me, image, &shape, &whole).unwrap().exact);
         assert!(codes.place(me, image, &shape, &interpreter::Frame { texts: 0, ..whole }).unwrap().exact);
         let other = interpreter::Frame { texts: 0, table: whole.table ^ 2, ..whole };
         assert!(!codes.place(me, image, &shape, &other).unwrap().exact);
+    }
+
+    #[test]
+    fn where_two_were_in_turns_a_part_is_neither() {
+        let (image, me, shape) = (Image { id: 1, exec: 0 }, std::process::id(), Shape::of(8).unwrap());
+        let (mut codes, mut code) = (Codes::default(), Forged::new(b"open_tab"));
+        let first = code.frame(4);
+        code.0[LINES + 4] ^= 1;
+        let second = code.frame(4);
+        assert!(codes.place(me, image, &shape, &second).unwrap().exact);
+        assert!(codes.place(me, image, &shape, &blank(second)).unwrap().exact, "there was no other");
+        code.0[LINES + 4] ^= 1;
+        assert!(codes.place(me, image, &shape, &first).unwrap().exact);
+        // The first one is there again, and who knows what was in between.
+        for part in [blank(first), interpreter::Frame { table: 0, ..second }] {
+            let place = codes.place(me, image, &shape, &part).unwrap();
+            assert!(!place.exact && place.frame.line.is_none());
+        }
     }
 }
