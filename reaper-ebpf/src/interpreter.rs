@@ -110,8 +110,8 @@ pub const BYTES_BEHIND: u16 = 16;
 pub const PART_WORDS: u16 = 16;
 /// Bytes of those. Of a text as much is read, of what it ends with: what tells a path from another one is there.
 pub const PART_BYTES: u64 = 8 * PART_WORDS as u64;
-/// So many parts of a table of lines are read: those of a function of some hundred lines.
-pub const TABLE_PARTS: u16 = 16;
+/// So many parts of a table of lines are read: those of some hundred lines.
+pub const TABLE_PARTS: u16 = 64;
 /// So many parts are read of all the frames of a stack.
 pub const STACK_PARTS: u32 = 256;
 /// `PyASCIIObject.length`; its hash and its state are behind it, each in a word.

@@ -70,7 +70,8 @@ pub struct Setup {
     pub metrics: Option<SocketAddr>,
     /// Why it does not, although nobody has turned them off.
     pub no_metrics: Option<String>,
-    /// Whether it was told to put no hook on the way of forks.
+    /// Whether it was told to put no hook on the way of forks. One that is older than that has none.
+    #[serde(default)]
     pub no_fork_hook: bool,
 }
 

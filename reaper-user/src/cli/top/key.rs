@@ -47,6 +47,11 @@ impl Key {
                 _ => None,
             };
         }
+        // Esc and a letter that are read together: nobody means an answer by that.
+        if matches!(code, KeyCode::Char(_)) && modifiers.difference(KeyModifiers::SHIFT) != KeyModifiers::NONE
+        {
+            return None;
+        }
         Some(match code {
             KeyCode::Up => Self::Up,
             KeyCode::Down => Self::Down,
@@ -98,6 +103,7 @@ mod tests {
         ] {
             assert_eq!(control(character), meant, "{character}");
         }
+        assert_eq!(key(KeyCode::Char('y'), KeyModifiers::ALT), None);
         assert_eq!(key(KeyCode::Char('G'), KeyModifiers::SHIFT).map(Key::as_command), Some(Key::End));
     }
 }

@@ -21,6 +21,8 @@ const KEPT: usize = 16_384;
 const NAME: u64 = 512;
 /// Characters of a path that are read.
 const PATH: u64 = 4_096;
+/// Bytes of a table of lines that are compared.
+const TABLE: usize = PART_BYTES as usize * TABLE_PARTS as usize;
 /// Bytes of all that is kept.
 const BYTES: usize = 32 << 20;
 
@@ -119,10 +121,14 @@ impl Codes {
         };
         // What could not all be read at the fork may have been another one, unless there is no other.
         let is_certain = key.is_whole() || code.is_frozen();
+        // Behind what was compared of its table another one may be different.
+        let table =
+            if code.is_frozen() { &code.table[..] } else { code.table.get(..TABLE).unwrap_or(&code.table) };
+        let whole = table.len() == code.table.len();
         let line = shape
             .offset(address, frame.at)
             .filter(|_| is_certain)
-            .and_then(|offset| lines::line(shape.format, &code.table, first_line, offset));
+            .and_then(|offset| lines::line(shape.format, table, whole, first_line, offset));
         let is_named = is_certain || key.texts != 0;
         let frame = Frame {
             function: is_named.then(|| code.function.clone()),
@@ -136,6 +142,9 @@ impl Codes {
 
     /// Remembers what was at its address.
     fn seen(&mut self, key: Key) -> Key {
+        if self.only.len() >= KEPT {
+            self.only.retain(|_, only| only.is_none());
+        }
         if self.only.len() >= KEPT {
             self.only.clear();
         }
@@ -270,7 +279,7 @@ impl Said {
 /// Of a table of lines whose size is there.
 fn tag_of_table(pid: u32, table: u64) -> io::Result<u32> {
     let size = u64::from_le_bytes(memory::array(pid, table)?);
-    let kept = size.min(PART_BYTES * u64::from(TABLE_PARTS));
+    let kept = size.min(TABLE as u64);
     let read = take(pid, table.wrapping_add(BYTES_BEHIND.into()), kept)?;
     let parts = read.chunks(8 * usize::from(PART_WORDS));
     Ok(parts.fold(Tag::default().with(size), |tag, part| tag.with_part(word_of(part))).number())
@@ -452,5 +461,25 @@ mod tests {
             let place = codes.place(me, image, &shape, &part).unwrap();
             assert!(!place.exact && place.frame.line.is_none());
         }
+    }
+
+    #[test]
+    fn behind_what_is_compared_of_a_table_no_line_is_told() {
+        let (image, me, shape) = (Image { id: 1, exec: 0 }, std::process::id(), Shape::of(8).unwrap());
+        let mut code = Forged::new(b"open_tab");
+        // A line for each byte of the code, more of them than are compared.
+        let table: Box<[u64]> = [2, 0, 0, 0]
+            .into_iter()
+            .chain(std::iter::repeat_n(u64::from_le_bytes([1; 8]), TABLE / 8 + 1))
+            .collect();
+        let mut table = table;
+        table[2] = TABLE as u64 + 8;
+        code.0[15] = table.as_ptr().addr() as u64;
+        let mut codes = Codes::default();
+        let mut line = |at: u64| codes.place(me, image, &shape, &code.frame(at)).unwrap().frame.line;
+        assert_eq!((line(0), line(4)), (Some(7), Some(11)));
+        let steps = TABLE as u64 / 2;
+        assert_eq!(line(steps - 1), Some(u32::try_from(7 + steps - 1).unwrap()));
+        assert_eq!((line(steps), line(steps + 1)), (None, None));
     }
 }

@@ -48,7 +48,7 @@ fn damaged_tables_of_lines_are_read_to_an_end() {
     for Code(minor, table, first, truth) in &codes {
         let table = bytes(table);
         for (offset, line) in truth {
-            let found = lines::line(format(*minor), &table, *first, *offset).unwrap_or(0);
+            let found = lines::line(format(*minor), &table, true, *first, *offset).unwrap_or(0);
             assert_eq!(found, *line, "3.{minor} at {offset} of {table:02x?}");
         }
         seeds[format(*minor) as usize].push(table);
@@ -57,7 +57,8 @@ fn damaged_tables_of_lines_are_read_to_an_end() {
         damage(1_500, LIMITS, &seeds, |table| {
             for (first, offset) in [(1, 0), (1, 2), (100, 50), (u32::MAX, 1_000), (0, 1 << 40), (7, u64::MAX)]
             {
-                assert_ne!(lines::line(format, table, first, offset), Some(0));
+                assert_ne!(lines::line(format, table, true, first, offset), Some(0));
+                assert_ne!(lines::line(format, table, false, first, offset), Some(0));
             }
         });
     }

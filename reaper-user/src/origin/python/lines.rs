@@ -15,26 +15,28 @@ pub(super) enum Format {
     Locations,
 }
 
-/// The line of the code at `offset` bytes into it. `None` where it has none, or where the table does not reach so far.
-pub(super) fn line(format: Format, table: &[u8], first: u32, offset: u64) -> Option<u32> {
+/// The line of the code at `offset` bytes into it. `None` where it has none, or where the table does not reach so far: it may be only
+/// the beginning of one, and not `whole`.
+pub(super) fn line(format: Format, table: &[u8], whole: bool, first: u32, offset: u64) -> Option<u32> {
     let line = match format {
-        Format::Steps => Some(steps(table, first, offset)),
+        Format::Steps => steps(table, whole, first, offset),
         Format::Ranges => ranges(table, first, offset),
         Format::Locations => locations(table, first, offset / 2),
     }?;
     u32::try_from(line).ok().filter(|line| *line > 0)
 }
 
-fn steps(table: &[u8], first: u32, offset: u64) -> i64 {
+fn steps(table: &[u8], whole: bool, first: u32, offset: u64) -> Option<i64> {
     let (mut address, mut line) = (0, i64::from(first));
     for [bytes, lines] in table.as_chunks::<2>().0 {
         address += u64::from(*bytes);
         if address > offset {
-            break;
+            return Some(line);
         }
         line += i64::from(lines.cast_signed());
     }
-    line
+    // The last line goes up to the end of the code.
+    whole.then_some(line)
 }
 
 fn ranges(table: &[u8], first: u32, offset: u64) -> Option<i64> {

@@ -71,10 +71,11 @@ def workers(folder, log):
 def jobs(folder, log):
     """Files that are run one after the other, and forgotten."""
     paths = files(folder, ["job_%d" % number for number in range(10, 20)])
-    for path in 2 * paths:
-        runpy.run_path(path)["open_browser_alike"](log)
-        # What it says of itself is read while it is there.
-        time.sleep(0.2)
+    for wait in [0.5, 0.3]:
+        for path in paths:
+            runpy.run_path(path)["open_browser_alike"](log)
+            # What it says of itself is read while it is there, and need not be read again.
+            time.sleep(wait)
     return [], None
 
 
@@ -82,11 +83,12 @@ def cells(folder, log):
     """What somebody types in again with a line moved."""
     many = "    a = 1\n" * 40
     sources = [CELL % (many, "\n", "", 45, many), CELL % (many, "", "\n", 44, many)]
-    for source in 8 * sources:
-        names = {"os": os}
-        exec(compile(source, "<cell>", "exec"), names)
-        names["open_browser_cell"](log)
-        time.sleep(0.2)
+    for wait in 2 * [0.5] + 4 * [0.3]:
+        for source in sources:
+            names = {"os": os}
+            exec(compile(source, "<cell>", "exec"), names)
+            names["open_browser_cell"](log)
+            time.sleep(wait)
     return [], None
 
 

@@ -73,7 +73,7 @@ fn every_line_is_the_one_that_the_interpreter_says() {
                 .map(|at| u8::from_str_radix(&table[at..at + 2], 16).unwrap())
                 .collect();
             for (offset, expected) in lines {
-                let found = line(format(minor), &table, first, offset);
+                let found = line(format(minor), &table, true, first, offset);
                 assert_eq!(found.unwrap_or(0), expected, "{} at {offset} of {table:02x?}", python.display());
                 checked += 1;
             }
@@ -104,19 +104,19 @@ fn whatever_a_table_holds_reading_it_ends() {
             let (first, offset) = (next().to_le_bytes(), next());
             let first = u32::from_le_bytes([first[0], first[1], first[2], first[3]]);
             let offset = if offset % 2 == 0 { offset % 500 } else { offset };
-            line(format, &table, first, offset);
+            line(format, &table, true, first, offset);
         }
     }
 }
 
 #[test]
 fn a_table_that_ends_too_soon_has_no_line_to_tell() {
-    assert_eq!(line(Format::Locations, &[0x80 | 13 << 3], 7, 0), None);
-    assert_eq!(line(Format::Locations, &[0x80 | 14 << 3, 2], 7, 0), None);
+    assert_eq!(line(Format::Locations, &[0x80 | 13 << 3], true, 7, 0), None);
+    assert_eq!(line(Format::Locations, &[0x80 | 14 << 3, 2], true, 7, 0), None);
     assert_eq!(
-        line(Format::Locations, &[0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f], 7, 0),
+        line(Format::Locations, &[0x80 | 13 << 3, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f], true, 7, 0),
         None
     );
-    assert_eq!(line(Format::Ranges, &[4, 1], 7, 4), None);
-    assert_eq!(line(Format::Locations, &[], 7, 0), None);
+    assert_eq!(line(Format::Ranges, &[4, 1], true, 7, 4), None);
+    assert_eq!(line(Format::Locations, &[], true, 7, 0), None);
 }
