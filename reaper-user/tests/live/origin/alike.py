@@ -99,6 +99,8 @@ def main():
     def log(*words):
         os.write(file, (" ".join(map(str, words)) + "\n").encode())
 
+    # What forks before it is known that it is an interpreter has no line.
+    time.sleep(0.5)
     pids, end = {"workers": workers, "jobs": jobs, "cells": cells}[way](tempfile.mkdtemp(), log)
     # Each has said what it has to say.
     while pids and open(path).read().count("\n") < len(pids):

@@ -232,7 +232,10 @@ fn functions_that_are_alike_are_told_apart_by_their_file_and_line() {
             let mut unread = 0;
             for (pid, truth) in &truth {
                 let (told, origin) = (told(&reports[pid]), &reports[pid]["origin"]);
-                let (is_right, is_exact) = (told.as_ref() == Some(truth), origin["quality"] == "exact");
+                // Whoever leaks again and again has its native stack taken where there is no other.
+                let is_python = origin["stack"]["language"] == "python";
+                let is_exact = is_python && origin["quality"] == "exact";
+                let is_right = told.as_ref() == Some(truth);
                 assert!(is_right || (told.is_none() && !is_exact), "{what}: {truth:#?} is\n{origin:#}");
                 unread += usize::from(!(is_right && is_exact));
             }
