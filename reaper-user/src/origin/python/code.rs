@@ -22,7 +22,7 @@ const NAME: u64 = 512;
 /// Characters of a path that are read.
 const PATH: u64 = 4_096;
 /// Bytes of a table of lines that are compared.
-const TABLE: usize = PART_BYTES as usize * TABLE_PARTS as usize;
+const TABLE: usize = 8 * PART_WORDS as usize * TABLE_PARTS as usize;
 /// Bytes of all that is kept.
 const BYTES: usize = 32 << 20;
 
