@@ -9,7 +9,7 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     EbpfContext, Global,
-    bindings::BPF_RB_AVAIL_DATA,
+    bindings::{BPF_NOEXIST, BPF_RB_AVAIL_DATA},
     helpers::generated::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
         bpf_get_current_uid_gid, bpf_ktime_get_boot_ns,
@@ -149,12 +149,9 @@ fn tally(refused: Refused) -> Option<*mut Tally> {
         return Some(tally);
     }
     // Another CPU may have been faster.
-    let _there: Result<(), i32> = REFUSED.insert(who, Tally::default(), NO_EXIST);
+    let _there: Result<(), i32> = REFUSED.insert(who, Tally::default(), u64::from(BPF_NOEXIST));
     REFUSED.get_ptr_mut(who)
 }
-
-/// `BPF_NOEXIST` of linux/bpf.h.
-const NO_EXIST: u64 = 1;
 
 /// Says who tried. None where something could not be read.
 #[inline(always)]

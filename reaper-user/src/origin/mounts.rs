@@ -61,6 +61,11 @@ impl Unopened {
         matches!(self, Self::FileSystem(_))
     }
 
+    /// Whether it is for want of time, or of a thread: later it may be opened.
+    pub(in crate::origin) const fn is_late(&self) -> bool {
+        matches!(self, Self::Errno(Errno::TIMEDOUT | Errno::AGAIN))
+    }
+
     /// Whether it is for want of a privilege.
     pub(in crate::origin) const fn is_not_permitted(&self) -> bool {
         matches!(self, Self::Errno(Errno::PERM | Errno::ACCESS))

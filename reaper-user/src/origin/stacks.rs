@@ -181,11 +181,11 @@ impl Stacks {
             tracing::warn!(
                 pid,
                 file = %path,
-                "looking for an interpreter in a file, the process that reads files of others was late or died: what runs it is looked at \
+                "looking for an interpreter in a file took too long, or killed the process that reads files of others: what runs it is looked at \
                  again in a few seconds, and ever more rarely if that goes on; until then what it leaks is reported without a line"
             );
         } else {
-            tracing::debug!(pid, file = %path, "a file made the symbolizing process late or killed it");
+            tracing::debug!(pid, file = %path, "a file took too long, or killed the symbolizing process");
         }
     }
 

@@ -134,9 +134,16 @@ impl ShownOrigin {
             let Some(alive) = self.chain.iter().take(of).find(|link| link.alive) else {
                 return format!("{word}; started at: {}", whose(stack));
             };
-            let (comm, pid) = (&alive.comm, alive.pid);
+            // Another one of those that live may be between.
+            let started = self.chain.get(of.saturating_sub(1)).filter(|link| link.pid != alive.pid);
+            let started = started.map_or_else(
+                || "it".to_owned(),
+                |link| format!("{} ({}), which that comes from,", link.comm, link.pid),
+            );
             return format!(
-                "{word}: no stack was taken of {comm} ({pid}), which lives; it was started at: {}",
+                "{word}: no stack was taken of {} ({}), which lives; {started} was started at: {}",
+                alive.comm,
+                alive.pid,
                 whose(stack)
             );
         }

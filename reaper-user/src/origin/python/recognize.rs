@@ -53,7 +53,7 @@ pub(in crate::origin) struct Subject {
 #[derive(Debug, Error)]
 pub(in crate::origin) enum Unlooked {
     /// A file of it does harm, or another one did just now. It is to be looked at again then.
-    #[error("a file of it keeps the symbolizing process busy or kills it: it is left alone for a while")]
+    #[error("a file of it takes too long, or kills the symbolizing process: it is left alone for a while")]
     PutOff {
         again: Instant,
         /// It was found out by this look.
@@ -61,10 +61,20 @@ pub(in crate::origin) enum Unlooked {
     },
     /// A file of it may not be opened.
     #[error(transparent)]
-    Unopened(#[from] Unopened),
+    Unopened(Unopened),
     /// That is not allowed, or something is lacking.
     #[error(transparent)]
     Failed(#[from] io::Error),
+}
+
+impl From<Unopened> for Unlooked {
+    fn from(error: Unopened) -> Self {
+        if error.is_late() {
+            Self::PutOff { again: Instant::now() + PUT_OFF, now: true }
+        } else {
+            Self::Unopened(error)
+        }
+    }
 }
 
 /// What it is.

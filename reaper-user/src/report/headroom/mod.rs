@@ -151,11 +151,11 @@ pub struct ForkFailedEvent {
     pub count: u64,
     /// How many of this limit since the daemon started.
     pub total: u64,
-    /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, or none was full.
+    /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, none was full, or one could not be read.
     pub limit: Option<ShownLimit>,
     /// Why there is no limit, where there is none.
     pub no_limit: Option<NoLimit>,
-    /// The process that tried last; `None` where only the hook on the clone path could have seen it.
+    /// The process that tried last; `None` where it is known from elsewhere than the hook on the clone path.
     pub forker: Option<ShownForker>,
     /// The cgroup whose process tried; `None` where the kernel does not say.
     pub forker_cgroup: Option<Untrusted>,

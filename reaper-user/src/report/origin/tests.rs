@@ -63,6 +63,21 @@ fn where_a_living_process_was_started_is_not_told_as_where_it_leaks() {
 }
 
 #[test]
+fn what_was_started_is_the_one_that_the_stack_s_process_forked() {
+    let mut origin = fixture::started();
+    let mut supervisor = origin.chain[0].clone();
+    supervisor.process.pid = 4_550;
+    supervisor.comm = "supervisor".into();
+    origin.chain.insert(1, supervisor);
+    origin.stack_of = Some(2);
+    assert_eq!(
+        ShownOrigin::new(&origin, &"chrome".into()).quality_text(),
+        "lineage-only: no stack was taken of chromedriver (4600), which lives; supervisor (4550), which that comes from, was started at: \
+         Python stack of python3 (4500)"
+    );
+}
+
+#[test]
 fn a_short_frame_has_no_folders() {
     let short = |origin: &Origin| {
         ShownOrigin::new(origin, &"x".into())

@@ -64,7 +64,7 @@ fn an_interpreter_that_was_looked_at_too_late_is_looked_at_again_while_it_runs()
     let mut leaker = Leaker(child.unwrap());
     let mut input = leaker.0.stdin.take().unwrap();
     counted("unrecognized", before + 1);
-    let said = "the process that reads files of others was late or died";
+    let said = "took too long, or killed the process that reads files of others";
     let (mut told, deadline) = (HashSet::new(), Instant::now() + Duration::from_secs(30));
     loop {
         input.write_all(b"\n").unwrap();

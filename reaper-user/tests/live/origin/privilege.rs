@@ -1,10 +1,6 @@
 //! What is told where reaper may not read other processes, or not all of them.
 
-use std::{
-    process::Output,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{process::Output, thread, time::Duration};
 
 use serde_json::Value;
 
@@ -24,9 +20,9 @@ fn traced<L>(capabilities: &str, start: impl Fn() -> L, pid: impl Fn(&L) -> u64)
     let mut command = as_nobody_with(capabilities, &reaper);
     command.args(["trace", "--age", "300ms", "--duration", "8s", "--origin", "all", "--output", "json"]);
     let tracing = thread::spawn(move || run_briefly(&mut command));
-    let (began, mut leakers) = (Instant::now(), Vec::new());
-    // Some before it watches, some after.
-    while began.elapsed() < Duration::from_secs(5) {
+    let mut leakers = Vec::new();
+    // Until it ends: some before it watches, some after, however long it takes to begin.
+    while !tracing.is_finished() {
         leakers.push(start());
         thread::sleep(Duration::from_millis(50));
     }

@@ -117,6 +117,16 @@ fn a_file_that_was_late_is_looked_at_again() {
 }
 
 #[test]
+fn what_takes_too_long_to_open_is_put_off_and_what_is_refused_is_not() {
+    for late in [Errno::TIMEDOUT, Errno::AGAIN] {
+        let error = Unlooked::from(Unopened::Errno(late));
+        assert!(matches!(error, Unlooked::PutOff { now: true, .. }), "{error:?}");
+    }
+    let refused = Unlooked::from(Unopened::Errno(Errno::ACCESS));
+    assert!(matches!(refused, Unlooked::Unopened(_)), "{refused:?}");
+}
+
+#[test]
 fn one_that_is_gone_is_gone() {
     let subject = Subject { pid: u32::MAX, ..Python::start().subject() };
     assert_eq!(recognizer().look(&subject).unwrap(), Found::Gone);
