@@ -13,6 +13,8 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::Notify;
+
 use super::Event;
 
 /// Events that may wait to be written.
@@ -26,6 +28,8 @@ const RESERVE: u64 = 1_024;
 struct Progress {
     sent: AtomicU64,
     written: AtomicU64,
+    /// Nothing waits any more.
+    caught_up: Notify,
 }
 
 impl Progress {
@@ -110,6 +114,11 @@ impl Outbox {
         self.progress.written.load(Relaxed)
     }
 
+    /// The writer has caught up: everything that was sent is written, or was at some time since this was last awaited.
+    pub async fn caught_up(&self) {
+        self.progress.caught_up.notified().await;
+    }
+
     /// Events that found no room.
     #[must_use]
     pub const fn dropped(&self) -> u64 {
@@ -131,6 +140,10 @@ impl Outgoing {
     /// The event that was taken last is written and flushed.
     pub fn wrote(&mut self) {
         self.progress.written.fetch_add(1, Relaxed);
+        // Once for many: whoever is behind has more to write.
+        if self.progress.waiting() == 0 {
+            self.progress.caught_up.notify_one();
+        }
     }
 
     /// Watches how many events wait.
@@ -150,6 +163,11 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
     use super::*;
     use crate::report::fixture;
 
@@ -195,6 +213,23 @@ mod tests {
         outgoing.wrote();
         assert!(outbox.has_room());
         assert_eq!((outbox.written(), outbox.dropped()), (6, 3));
+    }
+
+    #[test]
+    fn whoever_sent_hears_once_that_all_of_it_is_written() {
+        let (mut outbox, mut outgoing) = Outbox::new();
+        let heard = |outbox: &Outbox| {
+            pin!(outbox.caught_up()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        for _ in 0..3 {
+            outbox.send(event());
+        }
+        for left in (0..3).rev() {
+            assert!(!heard(&outbox), "{left} are left");
+            outgoing.take().unwrap();
+            outgoing.wrote();
+        }
+        assert_eq!((heard(&outbox), heard(&outbox)), (true, false));
     }
 
     #[test]

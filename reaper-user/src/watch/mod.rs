@@ -333,6 +333,7 @@ impl Watch {
             }
             let retry = self.unborn.iter().map(|(when, ..)| *when).min();
             let headroom = self.headrooms.due();
+            let untold = !self.untold.is_empty() || !self.losses.are_told();
             tokio::select! {
                 () = &mut stop => break,
                 due = alarm.goes_off() => {
@@ -344,6 +345,11 @@ impl Watch {
                     self.bear(swept)?;
                 }
                 () = until(retry) => self.retry_cgroups(),
+                // At once: whoever is killed before it is written down is not known to have told.
+                () = self.outbox.caught_up(), if untold => {
+                    let told = self.tell();
+                    self.bear(told)?;
+                }
                 () = until(headroom) => {
                     let tended = self.tend_headroom();
                     self.bear(tended)?;

@@ -41,8 +41,8 @@ fn whenever_it_is_killed_the_union_of_all_reports_is_what_was_leaked() {
     daemon.during(Duration::from_secs(2));
     reports.add(daemon.end());
     let recovered = reports.assert_equal(&truth);
-    // It is said where it may be so, not always.
-    assert!(recovered <= 10 + truth.leaks.len() / 4, "{recovered} of {}", truth.leaks.len());
+    // It is said where it may be so, not always: what is written out is written down as told at once.
+    assert!(recovered <= 10 + truth.leaks.len() / 20, "{recovered} of {}", truth.leaks.len());
     workload.end();
 }
 

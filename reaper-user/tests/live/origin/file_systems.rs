@@ -5,7 +5,8 @@ use std::{fs, path::PathBuf, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    python::{Program, holds_of, rare},
+    python::{Program, holds_of},
+    rare,
     sites::counted,
 };
 use crate::support::{Daemon, machine, program, rounds};

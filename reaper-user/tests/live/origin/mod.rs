@@ -127,3 +127,9 @@ pub(super) fn line(origin: &Value) -> Option<u64> {
     let place = usize::try_from(origin["stack"]["place"].as_u64()?).unwrap();
     origin["stack"]["frames"][place]["line"].as_u64()
 }
+
+/// How many may say that not all could be read: the kernel may just be moving a page of the process, and nobody can read it until
+/// it has.
+pub(super) fn rare(count: usize) -> usize {
+    (count / 25).max(1)
+}

@@ -14,7 +14,10 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::pythons::{Python, pythons};
+use super::{
+    pythons::{Python, pythons},
+    rare,
+};
 use crate::support::{Daemon, fixture, machine, program, rounds};
 
 /// How a child is forked.
@@ -176,12 +179,6 @@ pub(super) fn holds_of(daemon: &mut Daemon, what: &str, program: &mut Program, c
     unread.len()
 }
 
-/// How many may say that not all could be read: the kernel may just be moving a page of the process, and nobody can read it until
-/// it has.
-pub(super) fn rare(count: usize) -> usize {
-    (count / 25).max(1)
-}
-
 #[test]
 fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
     let _machine = machine();
@@ -306,11 +303,15 @@ fn an_interpreter_in_a_container_is_followed_like_any_other() {
         }
         truth.keys().all(|pid| reports.contains_key(pid))
     });
+    let mut unread = 0;
     for (pid, truth) in &truth {
-        let origin = &reports[pid]["origin"];
-        assert_eq!(told(&reports[pid]).as_ref(), Some(truth), "{origin:#}\n{}", daemon.log());
-        assert_eq!(origin["quality"], "exact");
+        let (told, origin) = (told(&reports[pid]), &reports[pid]["origin"]);
+        let is_exact = origin["quality"] == "exact";
+        let is_right = told.as_ref() == Some(truth);
+        assert!(is_right || (told.is_none() && !is_exact), "{truth:#?} is\n{origin:#}\n{}", daemon.log());
+        unread += usize::from(!(is_right && is_exact));
     }
+    assert!(unread <= rare(truth.len()), "{unread}\n{}", daemon.log());
     drop(container);
     daemon.end();
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Leaker, events, leaks, line, reported, reported_by, resident, run};
+use super::{Leaker, events, leaks, line, rare, reported, reported_by, resident, run};
 use crate::support::{Daemon, machine, program, rounds, run_briefly};
 
 /// Different stacks that one workload may have, of 8,192 that are kept,
@@ -52,16 +52,21 @@ fn two_lines_of_one_program_are_two_sites_with_the_right_counts() {
         let frames = site["origin"]["stack"]["frames"].as_array().unwrap_or_else(|| panic!("{site:#}"));
         frames[1]["line"].as_u64().unwrap()
     };
-    let counted: BTreeMap<u64, u64> =
-        sites.iter().map(|site| (caller(site), site["total"].as_u64().unwrap())).collect();
-    assert_eq!(counted, leaker.by_line(), "{head:#}");
-    assert_eq!(sites.len(), 2);
+    let total = |site: &serde_json::Value| site["total"].as_u64().unwrap();
+    let (sites, unread): (Vec<_>, Vec<_>) = sites.into_iter().partition(|site| site["quality"] == "exact");
+    let counted: BTreeMap<u64, u64> = sites.iter().map(|site| (caller(site), total(site))).collect();
+    let by_line = leaker.by_line();
+    assert_eq!((sites.len(), counted.len()), (2, 2), "{head:#}");
+    assert!(counted.iter().all(|(line, count)| *count <= by_line[line]), "{counted:?} of {by_line:?}");
+    let unread: u64 = unread.iter().map(total).sum();
+    assert_eq!(counted.values().sum::<u64>() + unread, few + many, "{head:#}");
+    assert!(unread <= rare(leaker.leaked.len()) as u64, "{unread} of {by_line:?}");
     // Each zombie that stands takes some room of its own, its origin none.
     println!("{grown} KiB for {} zombies", few + many);
     assert!(grown <= 2 * (few + many) + SLACK, "{grown} KiB for {} zombies", few + many);
     assert_eq!((&head["forgotten_sites"], &head["forgotten_zombies"]), (&0.into(), &0.into()), "{head:#}");
     for site in &sites {
-        assert_eq!((&site["quality"], &site["standing"]), (&"exact".into(), &site["total"]), "{site:#}");
+        assert_eq!(site["standing"], site["total"], "{site:#}");
         let file = site["origin"]["stack"]["frames"][1]["file"].as_str().unwrap();
         assert!(file.ends_with("/leaker.py"), "{site:#}");
         assert!(line(&site["origin"]).is_some(), "{site:#}");
@@ -98,7 +103,7 @@ fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
     assert!(dropped <= kinds - told_apart, "{dropped} were dropped of {kinds}");
     let lines: HashMap<u64, u64> = leaker.leaked.iter().copied().collect();
     let some: Vec<u64> = lines.keys().copied().step_by(lines.len().div_ceil(100)).collect();
-    let (mut told, mut without) = (0, 0);
+    let (mut told, mut without, mut unread) = (0, 0, 0);
     for zombie in &some {
         for event in events(&run(&["explain", "--output", "json", &zombie.to_string()])) {
             let origin = &event["origin"];
@@ -107,16 +112,24 @@ fn what_is_kept_is_bounded_and_what_gave_way_is_said() {
             }
             told += 1;
             if origin["stack_of"] == 0 {
-                let found = (&origin["quality"], line(origin));
-                assert_eq!(found, (&"exact".into(), Some(lines[zombie])), "{origin:#}");
+                let is_exact = origin["quality"] == "exact";
+                unread += usize::from(!is_exact);
+                assert!(
+                    line(origin) == Some(lines[zombie]) || (!is_exact && line(origin).is_none()),
+                    "{} is told as\n{origin:#}",
+                    lines[zombie]
+                );
             } else {
                 // Where the program itself was started, or nothing.
                 without += 1;
             }
         }
     }
-    println!("{dropped} were dropped; of {told} of them {without} have no line");
+    println!(
+        "{dropped} were dropped; of {told} of them {without} have no line, {unread} could not all be read"
+    );
     assert_eq!((told, without > 0), (some.len(), dropped > 0));
+    assert!(unread <= rare(told), "{unread} of {told}");
     let text = String::from_utf8(run(&["leaks"]).stdout).unwrap();
     assert!(text.contains("gave way to others: only 16 are kept"), "{text}");
     daemon.end();
