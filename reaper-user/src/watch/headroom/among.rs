@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use reaper_ebpf::state;
-
-use super::census::{Own, largest};
+use super::census::{Own, each_zombie, largest};
 use crate::{
     headroom::{CgroupPath, Limit},
+    identity::BootTime,
     watch::{Describer, WatchError},
 };
 
@@ -42,18 +41,11 @@ pub(super) struct Zombies {
 
 impl Zombies {
     /// Goes through the ledger.
-    pub(super) fn of(describer: &Describer) -> Result<Self, WatchError> {
+    pub(super) fn of(describer: &Describer, now: BootTime) -> Result<Self, WatchError> {
         let mut dead = Vec::new();
-        describer.kernel.each(
-            |found| found == state::DEAD || found == state::STANDING,
-            |record| {
-                dead.push(Dead {
-                    pid: record.tgid(),
-                    pid_ns: record.pid_ns,
-                    cgroups: describer.cgroups(&record),
-                });
-            },
-        )?;
+        each_zombie(describer, now, |record| {
+            dead.push(Dead { pid: record.tgid(), pid_ns: record.pid_ns, cgroups: describer.cgroups(record) });
+        })?;
         Ok(Self { dead, users: None, known: HashMap::new() })
     }
 

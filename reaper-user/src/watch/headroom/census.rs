@@ -1,4 +1,4 @@
-//! Which zombies count where: all that are dead, of any age, by their cgroup and by all above it.
+//! Which zombies count where: all of them, of any age, by their cgroup and by all above it.
 
 use std::{
     collections::HashMap,
@@ -6,18 +6,44 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reaper_ebpf::state;
+use reaper_ebpf::{Record, state};
 
 use super::NAMED;
 use crate::{
     headroom::{CgroupPath, upwards},
     identity::BootTime,
-    watch::{Watch, WatchError, sweep::cpu_time},
+    kernel::KernelError,
+    watch::{
+        Describer, Watch, WatchError,
+        sweep::{cpu_time, exists},
+    },
     workload::{Hierarchy, Workload},
 };
 
 /// A pass over the kernel's tasks, which version 1 makes necessary, takes one part in so many of a CPU, at most.
 const PASS_SHARE: u32 = 2_000;
+
+/// What was waited for counts against no limit any more, but is in the ledger until the kernel has freed it: after tens of milliseconds
+/// as a rule, and surely by then where it is looked for.
+const FREED: Duration = Duration::from_secs(2);
+
+/// Goes through all zombies, and through nothing that was waited for: the newest are looked for, some 200 ns each.
+pub(super) fn each_zombie(
+    describer: &Describer,
+    now: BootTime,
+    mut visit: impl FnMut(&Record),
+) -> Result<(), KernelError> {
+    describer.kernel.each(
+        |found| found == state::DEAD || found == state::STANDING,
+        |record| {
+            let died = || describer.clock.moment(record.exit_stamp).at;
+            let is_new = record.state() == state::DEAD && now.since(died()) < FREED;
+            if !is_new || exists(record.tgid()) {
+                visit(&record);
+            }
+        },
+    )
+}
 
 /// Zombies of one cgroup, and whose they are.
 pub(super) type Own = (u64, Workload);
@@ -90,22 +116,19 @@ impl Watch {
         Ok(census)
     }
 
-    /// All that are dead by their cgroups, and how many of them have none in version 1.
+    /// Zombies by their cgroups, and how many of them have none in version 1.
     fn count_dead(&self, now: BootTime) -> Result<(Counts, u64), WatchError> {
         let (mut counts, mut unknown) = (Counts::new(), 0);
         let half = self.aging.half();
-        self.describer.kernel.each(
-            |found| found == state::DEAD || found == state::STANDING,
-            |record| {
-                let ids = self.describer.cgroups(&record);
-                unknown += u64::from(ids[1] == 0);
-                let aged = record.state() == state::STANDING
-                    || now.since(self.describer.clock.moment(record.exit_stamp).at) >= half;
-                let (count, has_aged) = counts.entry(ids).or_default();
-                *count += 1;
-                *has_aged |= aged;
-            },
-        )?;
+        each_zombie(&self.describer, now, |record| {
+            let ids = self.describer.cgroups(record);
+            unknown += u64::from(ids[1] == 0);
+            let aged = record.state() == state::STANDING
+                || now.since(self.describer.clock.moment(record.exit_stamp).at) >= half;
+            let (count, has_aged) = counts.entry(ids).or_default();
+            *count += 1;
+            *has_aged |= aged;
+        })?;
         Ok((counts, unknown))
     }
 }

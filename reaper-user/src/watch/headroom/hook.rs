@@ -143,6 +143,6 @@ impl Watch {
             }
         }
         self.headrooms.failures.hurry();
-        self.tell_refusals(boot_now())
+        self.tell_due_refusals(boot_now())
     }
 }

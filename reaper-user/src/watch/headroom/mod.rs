@@ -80,6 +80,8 @@ pub(super) struct Headrooms {
     next_pass: Instant,
     hooked: Hooked,
     failures: Failures,
+    /// Refused forks are not told of before that.
+    tell_after: Instant,
     counts: LabelSets<WorkloadLabels, FailedForks>,
     /// What was left of the nearest limit when it was last looked at, a moment ago.
     free: HashMap<CgroupPath, (BootTime, f64)>,
@@ -139,6 +141,7 @@ impl Headrooms {
             next_pass: now,
             hooked,
             failures: Failures::default(),
+            tell_after: now,
             counts: LabelSets::new(label_sets),
             free: HashMap::new(),
             waiting: Vec::new(),
@@ -206,7 +209,7 @@ impl Headrooms {
         let look = look.map(|look| look.max(self.not_before)).filter(|_| self.round.is_none());
         let given_up = self.round.as_ref().map(|round| round.at + ANSWERED);
         let watch = (!self.waiting.is_empty()).then_some(self.watch_again);
-        let told = self.failures.next().map(instant);
+        let told = self.failures.next().map(|told| instant(told).max(self.tell_after));
         [look, given_up, watch, told, self.hooked.due()].into_iter().flatten().min()
     }
 

@@ -1,6 +1,10 @@
 //! What is told: how a workload stands to its limits, and that a fork was refused.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 
@@ -17,10 +21,15 @@ use crate::{
         Source, ZombiesOf,
     },
     text::Untrusted,
-    watch::{Watch, WatchError},
+    watch::{Watch, WatchError, sweep::cpu_time},
     workload::Workload,
     zombie::Zombie,
 };
+
+/// Telling takes one part in so many of a CPU, at most, as long as
+const TELL_SHARE: u32 = 20;
+/// it is no later for that than this.
+const TOLD_BY: Duration = Duration::from_secs(1);
 
 impl Watch {
     /// Who holds what of each cgroup.
@@ -79,8 +88,20 @@ impl Watch {
         Some(self.headroom_event(&path, headroom.zombies, holdings.get(&path), now))
     }
 
-    /// Tells what is due of refused forks.
+    /// Tells what is due of refused forks. After it has taken long the next time is later, and for more of them together: how many
+    /// cgroups there are to be refused in, and how many zombies to look at, is up to those who are refused.
     pub(super) fn tell_refusals(&mut self, now: BootTime) -> Result<(), WatchError> {
+        if Instant::now() < self.headrooms.tell_after {
+            return Ok(());
+        }
+        let before = cpu_time();
+        let told = self.tell_due_refusals(now);
+        let took = cpu_time().saturating_sub(before);
+        self.headrooms.tell_after = Instant::now() + (took * TELL_SHARE).min(TOLD_BY);
+        told
+    }
+
+    pub(super) fn tell_due_refusals(&mut self, now: BootTime) -> Result<(), WatchError> {
         let mut due = self.headrooms.failures.due(now);
         due.retain(|due| self.filter.matches_workload(&due.workload));
         if due.is_empty() {
@@ -175,7 +196,7 @@ impl Watch {
             Limit::PidMaxOf(_) | Limit::Nproc(_) => {
                 let zombies = match zombies {
                     Some(zombies) => zombies,
-                    None => zombies.insert(Zombies::of(&self.describer)?),
+                    None => zombies.insert(Zombies::of(&self.describer, now)?),
                 };
                 let Among { all, own } = zombies.among(&limit, &mut self.describer);
                 (all, own)

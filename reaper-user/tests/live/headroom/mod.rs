@@ -16,7 +16,7 @@ use crate::{
     remedy::Holder,
     support::{
         Container, Daemon, Parent, Rootfs, SECOND, Seen, assert_valid, boot_now, fixture, machine,
-        pids_mount, reaper, rounds, run, run_briefly,
+        pids_mount, program, reaper, rounds, run, run_briefly,
     },
 };
 
@@ -213,6 +213,36 @@ fn a_refusal_without_zombies_is_said_to_be_that() {
         "{row:#}"
     );
     assert_eq!(row["limits"][0]["used"], 20);
+    drop(container);
+    daemon.end();
+}
+
+/// The kernel frees them a while later, and only then are they out of the ledger.
+#[test]
+fn what_was_waited_for_a_moment_ago_is_no_zombie() {
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "1s"]);
+    let linux = json!({ "resources": { "pids": { "limit": LIMIT } } });
+    let container = forker("tidy", "wait", "1000000", &linux);
+    let mut reported = 0;
+    daemon.until("those that stand are reported", Duration::from_secs(20), |seen| {
+        reported += u64::from(seen.is("zombie") && seen.text("/workload/id") == container.id);
+        reported == 3
+    });
+    let all = run(Command::new(program("ps")).args(["-A", "-o", "stat="]));
+    let standing = all.lines().filter(|state| state.starts_with('Z')).count() as u64;
+    let mut most = 0;
+    for _ in 0..30 {
+        let rows = headroom(&[&container.id]);
+        let [row] = &rows[..] else { panic!("{rows:#?}") };
+        let limits = row["limits"].as_array().unwrap();
+        let node = limits.iter().find(|limit| limit["kind"] == "pid-max").unwrap();
+        let (own, all) = (row["zombies"].as_u64().unwrap(), node["zombies"].as_u64().unwrap());
+        // One may be dead and waited for next, and others elsewhere.
+        assert!((3..=4).contains(&own) && (own..=standing + 5).contains(&all), "{standing}: {row:#}");
+        most = most.max(all);
+    }
+    println!("{standing} zombies stand, and at most {most} are counted");
     drop(container);
     daemon.end();
 }
