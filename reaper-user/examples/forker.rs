@@ -4,6 +4,9 @@
 //! - `nproc LIMIT`: may have LIMIT tasks of its user (RLIMIT_NPROC). Answers `done`.
 //! - `user UID`: is that user from now on, without any capability. Answers `done`.
 //! - `namespace PID_MAX`: goes on as the first process of a new pid namespace, and sets kernel.pid_max there. Answers `done`.
+//! - `within COUNT`: so many zombies, of the first process of a pid namespace within its own, which rests until it ends. Answers `done`.
+//! - `apart`: goes on in a new user namespace. Answers `done`.
+//! - `uid UID`: is that user from now on. Answers `done`.
 //! - `fill zombie|live MOST`: forks children, one after the other's exit, or that rest until it ends, until a fork is refused. Answers
 //!   `refused AT MADE`: nanoseconds since 1970 when it was, and how many were made before; or `made MOST`.
 //! - `fork TIMES`: forks so often, and waits for each child that it gets. Answers `refused COUNT` of them.
@@ -18,7 +21,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, Write as _},
+    io::{self, BufRead as _, Read as _, Write as _},
     os::fd::AsRawFd as _,
     path::Path,
     process, ptr, thread,
@@ -39,6 +42,10 @@ fn main() -> Result<()> {
             ["nproc", limit] => nproc(number(limit)?)?,
             ["user", uid] => become_user(number(uid)?)?,
             ["namespace", pid_max] => enter_namespace(number(pid_max)?)?,
+            ["within", count_of] => fill_within(number(count_of)?)?,
+            // SAFETY: no memory is involved; there is one thread.
+            ["apart"] => done(unsafe { libc::unshare(libc::CLONE_NEWUSER) }, "unshare")?,
+            ["uid", uid] => be_only(number(uid)?)?,
             ["fill", "zombie", most] => fill(number(most)?, false)?,
             ["fill", "live", most] => fill(number(most)?, true)?,
             ["fork", times] => count(0..number(times)?, |_| fork())?,
@@ -90,6 +97,11 @@ fn become_user(uid: u32) -> Result<String> {
     done(unsafe { libc::setresuid(uid, uid, uid) }, "setresuid")
 }
 
+fn be_only(uid: u32) -> Result<String> {
+    // SAFETY: no memory is involved; there is one thread.
+    done(unsafe { libc::setresuid(uid, uid, uid) }, "setresuid")
+}
+
 fn enter_namespace(pid_max: u32) -> Result<String> {
     // SAFETY: no memory is involved.
     done(unsafe { libc::unshare(libc::CLONE_NEWPID) }, "unshare")?;
@@ -103,19 +115,46 @@ fn enter_namespace(pid_max: u32) -> Result<String> {
     Ok("done".to_owned())
 }
 
+fn fill_within(count_of: u32) -> Result<String> {
+    let (filled, told) = io::pipe()?;
+    if fork()?.context("refused before there was a namespace")? == 0 {
+        rests_with_parent();
+        // SAFETY: no memory is involved.
+        done(unsafe { libc::unshare(libc::CLONE_NEWPID) }, "unshare")?;
+        if fork()?.context("refused before the namespace had anybody")? == 0 {
+            rests_with_parent();
+            fill(count_of, false)?;
+            (&told).write_all(b"\n")?;
+        }
+        rest();
+    }
+    drop(told);
+    (&filled).read_exact(&mut [0])?;
+    Ok("done".to_owned())
+}
+
+/// Ends with its parent.
+fn rests_with_parent() {
+    // SAFETY: no memory is involved.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
+fn rest() -> ! {
+    loop {
+        // SAFETY: no memory is involved.
+        unsafe { libc::pause() };
+    }
+}
+
 fn fill(most: u32, live: bool) -> Result<String> {
     for made in 0..most {
         match fork()? {
-            // SAFETY: neither returns: one rests until it is killed with its parent, one ends without running anything at exit.
-            Some(0) => unsafe {
-                if live {
-                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                    loop {
-                        libc::pause();
-                    }
-                }
-                libc::_exit(0)
-            },
+            Some(0) if live => {
+                rests_with_parent();
+                rest()
+            }
+            // SAFETY: ends the process without running anything at exit.
+            Some(0) => unsafe { libc::_exit(0) },
             Some(child) => {
                 if !live {
                     await_end(child)?;

@@ -2,6 +2,7 @@
 //! tracer are the only processes that are ever looked at, once each.
 
 pub mod maps;
+pub mod namespaces;
 
 use std::{
     io::{self, Read as _},

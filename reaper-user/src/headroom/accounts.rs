@@ -1,4 +1,5 @@
-//! What is known of the limits of each workload that has zombies: uses, rates, forecasts, and when to look again.
+//! What is known of the limits of each workload that has zombies, or whose forks were refused a moment ago: uses, rates, forecasts, and
+//! when to look again.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::identity::BootTime;
 
-/// Cgroups with zombies that are looked at, at most.
+/// Cgroups that are looked at, at most.
 const KEPT: usize = 1_024;
 
-/// One that has had no zombie for so long is forgotten, and so is what was read so long ago: all is read twice as often.
+/// One that has had no zombie and no refused fork for so long is forgotten, and so is what was read so long ago: all is read twice as often.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Between two looks, at most and at least.
@@ -64,7 +65,7 @@ struct Account {
     looks: u32,
     listed: Option<BootTime>,
     zombies: u64,
-    /// Since when it has none.
+    /// Since when it has none, and no fork of it was refused.
     empty: Option<BootTime>,
     holder: Option<u32>,
     /// Whose limit this is, once it was read.
@@ -100,31 +101,45 @@ pub struct Accounts {
 impl Accounts {
     /// A cgroup has zombies now, so many in it and below, held by this process. True where it was not known yet.
     pub fn meet(&mut self, path: &CgroupPath, zombies: u64, holder: Option<u32>, now: BootTime) -> bool {
-        if let Some(account) = self.accounts.get_mut(path) {
-            account.zombies = zombies;
-            account.empty = None;
-            account.holder = holder.or(account.holder);
-            return false;
+        let Some((account, is_new)) = self.entry(path, zombies > 0, now) else { return false };
+        account.zombies = zombies;
+        account.holder = holder.or(account.holder);
+        is_new
+    }
+
+    /// A fork was refused in a cgroup, which need not have zombies. False where there was no place for it.
+    pub fn refused(&mut self, path: &CgroupPath, now: BootTime) -> bool {
+        self.entry(path, false, now).is_some()
+    }
+
+    /// The account of a cgroup, and whether that is new. Those that have no zombies give way to one that has; `None` where there is no
+    /// place.
+    fn entry(&mut self, path: &CgroupPath, has_zombies: bool, now: BootTime) -> Option<(&mut Account, bool)> {
+        let is_new = !self.accounts.contains_key(path);
+        if is_new && self.accounts.len() >= KEPT {
+            let empty =
+                self.accounts.iter().find(|(_, account)| account.zombies == 0).filter(|_| has_zombies);
+            let Some(empty) = empty.map(|(path, _)| Arc::clone(path)) else {
+                self.turned_away += 1;
+                return None;
+            };
+            self.accounts.remove(&empty);
         }
-        if self.accounts.len() >= KEPT {
-            self.turned_away += 1;
-            return false;
-        }
-        let account = Account {
+        let account = self.accounts.entry(Arc::clone(path)).or_insert_with(|| Account {
             due: now,
             looks: 0,
             listed: None,
-            zombies,
+            zombies: 0,
             empty: None,
-            holder,
+            holder: None,
             nproc: None,
             differed: (0, false),
-        };
-        self.accounts.insert(Arc::clone(path), account);
-        true
+        });
+        account.empty = None;
+        Some((account, is_new))
     }
 
-    /// Forgets those that have had no zombie for long; `zombies` says how many there are now.
+    /// Forgets those that have had neither zombies nor refused forks for long; `zombies` says how many there are now.
     pub fn expire(&mut self, now: BootTime, zombies: impl Fn(&[u8]) -> u64) {
         self.accounts.retain(|path, account| {
             account.zombies = zombies(path);
@@ -148,7 +163,7 @@ impl Accounts {
         self.turned_away
     }
 
-    /// The cgroups that have or had zombies a moment ago.
+    /// The cgroups that have zombies, had some or were refused a fork a moment ago.
     pub fn paths(&self) -> impl Iterator<Item = &CgroupPath> {
         self.accounts.keys()
     }

@@ -108,7 +108,8 @@ impl Refusals {
         self.receive(attempt.count);
         let is_elsewhere = attempt.who.elsewhere != 0;
         let user = attempt.nproc.filter(|limit| attempt.processes >= *limit);
-        let user = user.map(|limit| Found::Other(Limit::Nproc(attempt.uid), limit, attempt.processes));
+        let whose = if attempt.unread { Limit::NprocWithin } else { Limit::Nproc };
+        let user = user.map(|limit| Found::Other(whose(attempt.uid), limit, attempt.processes));
         // The kernel asks it first. But only of the one that was announced it is known that it was full then; of the others a count
         // that has grown says more.
         let certain = if attempt.fresh && user.is_some() { attempt.count.min(1) } else { 0 };

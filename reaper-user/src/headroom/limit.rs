@@ -21,6 +21,8 @@ pub enum Limit {
     ThreadsMax,
     /// RLIMIT_NPROC of a user.
     Nproc(u32),
+    /// RLIMIT_NPROC of a user, of whose processes those count that are in one user namespace, which is not the initial one.
+    NprocWithin(u32),
 }
 
 /// A limit, and what is used of it.

@@ -110,6 +110,8 @@ pub(super) struct Refused {
     /// Why it did not take the one for kretprobe.
     no_kretprobe: Option<String>,
     attached: Option<(RefusalHook, Option<Link>)>,
+    /// Whether a process counts for the users, too, that have made the user namespaces around it.
+    counts_owners: bool,
     counts: PerCpuHashMap<MapData, [u64; 2], [u64; 2]>,
     /// How many were counted for an earlier daemon that ended before it had told of them.
     left: u64,
@@ -123,7 +125,8 @@ impl Refused {
         let counts = map(ebpf, "REFUSED")?;
         if let Err(error) = &needs.counts {
             let (fexit, no_kretprobe) = (Err(error.clone()), Some(error.clone()));
-            return Ok(Self { fexit, no_kretprobe, attached: None, counts, left: 0, told: 0 });
+            let counts_owners = false;
+            return Ok(Self { fexit, no_kretprobe, attached: None, counts_owners, counts, left: 0, told: 0 });
         }
         let mut load = |name| fexit(ebpf, name).and_then(|program| program.load(OUTER, btf)).map(|()| name);
         let fexit = match &needs.no_fexit {
@@ -136,7 +139,8 @@ impl Refused {
                 .map_err(|error| verdict(&error)),
         };
         let no_kretprobe = kretprobe(ebpf).and_then(KProbe::load).err().map(|error| verdict(&error));
-        Ok(Self { fexit, no_kretprobe, attached: None, counts, left: 0, told: 0 })
+        let counts_owners = needs.counts.as_ref().is_ok_and(|counts| counts.in_ucounts);
+        Ok(Self { fexit, no_kretprobe, attached: None, counts_owners, counts, left: 0, told: 0 })
     }
 
     /// Attaches the hook, at the first call, and says which it is.
@@ -213,6 +217,12 @@ impl Kernel {
             self.tell_refused(0);
         }
         self.refused.attach(&mut self.ebpf)
+    }
+
+    /// Whether a process counts against RLIMIT_NPROC of the users, too, that have made the user namespaces around it: since Linux 5.14.
+    #[must_use]
+    pub const fn counts_owners(&self) -> bool {
+        self.refused.counts_owners
     }
 
     /// How many forks an earlier daemon had counted and not told of when it ended. Known once the hook is attached.

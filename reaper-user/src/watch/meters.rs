@@ -185,7 +185,7 @@ impl Meters {
         &mut self,
         mut limits: Vec<(WorkloadLabels, LimitCounts)>,
     ) -> Vec<(WorkloadLabels, LimitCounts)> {
-        limits.sort_by(|(_, one), (_, other)| one.free.total_cmp(&other.free));
+        limits.sort_by(|(_, one), (_, other)| one.by_nearness(other));
         self.limits_overflowed += limits.len().saturating_sub(self.label_sets) as u64;
         limits.truncate(self.label_sets);
         limits

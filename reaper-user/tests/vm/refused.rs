@@ -245,6 +245,49 @@ fn is_told_of_the_living(daemon: &mut Daemon, hook: &str) {
     is_told(daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), 0..=0);
 }
 
+/// As a rootless container is: other users in a user namespace, which count for the one who has made it where the kernel counts so.
+#[test]
+#[ignore = "needs a VM: cargo xtask vm"]
+fn zombies_in_a_user_namespace_count_for_who_has_made_it_and_a_limit_in_it_has_no_share() {
+    const WITHIN: u64 = 30;
+    const LIMIT: u64 = 60;
+    const INNER: u32 = 999;
+    require_vm();
+    let hook = offered();
+    if hook == "none" {
+        return;
+    }
+    let mut daemon = start();
+    let mut container = Forker::start();
+    container.does(&format!("nproc {WITHIN}"));
+    container.does(&format!("uid {USER}"));
+    container.does("apart");
+    let map = format!("/proc/{}/uid_map", container.pid());
+    fs::write(&map, format!("0 {USER} 1\n{INNER} 100998 1\n"))
+        .unwrap_or_else(|error| panic!("{map}: {error}"));
+    container.does(&format!("uid {INNER}"));
+    let within = container.fills("zombie");
+    assert_eq!(within.made, WITHIN - 1);
+    let pid = container.pid();
+    daemon.wait_until("the refusal within", |daemon| told_to(daemon, pid).is_some());
+    let event = told_to(&daemon, pid).expect("just seen");
+    let limit = &event["limit"];
+    assert_eq!((&limit["kind"], &limit["limit"]), (&"rlimit-nproc".into(), &WITHIN.into()), "{event}");
+    assert_eq!((&limit["zombies"], &event["zombie_share"]), (&Value::Null, &Value::Null), "{event}");
+
+    let counts_owners = fs::read_to_string("/proc/kallsyms").expect("symbols").contains("inc_rlimit_ucounts");
+    let (zombies, living) = if counts_owners { (within.made, 2) } else { (0, 1) };
+    let mut forker = Forker::start();
+    forker.does(&format!("nproc {LIMIT}"));
+    forker.does(&format!("user {USER}"));
+    let refused = forker.fills("zombie");
+    assert_eq!(refused.made, LIMIT - zombies - living);
+    let zombies = refused.made + zombies..=refused.made + zombies;
+    let event = is_told(&mut daemon, hook, &refused, forker.pid(), ("rlimit-nproc", LIMIT), zombies);
+    assert_eq!(event["limit"]["uid"], USER, "{event}");
+    daemon.stop();
+}
+
 #[test]
 #[ignore = "needs a VM: cargo xtask vm"]
 fn a_cgroups_limit_is_named_and_what_both_the_hook_and_its_count_say_is_told_once() {

@@ -81,8 +81,11 @@ fn on_pids_of_a_namespace(daemon: &mut Daemon, hook: &str) {
     forker.does(&format!("namespace {LIMIT}"));
     assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").expect("a number"), machine);
     let inner = child_of(forker.pid());
+    // Whoever has a number in a namespace within it has one in it, too.
+    const WITHIN: u64 = 20;
+    forker.does(&format!("within {WITHIN}"));
     let refused = forker.fills("zombie");
-    let zombies = refused.made..=refused.made;
+    let zombies = refused.made + WITHIN..=refused.made + WITHIN;
     let event = is_told(daemon, hook, &refused, inner, ("pid-max", LIMIT), zombies);
     let namespace = fs::read_link(format!("/proc/{inner}/ns/pid")).expect("a namespace");
     let number = namespace.to_str().and_then(|name| name.strip_prefix("pid:[")?.strip_suffix(']'));

@@ -127,6 +127,28 @@ fn there_are_never_more_than_fit_and_who_found_no_place_is_counted() {
 }
 
 #[test]
+fn whose_fork_was_refused_is_looked_at_for_a_minute_and_gives_way_to_who_has_zombies() {
+    let mut accounts = Accounts::default();
+    let refused = path(b"/refused");
+    assert!(accounts.refused(&refused, at(0)) && accounts.due(at(0)).len() == 1);
+    accounts.expire(at(50), |_| 0);
+    assert!(accounts.refused(&refused, at(55)), "once more");
+    for (second, kept) in [(100, 1), (159, 1), (161, 0)] {
+        accounts.expire(at(second), |_| 0);
+        assert_eq!(accounts.paths().count(), kept, "{second}");
+    }
+    for number in 0..KEPT - 1 {
+        accounts.meet(&path(format!("/{number}").as_bytes()), 1, None, at(200));
+    }
+    assert!(accounts.refused(&refused, at(200)));
+    assert!(!accounts.refused(&path(b"/another"), at(200)), "both have none");
+    accounts.meet(&path(b"/leaks"), 1, None, at(200));
+    let is_kept = |accounts: &Accounts, wanted: &CgroupPath| accounts.paths().any(|path| path == wanted);
+    assert!(!is_kept(&accounts, &refused) && is_kept(&accounts, &path(b"/leaks")));
+    assert_eq!((accounts.paths().count(), accounts.turned_away()), (KEPT, 1));
+}
+
+#[test]
 fn after_zombies_went_it_is_looked_at_as_often_as_at_the_beginning() {
     let mut accounts = Accounts::default();
     leak(&mut accounts, 100);

@@ -251,7 +251,7 @@ impl ShownLimit {
                 LimitKind::PidMax
             }
             Limit::ThreadsMax => LimitKind::ThreadsMax,
-            Limit::Nproc(user) => {
+            Limit::Nproc(user) | Limit::NprocWithin(user) => {
                 uid = Some(*user);
                 LimitKind::RlimitNproc
             }

@@ -10,6 +10,7 @@ mod rounds;
 mod tell;
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     path::Path,
     sync::Arc,
@@ -110,6 +111,14 @@ pub struct LimitCounts {
     pub free: f64,
     /// How long it is until it is full, where that can be said.
     pub exhaustion: Option<Duration>,
+}
+
+impl LimitCounts {
+    /// Whose limit is full comes first, then whose will be first, then who has the smallest part left.
+    pub(super) fn by_nearness(&self, other: &Self) -> Ordering {
+        let first = |this: &Self| (this.free > 0.0, this.exhaustion.unwrap_or(Duration::MAX));
+        first(self).cmp(&first(other)).then(self.free.total_cmp(&other.free))
+    }
 }
 
 impl Headrooms {
@@ -245,7 +254,7 @@ impl Headrooms {
             };
             // One workload may have several cgroups.
             let entry = all.entry(WorkloadLabels::from(workload)).or_insert_with(|| counts.clone());
-            if counts.free < entry.free {
+            if counts.by_nearness(entry).is_lt() {
                 *entry = counts;
             }
         }
@@ -347,9 +356,14 @@ impl Watch {
         } else {
             self.describer.workloads.at(self.headrooms.hierarchy, path)
         };
+        let now = boot_now();
+        if !path.is_empty() && self.headrooms.accounts.refused(path, now) {
+            self.headrooms.known.insert(Arc::clone(path), workload.clone());
+            self.headrooms.stirred = true;
+        }
         let labels = WorkloadLabels::from(&workload);
         let (failed, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
         failed.count += refusal.count;
-        self.headrooms.failures.add(refusal, workload, boot_now());
+        self.headrooms.failures.add(refusal, workload, now);
     }
 }

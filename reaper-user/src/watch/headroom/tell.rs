@@ -193,7 +193,7 @@ impl Watch {
                 (Some(census.below(at)), largest(below))
             }
             Limit::PidMax | Limit::ThreadsMax => (Some(census.all), largest(census.own.iter())),
-            Limit::PidMaxOf(_) | Limit::Nproc(_) => {
+            Limit::PidMaxOf(_) | Limit::Nproc(_) | Limit::NprocWithin(_) => {
                 let zombies = match zombies {
                     Some(zombies) => zombies,
                     None => zombies.insert(Zombies::of(&self.describer, now)?),
