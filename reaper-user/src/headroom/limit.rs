@@ -8,6 +8,9 @@ use super::{
 };
 use crate::identity::BootTime;
 
+/// The part of a limit that a workload's own zombies must be, for a remedy to come sooner because little is left of it.
+const WORTH: f64 = 0.1;
+
 /// A limit on numbers of processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
@@ -119,5 +122,31 @@ impl Headroom {
     #[must_use]
     pub fn free(&self) -> Option<f64> {
         self.uses.iter().filter_map(Use::free).min_by(f64::total_cmp)
+    }
+
+    /// The smallest part that is left of any that is full of its own zombies for [`WORTH`] at least: where others fill a limit, a remedy for
+    /// these few would not make room.
+    #[must_use]
+    pub fn free_by_own(&self) -> Option<f64> {
+        let counts = |of: &&Use| of.max.is_some_and(|max| self.zombies as f64 >= max as f64 * WORTH);
+        self.uses.iter().filter(counts).filter_map(Use::free).min_by(f64::total_cmp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_others_fill_a_limit_brings_no_remedy_forward() {
+        let node = Use::new(Limit::PidMax, Some(1_000), 990, 2);
+        let own = |zombies, used| Headroom {
+            zombies,
+            uses: vec![Use::new(Limit::PidsMax((*b"/own").into()), Some(20), used, zombies), node.clone()],
+            ..Headroom::default()
+        };
+        assert_eq!((own(1, 19).free_by_own(), own(0, 20).free_by_own()), (None, None));
+        assert_eq!((own(2, 10).free_by_own(), own(2, 19).free_by_own()), (Some(0.5), Some(0.05)));
+        assert_eq!(own(1, 10).free(), Some(0.01));
     }
 }

@@ -148,7 +148,7 @@ impl Watch {
         let thresholds = self.remedies.policy().headroom_thresholds();
         let mut low: HashSet<CgroupPath> = HashSet::new();
         for path in paths {
-            let Some(free) = self.headrooms.accounts.of(path).free() else {
+            let Some(free) = self.headrooms.accounts.of(path).free_by_own() else {
                 self.headrooms.free.remove(path);
                 continue;
             };
