@@ -350,6 +350,10 @@ impl Watch {
         let labels = WorkloadLabels::from(&workload);
         let (failed, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
         failed.count += refusal.count;
-        self.headrooms.failures.add(refusal, workload, boot_now());
+        let now = boot_now();
+        self.headrooms.failures.count(&refusal, now);
+        if self.filter.matches_workload(&workload) {
+            self.headrooms.failures.add(refusal, workload, now);
+        }
     }
 }
