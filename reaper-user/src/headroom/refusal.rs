@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     attempts::{Forker, Found},
     files::{CgroupPath, Level},
+    limit::Limit,
 };
 
 /// Where it is known from.
@@ -44,18 +45,26 @@ pub struct Refusal {
     pub who: Option<Forker>,
 }
 
-/// What is told together: the cgroup, and the limit without how much it is.
-pub type Key = (CgroupPath, Found);
+/// What is told together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// What this limit has refused, in whichever cgroups that was.
+    Limit(Limit),
+    /// What was refused in this one, where the limit is not known.
+    In(CgroupPath, Found),
+}
 
 impl Refusal {
     /// What it is told with.
     #[must_use]
     pub fn key(&self) -> Key {
-        let found = match &self.found {
-            Found::Other(limit, ..) => Found::Other(limit.clone(), 0, 0),
-            found => found.clone(),
+        let limit = match &self.found {
+            Found::Other(limit, ..) => Some(limit.clone()),
+            Found::PidsMax if self.at_limit => Some(Limit::PidsMax(Arc::clone(&self.path))),
+            Found::PidsMax => self.level().map(|level| Limit::PidsMax(Arc::clone(&level.path))),
+            Found::Unknown | Found::Unread => None,
         };
-        (Arc::clone(&self.path), found)
+        limit.map_or_else(|| Key::In(Arc::clone(&self.path), self.found.clone()), Key::Limit)
     }
 
     /// The level whose limit refused it: the cgroup itself where it is counted there; else the innermost that is full, or, if that has

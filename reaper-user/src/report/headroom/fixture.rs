@@ -90,6 +90,7 @@ pub(in crate::report) fn all() -> Vec<Event> {
         time: fixture::time(),
         count: 10_000,
         total: 10_001,
+        cgroups: 1,
         limit: whole.limits.get(1).cloned(),
         no_limit: None,
         forker: None,
@@ -137,13 +138,14 @@ pub(in crate::report) fn all() -> Vec<Event> {
         ..of_user.clone()
     };
     let unread = ForkFailedEvent { no_limit: Some(NoLimit::NotRead), forker: None, ..by_nothing.clone() };
+    let several = ForkFailedEvent { cgroups: 3_000, no_limit: Some(NoLimit::Several), ..by_nothing.clone() };
     let read =
         ForkFailedEvent { source: headroom::Source::Reading, zombies_of: Vec::new(), ..failed.clone() };
     let headrooms = [whole, bare, full()].map(|room| Event::Headroom(Box::new(room)));
     headrooms
         .into_iter()
         .chain(
-            [failed, unknown, of_user, of_namespace, by_nothing, unread, read]
+            [failed, unknown, of_user, of_namespace, by_nothing, unread, several, read]
                 .map(|failed| Event::ForkFailed(Box::new(failed))),
         )
         .collect()

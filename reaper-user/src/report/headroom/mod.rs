@@ -151,7 +151,10 @@ pub struct ForkFailedEvent {
     pub count: u64,
     /// How many of this limit since the daemon started.
     pub total: u64,
-    /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, none was full, or one could not be read.
+    /// In how many cgroups: those whose processes tried; where no such is known, those whose limits it were.
+    pub cgroups: u64,
+    /// The limit that refused them, as it was right after; `None` where its cgroup was gone by then, none was full, one could not be read,
+    /// or there were several.
     pub limit: Option<ShownLimit>,
     /// Why there is no limit, where there is none.
     pub no_limit: Option<NoLimit>,
@@ -179,6 +182,8 @@ pub enum NoLimit {
     NotRead,
     /// It was a cgroup's that is gone.
     Gone,
+    /// There were several, too many at once to tell of each.
+    Several,
 }
 
 /// A process that tried to fork.

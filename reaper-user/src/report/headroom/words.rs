@@ -46,10 +46,15 @@ impl ForkFailedEvent {
     /// In a sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let Self { count, limit, no_limit, forker, workload, zombie_share, zombies_of, .. } = self;
+        let Self { count, cgroups, limit, no_limit, forker, workload, zombie_share, zombies_of, .. } = self;
         let mut text = format!("{} in {}", refused(*count), workload.shown());
+        let others = cgroups.saturating_sub(1);
+        if others > 0 {
+            text += &format!(" and {}", numbered(others, "other cgroup", "other cgroups"));
+        }
         if let Some(ShownForker { pid, start_time: _, comm }) = forker {
-            text += &format!(" to {comm} ({pid})");
+            let last = if others > 0 { ", the last" } else { "" };
+            text += &format!("{last} to {comm} ({pid})");
         }
         let Some(limit) = limit else {
             let which = match no_limit {
@@ -59,6 +64,7 @@ impl ForkFailedEvent {
                 Some(NoLimit::NotRead) => {
                     "it is not known by which limit: one that may have been full could not be looked at"
                 }
+                Some(NoLimit::Several) => "by several limits: too many at once to tell of each",
                 Some(NoLimit::Gone) | None => "by a limit of a cgroup that is gone",
             };
             return format!("{text}, {which}");
@@ -324,8 +330,16 @@ mod tests {
         );
         assert!(sentences[1].starts_with("1 fork was refused in") && sentences[1].contains("is gone"));
         assert!(!sentences.iter().any(|sentence| sentence.contains("not the reason")));
+        assert!(
+            sentences[6]
+                .contains(" and 2999 other cgroups, the last to sh (4711), by several limits: too many"),
+            "{}",
+            sentences[6]
+        );
         let [.., Event::ForkFailed(last)] = &fixture::all()[..] else { panic!("no refused fork") };
         let without = ForkFailedEvent { zombie_share: Some(0.0), ..(**last).clone() };
         assert!(without.sentence().ends_with(": zombies are not the reason"), "{}", without.sentence());
+        let two = ForkFailedEvent { cgroups: 2, ..without };
+        assert!(two.sentence().contains(" and 1 other cgroup (EAGAIN): "), "{}", two.sentence());
     }
 }

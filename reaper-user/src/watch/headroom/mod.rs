@@ -364,6 +364,9 @@ impl Watch {
         let labels = WorkloadLabels::from(&workload);
         let (failed, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);
         failed.count += refusal.count;
-        self.headrooms.failures.add(refusal, workload, now);
+        self.headrooms.failures.count(&refusal, now);
+        if self.filter.matches_workload(&workload) {
+            self.headrooms.failures.add(refusal, workload, now);
+        }
     }
 }

@@ -102,8 +102,7 @@ impl Watch {
     }
 
     pub(super) fn tell_due_refusals(&mut self, now: BootTime) -> Result<(), WatchError> {
-        let mut due = self.headrooms.failures.due(now);
-        due.retain(|due| self.filter.matches_workload(&due.workload));
+        let due = self.headrooms.failures.due(now);
         if due.is_empty() {
             self.note_told();
             return Ok(());
@@ -112,15 +111,15 @@ impl Watch {
         let census = match self.zombie_census(true) {
             Ok(census) => census,
             Err(error) => {
-                self.headrooms.failures.put_back(due);
+                self.headrooms.failures.put_back(due.into_iter().flatten());
                 return Err(error);
             }
         };
         let holdings = self.holdings();
         let (mut due, mut zombies) = (due.into_iter(), None);
         while let Some(next) = due.next() {
-            if let Err(error) = self.tell_refusal(&next, &census, &mut zombies, &holdings, now) {
-                self.headrooms.failures.put_back(std::iter::once(next).chain(due).collect());
+            if let Err(error) = self.tell_together(&next, &census, &mut zombies, &holdings, now) {
+                self.headrooms.failures.put_back(next.into_iter().chain(due.flatten()));
                 return Err(error);
             }
         }
@@ -128,16 +127,27 @@ impl Watch {
         Ok(())
     }
 
-    fn tell_refusal(
+    /// Tells of refused forks in one event: of a limit, or of several that there are too many of.
+    fn tell_together(
         &mut self,
-        due: &Due,
+        together: &[Due],
         census: &Census,
         zombies: &mut Option<Zombies>,
         holdings: &HashMap<CgroupPath, Holding>,
         now: BootTime,
     ) -> Result<(), WatchError> {
-        let Due { refusal, workload, count, hooked: _, total } = due;
-        let (limit, own) = self.limit_of(refusal, census, zombies, now)?;
+        let Some(named) = together.iter().max_by_key(|due| due.count) else { return Ok(()) };
+        let Due { refusal, workload, .. } = named;
+        let mut limits = Vec::new();
+        for due in together.iter().filter(|due| due.is_of_one()) {
+            limits.push((due, self.limit_of(&due.refusal, census, zombies, now)?));
+        }
+        let is_of_one = together.len() == 1 && named.is_of_one();
+        let (mut shown_limit, mut own) = (None, Vec::new());
+        if is_of_one && let Some((_, Some((limit, shown)))) = limits.first() {
+            own = self.most_of(limit, census, zombies, now)?;
+            shown_limit = Some(shown.clone());
+        }
         // Nobody is asked for the names of those that are not told of.
         let shown = |workload: &Workload| ShownWorkload::new(workload, &self.describer.names.of(workload));
         let of = |(path, (zombies, workload)): &(CgroupPath, Own)| ZombiesOf {
@@ -146,19 +156,20 @@ impl Watch {
             holder: holdings.get(path).and_then(|holding| Some(holding.holder.as_ref()?.0.clone())),
         };
         let zombies_of = own.iter().map(of).collect();
-        let share = limit.as_ref().and_then(|limit| limit.zombie_share);
         let no_limit = match &refusal.found {
-            _ if limit.is_some() => None,
+            _ if shown_limit.is_some() => None,
+            _ if !is_of_one => Some(NoLimit::Several),
             Found::Unknown => Some(NoLimit::NoneFull),
             Found::Unread => Some(NoLimit::NotRead),
             Found::PidsMax | Found::Other(..) => Some(NoLimit::Gone),
         };
         let event = ForkFailedEvent {
             time: Timestamp::now(),
-            count: *count,
-            total: *total,
-            zombie_share: share,
-            limit,
+            count: together.iter().map(|due| due.count).sum(),
+            total: together.iter().map(|due| due.total).sum(),
+            cgroups: Due::cgroups(together),
+            zombie_share: shown_limit.as_ref().and_then(|limit| limit.zombie_share),
+            limit: shown_limit,
             no_limit,
             forker: refusal.who.as_ref().map(ShownForker::from),
             forker_cgroup: refusal.forker.as_ref().map(|path| Untrusted::new(path)),
@@ -167,47 +178,72 @@ impl Watch {
             source: refusal.source,
         };
         self.outbox.send(Event::ForkFailed(Box::new(event)));
-        self.headrooms.told_share(workload, share);
+        for (due, limit) in limits {
+            let share = limit.and_then(|(_, shown)| shown.zombie_share);
+            for workload in due.workloads() {
+                self.headrooms.told_share(workload, share);
+            }
+        }
         Ok(())
     }
 
-    /// The limit that refused a fork, and the cgroups whose zombies count against it.
+    /// The limit that refused a fork; `None` where it is not known.
     fn limit_of(
         &mut self,
         refusal: &Refusal,
         census: &Census,
         zombies: &mut Option<Zombies>,
         now: BootTime,
-    ) -> Result<Limited, WatchError> {
+    ) -> Result<Option<(Limit, ShownLimit)>, WatchError> {
         let (limit, max, used) = match &refusal.found {
-            Found::Unknown | Found::Unread => return Ok((None, Vec::new())),
+            Found::Unknown | Found::Unread => return Ok(None),
             Found::Other(limit, max, used) => (limit.clone(), Some(*max), *used),
             Found::PidsMax => match refusal.level() {
                 Some(level) => (Limit::PidsMax(Arc::clone(&level.path)), level.max, level.current),
-                None => return Ok((None, Vec::new())),
+                None => return Ok(None),
             },
         };
-        let (count, own) = match &limit {
-            Limit::PidsMax(at) => {
-                let below = census.own.iter().filter(|(path, _)| is_within(path, at));
-                (Some(census.below(at)), largest(below))
-            }
-            Limit::PidMax | Limit::ThreadsMax => (Some(census.all), largest(census.own.iter())),
+        let count = match &limit {
+            Limit::PidsMax(at) => Some(census.below(at)),
+            Limit::PidMax | Limit::ThreadsMax => Some(census.all),
             Limit::PidMaxOf(_) | Limit::Nproc(_) | Limit::NprocWithin(_) => {
-                let zombies = match zombies {
-                    Some(zombies) => zombies,
-                    None => zombies.insert(Zombies::of(&self.describer, now)?),
-                };
-                let Among { all, own } = zombies.among(&limit, &mut self.describer);
-                (all, own)
+                self.among(&limit, zombies, now)?.all
             }
         };
-        let of = Use::new(limit, max, used, count.unwrap_or(0));
+        let of = Use::new(limit.clone(), max, used, count.unwrap_or(0));
         let shown = ShownLimit::new(&of, self.headrooms.hierarchy, now);
         let shown = if count.is_some() { shown } else { shown.without_zombies() };
-        Ok((Some(shown), own))
+        Ok(Some((limit, shown)))
+    }
+
+    /// The cgroups that have the most of the zombies which count against a limit.
+    fn most_of(
+        &mut self,
+        limit: &Limit,
+        census: &Census,
+        zombies: &mut Option<Zombies>,
+        now: BootTime,
+    ) -> Result<Vec<(CgroupPath, Own)>, WatchError> {
+        Ok(match limit {
+            Limit::PidsMax(at) => largest(census.own.iter().filter(|(path, _)| is_within(path, at))),
+            Limit::PidMax | Limit::ThreadsMax => largest(census.own.iter()),
+            Limit::PidMaxOf(_) | Limit::Nproc(_) | Limit::NprocWithin(_) => {
+                self.among(limit, zombies, now)?.own
+            }
+        })
+    }
+
+    /// Those that count against a limit which is no cgroup's.
+    fn among(
+        &mut self,
+        limit: &Limit,
+        zombies: &mut Option<Zombies>,
+        now: BootTime,
+    ) -> Result<Among, WatchError> {
+        let zombies = match zombies {
+            Some(zombies) => zombies,
+            None => zombies.insert(Zombies::of(&self.describer, now)?),
+        };
+        Ok(zombies.among(limit, &mut self.describer))
     }
 }
-
-/// A limit, and the cgroups that have the most of its zombies.
-type Limited = (Option<ShownLimit>, Vec<(CgroupPath, Own)>);
