@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    os::unix::fs::MetadataExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,7 +73,10 @@ pub(super) struct Census {
 impl Census {
     /// In a cgroup and below it; the root has its own only, for it has no limit.
     pub(super) fn below(&self, path: &[u8]) -> u64 {
-        self.below.get(path).copied().or_else(|| Some(self.own.get(path)?.0)).unwrap_or(0)
+        if path.len() > 1 {
+            return self.below.get(path).copied().unwrap_or(0);
+        }
+        self.own.get(path).map_or(0, |(zombies, _)| *zombies)
     }
 }
 
@@ -100,13 +104,20 @@ impl Watch {
         for ([v2, v1], (count, aged)) in counts {
             census.all += count;
             let Some(path) = self.describer.workloads.cgroups().pids_path([v2, v1]) else { continue };
-            for level in upwards(&path) {
+            // What died in a cgroup that was removed counts against the limits around that, not against those of another one that has its
+            // path now.
+            let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
+            let folder = std::fs::metadata(self.headrooms.reader.files().of(&path, ""));
+            let is_replaced = folder.is_ok_and(|folder| folder.ino() != id);
+            for level in upwards(&path).skip(usize::from(is_replaced)) {
                 *census.below.entry(Arc::from(level)).or_default() += count;
             }
-            if aged {
+            if aged && !is_replaced {
                 census.aged.push(Arc::clone(&path));
             }
-            match census.own.entry(path) {
+            let own = if is_replaced { upwards(&path).nth(1).map(Arc::from) } else { Some(path) };
+            let Some(own) = own else { continue };
+            match census.own.entry(own) {
                 std::collections::hash_map::Entry::Occupied(mut own) => own.get_mut().0 += count,
                 std::collections::hash_map::Entry::Vacant(own) => {
                     own.insert((count, self.describer.workloads.of(v2, v1)));

@@ -4,6 +4,7 @@
 mod crawler;
 
 use std::{
+    collections::HashSet,
     fs,
     path::Path,
     process::Command,
@@ -244,6 +245,49 @@ fn what_was_waited_for_a_moment_ago_is_no_zombie() {
     }
     println!("{standing} zombies stand, and at most {most} are counted");
     drop(container);
+    daemon.end();
+}
+
+/// As where a launcher that does not wait makes a cgroup for each job: only zombies do not keep it from being removed.
+#[test]
+fn zombies_of_a_cgroup_that_is_gone_do_not_count_in_another_one_at_its_place() {
+    const NAME: &str = "reaper-headroom-again";
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "500ms"]);
+    let folder = pids_mount().join(NAME);
+    let _cgroup = Parent(NAME);
+    fs::create_dir(&folder).unwrap();
+    let mut job: Vec<_> = (0..5)
+        .map(|_| {
+            let child = Command::new("sleep").arg("1000").spawn().unwrap();
+            fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+            child
+        })
+        .collect();
+    job.iter_mut().for_each(|child| child.kill().unwrap());
+    let mut left: HashSet<u64> = job.iter().map(|child| child.id().into()).collect();
+    daemon.until("the job's zombies are reported", Duration::from_secs(20), |seen| {
+        if seen.is("zombie") {
+            left.remove(&seen.number("/pid"));
+        }
+        left.is_empty()
+    });
+    let zombies = || {
+        let rows = headroom(&[&format!("/{NAME}")]);
+        let [row] = &rows[..] else { panic!("{rows:#?}") };
+        row["zombies"].as_u64().unwrap()
+    };
+    assert_eq!(zombies(), 5);
+    fs::remove_dir(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while zombies() > 0 {
+        assert!(Instant::now() < deadline, "they count there");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for child in &mut job {
+        child.wait().unwrap();
+    }
     daemon.end();
 }
 
