@@ -1,21 +1,27 @@
 //! What is known of the limits of each workload that has zombies: uses, rates, forecasts, and when to look again.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    files::{CgroupPath, Level, Node, Nproc, upwards},
+    files::{CgroupPath, Level, Node, Nproc},
     forecast::{Rate, Series},
     limit::{Headroom, Limit, Use},
+    nested::upwards,
     reader::Seen,
 };
 use crate::identity::BootTime;
 
 /// Cgroups with zombies that are looked at, at most.
 const KEPT: usize = 1_024;
+
+/// Cgroups that count which are known, at most. Beside those of the workloads themselves the outermost stay, which most are below; of
+/// those the longest unseen give way.
+const LEVELS: usize = 4 * KEPT;
 
 /// One that has had no zombie for so long is forgotten, and so is what was read so long ago: all is read twice as often.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -228,12 +234,15 @@ impl Accounts {
             if count + SLACK < counted.zombies {
                 fell.insert(Arc::clone(&level.path));
             }
-            counted.level = Level { threads, processes, ..level };
+            // Its path is here already.
+            let path = Arc::clone(&counted.level.path);
+            counted.level = Level { path, threads, processes, ..level };
             counted.zombies = count;
             counted.seen = now;
             counted.series.push(now, count);
             counted.rate = counted.series.rate();
         }
+        self.bound_levels();
         let nprocs: HashMap<u32, Option<Nproc>> = seen.nprocs.into_iter().collect();
         let mut disagreements = Vec::new();
         for path in asked {
@@ -252,6 +261,24 @@ impl Accounts {
             }
         }
         disagreements
+    }
+
+    /// Forgets those that are too many.
+    fn bound_levels(&mut self) {
+        let Some(over @ 1..) = self.levels.len().checked_sub(LEVELS) else { return };
+        let Self { accounts, levels, turned_away, .. } = self;
+        let depth = |path: &[u8]| path.iter().filter(|byte| **byte == b'/').count();
+        let mut order: Vec<_> = levels
+            .iter()
+            .map(|(path, counted)| {
+                (accounts.contains_key(path), Reverse(depth(path)), counted.seen, Arc::clone(path))
+            })
+            .collect();
+        order.sort_unstable();
+        for (.., path) in order.into_iter().take(over) {
+            levels.remove(&path);
+            *turned_away += 1;
+        }
     }
 
     /// What is known of a cgroup's limits. Of one that has no zombies it is what was last read of it, if it was.

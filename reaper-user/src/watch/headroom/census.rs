@@ -10,7 +10,7 @@ use reaper_ebpf::{Record, state};
 
 use super::NAMED;
 use crate::{
-    headroom::{CgroupPath, upwards},
+    headroom::{Below, CgroupPath},
     identity::BootTime,
     kernel::KernelError,
     watch::{
@@ -62,7 +62,7 @@ pub(super) struct Census {
     /// In each cgroup itself, and whose they are.
     pub(super) own: HashMap<CgroupPath, Own>,
     /// In each cgroup and below it.
-    below: HashMap<CgroupPath, u64>,
+    below: Below,
     /// On the machine.
     pub(super) all: u64,
     /// The cgroups of those that are no newcomers.
@@ -72,7 +72,7 @@ pub(super) struct Census {
 impl Census {
     /// In a cgroup and below it; the root has its own only, for it has no limit.
     pub(super) fn below(&self, path: &[u8]) -> u64 {
-        self.below.get(path).copied().or_else(|| Some(self.own.get(path)?.0)).unwrap_or(0)
+        self.below.of(path)
     }
 }
 
@@ -100,9 +100,6 @@ impl Watch {
         for ([v2, v1], (count, aged)) in counts {
             census.all += count;
             let Some(path) = self.describer.workloads.cgroups().pids_path([v2, v1]) else { continue };
-            for level in upwards(&path) {
-                *census.below.entry(Arc::from(level)).or_default() += count;
-            }
             if aged {
                 census.aged.push(Arc::clone(&path));
             }
@@ -113,6 +110,7 @@ impl Watch {
                 }
             }
         }
+        census.below = Below::new(census.own.iter().map(|(path, (count, _))| (Arc::clone(path), *count)));
         Ok(census)
     }
 
