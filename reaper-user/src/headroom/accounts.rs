@@ -38,6 +38,9 @@ const PACES: [(f64, Duration); 4] = [
     (0.75, Duration::from_secs(15)),
 ];
 
+/// What has taken long to read is not read again for so many times as long, unless that is [`SLOW`].
+const REST: u32 = 20;
+
 /// Until a limit is full it is looked at so many times.
 const LOOKS: u32 = 20;
 
@@ -255,7 +258,8 @@ impl Accounts {
             account.looks = if fell.contains(path) { 1 } else { account.looks.saturating_add(1) };
             let levels = upwards(path).filter_map(|level| self.levels.get(level));
             let lasts = levels.filter_map(|counted| counted.lasts).min();
-            account.due = now.plus(pace(&headroom, lasts, account.looks, now));
+            let rest = seen.took.saturating_mul(REST).min(SLOW);
+            account.due = now.plus(pace(&headroom, lasts, account.looks, now).max(rest));
             if let Some(counted) = self.levels.get(path).filter(|_| listed.contains(path)) {
                 disagreements.extend(differ(path, account, counted));
             }

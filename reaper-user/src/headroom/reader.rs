@@ -63,6 +63,8 @@ pub struct Seen {
     pub nprocs: Vec<(u32, Option<Nproc>)>,
     /// What is there and could not be read: cgroups, those included that are too deep between others, processes, the node.
     pub unread: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What comes from the thread.
@@ -307,6 +309,7 @@ impl Seen {
     /// Reads all that is asked for, in this thread.
     #[must_use]
     pub fn read(files: &Files, ask: &Ask) -> Self {
+        let began = Instant::now();
         let mut unread = 0;
         let mut lost = |what: &dyn Display, error| {
             tracing::debug!(%what, %error, "limits cannot be read");
@@ -331,7 +334,7 @@ impl Seen {
         let nprocs = ask.holders.iter().filter_map(nproc).collect();
         let levels = levels.into_values().collect();
         unread += ask.cgroups.iter().map(|(path, _)| skipped(path) as u64).sum::<u64>();
-        Self { number: ask.number, levels, node, nprocs, unread }
+        Self { number: ask.number, levels, node, nprocs, unread, took: began.elapsed() }
     }
 }
 

@@ -16,7 +16,7 @@ fn level(of: &[u8], max: Option<u64>, current: u64, threads: Option<u64>) -> Lev
 
 fn seen(levels: Vec<Level>) -> Seen {
     let node = Node { pid_max: 32_768, threads_max: 190_000, tasks: 700 };
-    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new(), unread: 0 }
+    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new(), unread: 0, took: Duration::ZERO }
 }
 
 /// Two a second into 256 of the pod, of which 6 live; looked at when it is due.
@@ -278,5 +278,19 @@ fn cgroups_that_are_known_have_a_bound_and_those_that_most_are_below_stay() {
         let limits: Vec<_> = accounts.of(path).uses.into_iter().map(|of| of.limit).collect();
         assert!(limits.contains(&Limit::PidsMax(self::path(b"/pod"))), "{limits:?}");
         assert!(limits.contains(&Limit::PidsMax(Arc::clone(path))), "{limits:?}");
+    }
+}
+
+#[test]
+fn what_takes_long_to_read_is_read_more_rarely_but_is_not_forgotten() {
+    let mut accounts = Accounts::default();
+    accounts.meet(&path(BOX), 3, None, at(100));
+    for (took, apart) in [(1, 1), (200, 4), (60_000, 30)] {
+        let now = accounts.next().unwrap();
+        accounts.due(now);
+        let full = seen(vec![level(BOX, Some(20), 20, None)]);
+        let took = Duration::from_millis(took);
+        accounts.take(&[path(BOX)], Seen { took, ..full }, |_| 3, 3, now);
+        assert_eq!(accounts.next().unwrap().since(now), Duration::from_secs(apart));
     }
 }
