@@ -2,21 +2,27 @@
 //! when to look again.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use super::{
-    files::{CgroupPath, Level, Node, Nproc, upwards},
+    files::{CgroupPath, Level, Node, Nproc},
     forecast::{Rate, Series},
     limit::{Headroom, Limit, Use},
+    nested::upwards,
     reader::Seen,
 };
 use crate::identity::BootTime;
 
 /// Cgroups that are looked at, at most.
 const KEPT: usize = 1_024;
+
+/// Cgroups that count which are known, at most. Beside those of the workloads themselves the outermost stay, which most are below; of
+/// those the longest unseen give way.
+const LEVELS: usize = 4 * KEPT;
 
 /// One that has had no zombie and no refused fork for so long is forgotten, and so is what was read so long ago: all is read twice as often.
 pub const FORGOTTEN: Duration = Duration::from_secs(60);
@@ -32,6 +38,9 @@ const PACES: [(f64, Duration); 4] = [
     (0.5, Duration::from_secs(5)),
     (0.75, Duration::from_secs(15)),
 ];
+
+/// What has taken long to read is not read again for so many times as long, unless that is [`SLOW`].
+const REST: u32 = 20;
 
 /// Until a limit is full it is looked at so many times.
 const LOOKS: u32 = 20;
@@ -243,12 +252,15 @@ impl Accounts {
             if count + SLACK < counted.zombies {
                 fell.insert(Arc::clone(&level.path));
             }
-            counted.level = Level { threads, processes, ..level };
+            // Its path is here already.
+            let path = Arc::clone(&counted.level.path);
+            counted.level = Level { path, threads, processes, ..level };
             counted.zombies = count;
             counted.seen = now;
             counted.series.push(now, count);
             counted.rate = counted.series.rate();
         }
+        self.bound_levels();
         let nprocs: HashMap<u32, Option<Nproc>> = seen.nprocs.into_iter().collect();
         let mut disagreements = Vec::new();
         for path in asked {
@@ -261,12 +273,31 @@ impl Accounts {
             account.looks = if fell.contains(path) { 1 } else { account.looks.saturating_add(1) };
             let levels = upwards(path).filter_map(|level| self.levels.get(level));
             let lasts = levels.filter_map(|counted| counted.lasts).min();
-            account.due = now.plus(pace(&headroom, lasts, account.looks, now));
+            let rest = seen.took.saturating_mul(REST).min(SLOW);
+            account.due = now.plus(pace(&headroom, lasts, account.looks, now).max(rest));
             if let Some(counted) = self.levels.get(path).filter(|_| listed.contains(path)) {
                 disagreements.extend(differ(path, account, counted));
             }
         }
         disagreements
+    }
+
+    /// Forgets those that are too many.
+    fn bound_levels(&mut self) {
+        let Some(over @ 1..) = self.levels.len().checked_sub(LEVELS) else { return };
+        let Self { accounts, levels, turned_away, .. } = self;
+        let depth = |path: &[u8]| path.iter().filter(|byte| **byte == b'/').count();
+        let mut order: Vec<_> = levels
+            .iter()
+            .map(|(path, counted)| {
+                (accounts.contains_key(path), Reverse(depth(path)), counted.seen, Arc::clone(path))
+            })
+            .collect();
+        order.sort_unstable();
+        for (.., path) in order.into_iter().take(over) {
+            levels.remove(&path);
+            *turned_away += 1;
+        }
     }
 
     /// What is known of a cgroup's limits. Of one that has no zombies it is what was last read of it, if it was.

@@ -14,8 +14,9 @@ use std::{sync::Arc, time::Instant};
 use reaper_ebpf::refused::Who;
 
 use super::{
-    files::{CgroupPath, Node, upwards},
+    files::{CgroupPath, Node},
     limit::Limit,
+    nested::{INNERMOST, skipped, upwards},
     refusal::{Refusal, Source},
     refusals::{Refusals, Unwatched},
 };
@@ -129,7 +130,9 @@ impl Refusals {
         let found = user.unwrap_or_else(|| self.found_beyond(attempt, is_seen, now));
         let mut other = attempt.refusal(found, certain + rest);
         self.unclaimed().remember(attempt, &mut other, now);
-        let is_held = is_elsewhere || is_blind && !other.found.is_known();
+        // Nor is a level looked at that lies deep between others: that is watched as all are, and says so itself.
+        let is_deep = attempt.cgroup.as_ref().is_some_and(|path| skipped(path) > 0);
+        let is_held = is_elsewhere || (is_blind || is_deep) && !other.found.is_known();
         if is_held && rest > 0 {
             self.unclaimed().hold(Refusal { count: rest, ..other.clone() }, now);
         }
@@ -160,10 +163,14 @@ impl Refusals {
     ) -> (u64, bool) {
         let Some(path) = attempt.cgroup.clone() else { return (most, false) };
         let (mut left, mut is_seen) = (most, true);
-        for level in upwards(&path) {
+        let is_deep = skipped(&path) > 0;
+        for (number, level) in upwards(&path).enumerate() {
             if left == 0 {
                 break;
             }
+            // Beyond those that are not looked at only a count says whose limit it was: one of them may have been full, too.
+            let is_beyond = is_deep && number >= INNERMOST;
+            is_seen &= !is_beyond;
             let of = |claimed: Refusal| {
                 let Refusal { path, at_limit, levels, count, .. } = claimed;
                 Refusal { path, at_limit, levels, ..attempt.refusal(Found::PidsMax, count) }
@@ -175,10 +182,10 @@ impl Refusals {
                 }
                 continue;
             }
-            if is_known {
+            if is_known || is_beyond {
                 continue;
             }
-            match self.look_at(level) {
+            match self.look_at(level, now) {
                 Unwatched::Full(full) => {
                     let path = Arc::clone(&full.path);
                     let found = attempt.refusal(Found::PidsMax, std::mem::take(&mut left));

@@ -1,7 +1,6 @@
 //! The files that limits are in: `pids.*` of cgroups, of either version, and those of the node and of one process.
 
 use std::{
-    collections::HashSet,
     fs::{self, File},
     io::{self, Read as _},
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -107,7 +106,7 @@ impl Files {
         self.hierarchy
     }
 
-    /// How many files were opened.
+    /// How many files were opened, or only looked for.
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
@@ -118,6 +117,13 @@ impl Files {
     pub fn of(&self, path: &[u8], file: &str) -> PathBuf {
         let relative = path.strip_prefix(b"/").unwrap_or(path);
         self.point.join(Path::new(std::ffi::OsStr::from_bytes(relative))).join(file)
+    }
+
+    /// Whether there is such a cgroup.
+    #[must_use]
+    pub fn exists(&self, path: &[u8]) -> bool {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.of(path, "").exists()
     }
 
     /// What a cgroup says; `None` where it is gone, or counts no pids, as the root does. Threads are counted where `list` is set.
@@ -255,31 +261,6 @@ fn malformed(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{} is not as expected", path.display()))
 }
 
-/// The cgroup and all above it but the root, which has no limit, the innermost first.
-pub fn upwards(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut end = path.len();
-    std::iter::from_fn(move || {
-        let own = path.get(..end).filter(|own| own.len() > 1)?;
-        end = own.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        Some(own)
-    })
-}
-
-/// Whether a cgroup is this one or below it. The root is above nobody: it has no limit.
-#[must_use]
-pub fn is_within(cgroup: &[u8], outer: &[u8]) -> bool {
-    cgroup == outer || upwards(cgroup).any(|level| level == outer)
-}
-
-/// Those that are below no other one of them, each once.
-#[must_use]
-pub fn outermost(paths: &[CgroupPath]) -> Vec<CgroupPath> {
-    let all: HashSet<&[u8]> = paths.iter().map(|path| &**path).collect();
-    let is_below = |path: &CgroupPath| upwards(path).skip(1).any(|level| all.contains(level));
-    let mut taken = HashSet::new();
-    paths.iter().filter(|path| !is_below(path) && taken.insert(&***path)).cloned().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -364,16 +345,6 @@ mod tests {
         }
         let level = files.level(&Arc::from(&b"/pod/box"[..]), true).unwrap().unwrap();
         assert_eq!((level.threads, level.processes), (Some(2), Some(1)));
-    }
-
-    #[test]
-    fn the_way_up_ends_below_the_root() {
-        let all: Vec<_> = upwards(b"/pod/box/inner").collect();
-        assert_eq!(all, [&b"/pod/box/inner"[..], b"/pod/box", b"/pod"]);
-        assert_eq!(upwards(b"/").count(), 0);
-        let paths =
-            ["/pod/box", "/pod", "/podium", "/pod", "/pod/box/inner"].map(|path| Arc::from(path.as_bytes()));
-        assert_eq!(outermost(&paths), [paths[1].clone(), paths[2].clone()]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod attempts;
 mod files;
 mod forecast;
 mod limit;
+mod nested;
 mod reader;
 mod refusal;
 mod refusals;
@@ -17,9 +18,10 @@ mod unclaimed;
 pub use self::{
     accounts::{Accounts, Disagreement, FORGOTTEN},
     attempts::{Attempt, Forker, Found},
-    files::{CgroupPath, Files, Level, Node, Nproc, is_within, outermost, upwards},
+    files::{CgroupPath, Files, Level, Node, Nproc},
     forecast::{Forecast, Rate, Series},
     limit::{Headroom, Limit, Use, free},
+    nested::{Below, around, is_within, outermost},
     reader::{Ask, Reader, Report, Seen},
     refusal::{Key, Refusal, Source},
     refusals::Sources,

@@ -22,9 +22,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
     attempts::Attempt,
-    files::{CgroupPath, Files, Level, Node, Nproc, upwards},
+    files::{CgroupPath, Files, Level, Node, Nproc},
+    nested::{skipped, upwards},
     refusal::Refusal,
-    refusals::Refusals,
+    refusals::{Refusals, TURN},
 };
 use crate::text::Untrusted;
 
@@ -33,6 +34,10 @@ const WAITING: usize = 64;
 
 /// After a refusal nothing is looked at for so long: a storm of them is one look, and costs little.
 const CALM: Duration = Duration::from_millis(50);
+
+/// After a look, and after the hook's were looked at, there is no other for at least so many times as long as it took: who makes it take
+/// long has one part in so many of a CPU.
+const REST: u32 = 10;
 
 /// What to read, all together.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +61,10 @@ pub struct Seen {
     pub node: Option<Node>,
     /// RLIMIT_NPROC of processes; `None` of those that are gone.
     pub nprocs: Vec<(u32, Option<Nproc>)>,
-    /// What is there and could not be read: cgroups, processes, the node.
+    /// What is there and could not be read: cgroups, those included that are too deep between others, processes, the node.
     pub unread: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What comes from the thread.
@@ -81,7 +88,12 @@ enum Order {
     Read(Ask),
     /// Cgroups, and whether they are new.
     Watch(Vec<CgroupPath>, bool),
-    /// Forks that the hook saw refused.
+}
+
+/// What the hook has seen. It waits by itself, so that however long it takes nothing else waits for it.
+#[derive(Debug)]
+enum Claim {
+    /// Forks that it saw refused.
     Attempt(Box<Attempt>),
     /// All of those that were counted until then have been said.
     HandedOver(Instant),
@@ -91,6 +103,7 @@ enum Order {
 #[derive(Debug)]
 pub struct Reader {
     orders: SyncSender<Order>,
+    claims: SyncSender<Claim>,
     wake: Arc<OwnedFd>,
     files: Files,
     /// What the thread has used of a CPU, ns.
@@ -100,45 +113,48 @@ pub struct Reader {
 impl Reader {
     /// Starts it. `hooked` says that there is a hook that sees refused forks.
     pub fn start(files: Files, hooked: bool, reports: UnboundedSender<Report>) -> io::Result<Self> {
-        let (orders, received) = sync_channel(WAITING);
+        let (orders, ordered) = sync_channel(WAITING);
+        let (claims, claimed) = sync_channel(WAITING);
         let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let used = Arc::default();
         let (own, theirs, counted) = (files.clone(), Arc::clone(&wake), Arc::clone(&used));
         thread::Builder::new()
             .name("headroom".to_owned())
-            .spawn(move || work(&own, hooked, &received, &theirs, &reports, &counted))?;
-        Ok(Self { orders, wake, files, used })
+            .spawn(move || work(&own, hooked, &(ordered, claimed), &theirs, &reports, &counted))?;
+        Ok(Self { orders, claims, wake, files, used })
     }
 
     /// Has limits read. False where it is behind: then ask again later.
     #[must_use]
     pub fn ask(&self, ask: Ask) -> bool {
-        self.order(Order::Read(ask)).is_ok()
+        self.send(&self.orders, Order::Read(ask)).is_ok()
     }
 
     /// Watches cgroups for refused forks. Where it is behind they are not watched, and come back.
     pub fn watch(&self, cgroups: Vec<CgroupPath>, new: bool) -> Result<(), Vec<CgroupPath>> {
-        match self.order(Order::Watch(cgroups, new)) {
+        match self.send(&self.orders, Order::Watch(cgroups, new)) {
             Err(Order::Watch(cgroups, _)) => Err(cgroups),
-            Err(Order::Read(_) | Order::Attempt(_) | Order::HandedOver(_)) | Ok(()) => Ok(()),
+            Err(Order::Read(_)) | Ok(()) => Ok(()),
         }
     }
 
     /// Has it found out which limit refused forks. False where it is behind: then say it again later.
     #[must_use]
     pub fn attempt(&self, attempt: Attempt) -> bool {
-        self.order(Order::Attempt(Box::new(attempt))).is_ok()
+        self.send(&self.claims, Claim::Attempt(Box::new(attempt))).is_ok()
     }
 
     /// All was handed over by [`Self::attempt`] that the hook had counted until then. False where it is behind: then say it again later.
     #[must_use]
     pub fn handed_over(&self, until: Instant) -> bool {
-        self.order(Order::HandedOver(until)).is_ok()
+        self.send(&self.claims, Claim::HandedOver(until)).is_ok()
     }
 
     /// Has it do what it was told to, say all that is left, and end: then the reports end, too.
     pub fn finish(&mut self) {
-        // The channel ends with the sender, which the thread sees when it wakes.
+        // The channels end with their senders, which the thread sees when it wakes.
+        let (claims, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.claims, claims));
         let (orders, _) = sync_channel(0);
         drop(std::mem::replace(&mut self.orders, orders));
         self.wake_up();
@@ -156,10 +172,10 @@ impl Reader {
         &self.files
     }
 
-    fn order(&self, order: Order) -> Result<(), Order> {
-        let taken = self.orders.try_send(order);
+    fn send<T>(&self, to: &SyncSender<T>, what: T) -> Result<(), T> {
+        let taken = to.try_send(what);
         self.wake_up();
-        taken.map_err(|(TrySendError::Full(order) | TrySendError::Disconnected(order))| order)
+        taken.map_err(|(TrySendError::Full(what) | TrySendError::Disconnected(what))| what)
     }
 
     fn wake_up(&self) {
@@ -177,17 +193,19 @@ impl Drop for Reader {
 fn work(
     files: &Files,
     hooked: bool,
-    orders: &Receiver<Order>,
+    (orders, claims): &(Receiver<Order>, Receiver<Claim>),
     wake: &OwnedFd,
     reports: &UnboundedSender<Report>,
     used: &AtomicU64,
 ) {
     let mut refusals = Refusals::new(files.clone(), hooked);
-    let (mut calm_until, mut lost, mut settled) = (Instant::now(), 0, 0);
+    let now = Instant::now();
+    let mut pauses = Pauses { looks: now, claims: now };
+    let (mut lost, mut settled) = (0, 0);
     loop {
         let used_by_now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
         used.store(u64::try_from(used_by_now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        wait(wake, &refusals, calm_until);
+        wait(wake, &refusals, pauses);
         let mut count = [0; 8];
         // There may be nothing: then something else has happened.
         let _woken = rustix::io::read(wake, &mut count);
@@ -206,23 +224,31 @@ fn work(
                         refusals.watch(cgroup, new, now);
                     }
                 }
-                Ok(Order::Attempt(attempt)) => refused.extend(refusals.attempted(&attempt, Instant::now())),
-                Ok(Order::HandedOver(until)) => refused.extend(refusals.handed_over(until)),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
-                    refused.extend(refusals.finish(Instant::now()));
                     is_over = true;
                     break;
                 }
             }
         }
+        let began = Instant::now();
+        while (is_over || pauses.claims <= began && began.elapsed() < TURN)
+            && let Ok(claim) = claims.try_recv()
+        {
+            refused.extend(match claim {
+                Claim::Attempt(attempt) => refusals.attempted(&attempt, Instant::now()),
+                Claim::HandedOver(until) => refusals.handed_over(until),
+            });
+        }
         let now = Instant::now();
-        let is_calm = now < calm_until;
-        if !is_calm && !is_over {
+        if now - began >= TURN {
+            pauses.claims = now + (now - began) * REST;
+        }
+        if is_over {
+            refused.extend(refusals.finish(now));
+        } else if pauses.looks <= now {
             refused.extend(refusals.look(now));
-            if refusals.take_moved() {
-                calm_until = now + CALM;
-            }
+            pauses.looks = rest(now.elapsed(), refusals.take_moved(), refusals.is_behind());
         }
         let wanted = refusals.wants_counts(now).then_some(Report::Wanted);
         let total = refusals.lost().unwatched + refusals.lost().overflowed;
@@ -243,11 +269,31 @@ fn work(
     }
 }
 
+/// Until when nothing is looked at: what may have grown, and what the hook has seen.
+#[derive(Clone, Copy, Debug)]
+struct Pauses {
+    looks: Instant,
+    claims: Instant,
+}
+
+/// When to look again after a look that took so long, and whether a count had grown, or something is left to look at.
+fn rest(took: Duration, moved: bool, behind: bool) -> Instant {
+    let rest = took * REST;
+    // A short look at nothing is none: who wakes it pays for it.
+    let pause = match (moved, behind || rest > CALM) {
+        (true, _) => rest.max(CALM),
+        (false, true) => rest,
+        (false, false) => Duration::ZERO,
+    };
+    Instant::now() + pause
+}
+
 /// Waits until there is something to do.
-fn wait(wake: &OwnedFd, refusals: &Refusals, calm_until: Instant) {
+fn wait(wake: &OwnedFd, refusals: &Refusals, pauses: Pauses) {
     let now = Instant::now();
-    let calm = calm_until > now;
-    let due = if calm { Some(calm_until) } else { refusals.due() };
+    let calm = pauses.looks > now;
+    let look = if calm { Some(pauses.looks) } else { refusals.due() };
+    let due = look.into_iter().chain((pauses.claims > now).then_some(pauses.claims)).min();
     let timeout = due.map(|due| due.saturating_duration_since(now) + Duration::from_millis(1));
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
     let others = refusals.descriptors().filter(|_| !calm);
@@ -263,6 +309,7 @@ impl Seen {
     /// Reads all that is asked for, in this thread.
     #[must_use]
     pub fn read(files: &Files, ask: &Ask) -> Self {
+        let began = Instant::now();
         let mut unread = 0;
         let mut lost = |what: &dyn Display, error| {
             tracing::debug!(%what, %error, "limits cannot be read");
@@ -286,95 +333,10 @@ impl Seen {
         let nproc = |pid: &u32| Some((*pid, files.nproc(*pid).map_err(|error| lost(pid, error)).ok()?));
         let nprocs = ask.holders.iter().filter_map(nproc).collect();
         let levels = levels.into_values().collect();
-        Self { number: ask.number, levels, node, nprocs, unread }
+        unread += ask.cgroups.iter().map(|(path, _)| skipped(path) as u64).sum::<u64>();
+        Self { number: ask.number, levels, node, nprocs, unread, took: began.elapsed() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, io::Write as _};
-
-    use reaper_ebpf::refused::Who;
-    use tokio::sync::mpsc::unbounded_channel;
-
-    use super::*;
-    use crate::{headroom::Source, workload::Hierarchy};
-
-    #[test]
-    fn it_answers_tells_of_refusals_and_ends() {
-        let root = tempfile::tempdir().unwrap();
-        let cgroup = root.path().join("pod/box");
-        fs::create_dir_all(&cgroup).unwrap();
-        for directory in [&cgroup, &root.path().join("pod")] {
-            fs::write(directory.join("pids.current"), "3\n").unwrap();
-            fs::write(directory.join("pids.max"), "10\n").unwrap();
-            fs::write(directory.join("pids.events"), "max 0\n").unwrap();
-        }
-        let (send, mut reports) = unbounded_channel();
-        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), false, send).unwrap();
-        let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
-        assert_eq!(reader.watch(vec![Arc::clone(&path)], true), Ok(()));
-        assert!(reader.ask(Ask { number: 4, cgroups: vec![(path, false)], holders: Vec::new() }));
-        let Some(Report::Seen(Seen { number: 4, levels, node: None, unread: 1, .. })) =
-            reports.blocking_recv()
-        else {
-            panic!("no answer");
-        };
-        assert_eq!(levels.len(), 2);
-        // At once, as the kernel does: not empty in between.
-        let events = fs::OpenOptions::new().write(true).open(cgroup.join("pids.events"));
-        events.unwrap().write_all(b"max 10000\n").unwrap();
-        let Some(Report::Refused(refusal)) = reports.blocking_recv() else { panic!("not told") };
-        assert_eq!((refusal.count, refusal.levels.len()), (10_000, 2));
-        drop(reader);
-        assert!(reports.blocking_recv().is_none());
-    }
-
-    #[test]
-    fn what_nobody_claims_is_told_when_all_was_handed_over_and_what_is_told_is_settled_after_it() {
-        let root = tempfile::tempdir().unwrap();
-        let cgroup = root.path().join("pod");
-        fs::create_dir_all(&cgroup).unwrap();
-        for (file, text) in [("pids.current", "10\n"), ("pids.max", "10\n"), ("pids.events", "max 0\n")] {
-            fs::write(cgroup.join(file), text).unwrap();
-        }
-        let (send, mut reports) = unbounded_channel();
-        let reader = Reader::start(Files::at(Hierarchy::V2, root.path(), root.path()), true, send).unwrap();
-        let path: CgroupPath = Arc::from(&b"/pod"[..]);
-        assert_eq!(reader.watch(vec![Arc::clone(&path)], true), Ok(()));
-        assert!(reader.ask(Ask {
-            number: 1,
-            cgroups: vec![(Arc::clone(&path), false)],
-            holders: Vec::new()
-        }));
-        assert!(matches!(reports.blocking_recv(), Some(Report::Seen(Seen { number: 1, .. }))));
-        let events = fs::OpenOptions::new().write(true).open(cgroup.join("pids.events"));
-        events.unwrap().write_all(b"max 5\n").unwrap();
-        assert!(reader.attempt(Attempt {
-            who: Who { cgroup: 7, uid: 0, elsewhere: 0 },
-            source: Source::Fexit,
-            forker: None,
-            cgroup: Some(path),
-            uid: 0,
-            processes: 0,
-            nproc: None,
-            pid_ns: 1,
-            pids: 0,
-            pid_max: None,
-            unread: false,
-            count: 2,
-            fresh: true,
-        }));
-        let told = |report| match report {
-            Some(Report::Refused(refusal)) => (refusal.source, refusal.count),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(told(reports.blocking_recv()), (Source::Fexit, 2));
-        assert!(matches!(reports.blocking_recv(), Some(Report::Settled(2))));
-        assert!(matches!(reports.blocking_recv(), Some(Report::Wanted)));
-        assert!(reader.handed_over(Instant::now()));
-        assert_eq!(told(reports.blocking_recv()), (Source::PidsEvents, 3));
-        drop(reader);
-        assert!(reports.blocking_recv().is_none());
-    }
-}
+mod tests;

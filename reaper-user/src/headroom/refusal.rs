@@ -6,6 +6,7 @@ use super::{
     attempts::{Forker, Found},
     files::{CgroupPath, Level},
     limit::Limit,
+    nested::{INNERMOST, skipped, upwards},
 };
 
 /// Where it is known from.
@@ -37,7 +38,7 @@ pub struct Refusal {
     pub count: u64,
     /// Where that is from.
     pub source: Source,
-    /// The cgroup and all above it, as they were right after.
+    /// The cgroup and those above it that may have refused it and are looked at, as they were right after, where they could be read.
     pub levels: Vec<Level>,
     /// Which limit it was.
     pub found: Found,
@@ -68,14 +69,23 @@ impl Refusal {
     }
 
     /// The level whose limit refused it: the cgroup itself where it is counted there; else the innermost that is full, or, if that has
-    /// passed already, the one that has the least left.
+    /// passed already, the one that has the least left. `None` where it may have been one that was not read.
     #[must_use]
     pub fn level(&self) -> Option<&Level> {
         if self.found != Found::PidsMax {
             return None;
         }
+        let read = |path: &[u8]| self.levels.iter().find(|level| *level.path == *path);
         if self.at_limit {
-            return self.levels.first();
+            return read(&self.path);
+        }
+        let is_deep = skipped(&self.path) > 0;
+        for (number, path) in upwards(&self.path).enumerate() {
+            // The kernel asks from the innermost outwards: further out it is only known where all until there are.
+            let level = if is_deep && number == INNERMOST { None } else { read(path) }?;
+            if level.max.is_some_and(|max| level.current >= max) {
+                return Some(level);
+            }
         }
         let left = |level: &&Level| level.max.map_or(u64::MAX, |max| max.saturating_sub(level.current));
         self.levels.iter().filter(|level| level.max.is_some()).min_by_key(left)

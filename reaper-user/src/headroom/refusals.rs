@@ -7,31 +7,30 @@
 
 mod evidence;
 mod log;
+mod poked;
+mod watching;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::File,
     io,
-    mem::MaybeUninit,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    fs::inotify::{self, ReadFlags, WatchFlags},
-    io::Errno,
-};
+use rustix::fs::inotify;
 
 use super::{
     attempts::Found,
-    files::{CgroupPath, Files, Refused, upwards},
+    files::{CgroupPath, Files, Refused},
+    nested::{skipped, upwards},
     refusal::{Refusal, Source},
     unclaimed::Unclaimed,
 };
 use crate::{text::Untrusted, workload::Hierarchy};
 
-use self::log::open_log;
+use self::{log::open_log, poked::Poked};
 
 pub(super) use self::evidence::Unwatched;
 
@@ -44,14 +43,18 @@ const READ_ON: usize = 256;
 /// Those that are gone are looked for when there are so many, and then when there are twice as many as were left.
 const CLEANED_FROM: usize = 256;
 
-/// A cgroup may get the pids controller after it was made.
-const AGAIN: [Duration; 3] = [Duration::from_millis(50), Duration::from_secs(1), Duration::from_secs(10)];
-
-/// Cgroups that may wait for that.
+/// Cgroups that may wait for the pids controller.
 const UNBORN: usize = 1_024;
 
 /// A forker's cgroup that the log has named belongs to a refusal that is seen within this.
 const BELONGS: Duration = Duration::from_millis(500);
+
+/// What may have grown is looked at for so long, and no more than so many of it: what is left waits until the next look.
+pub(super) const TURN: Duration = Duration::from_millis(5);
+pub(super) const LOOKED_AT: usize = 64;
+
+/// What is left at the end is looked at for so long.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// What refusals are known from here.
 #[derive(Debug)]
@@ -91,6 +94,10 @@ pub(super) struct Refusals {
     log: Option<File>,
     watched: HashMap<CgroupPath, i32>,
     clean_at: usize,
+    /// Those that are gone are not looked for before that.
+    clean_after: Instant,
+    /// What may have grown and was not looked at yet.
+    poked: Poked,
     /// The counts that are known, and of which cgroup of that path; 0 where there is none.
     counts: HashMap<CgroupPath, Refused>,
     /// Those that the kernel does not notify of and that have refused forks: when they are read next, and since when nothing new was.
@@ -129,6 +136,8 @@ impl Refusals {
             log: log.ok(),
             watched: HashMap::new(),
             clean_at: CLEANED_FROM,
+            clean_after: Instant::now(),
+            poked: Poked::default(),
             counts: HashMap::new(),
             read_on: HashMap::new(),
             unborn: Vec::new(),
@@ -168,7 +177,12 @@ impl Refusals {
 
     /// All that is left to tell.
     pub(super) fn finish(&mut self, now: Instant) -> Vec<Refusal> {
+        let began = Instant::now();
         let mut left = self.look(now);
+        while self.is_behind() && began.elapsed() < ENDING {
+            left.extend(self.look_at_poked(now));
+        }
+        self.lost.unwatched += self.poked.len() as u64;
         left.extend(self.unclaimed.iter_mut().flat_map(Unclaimed::rest));
         left
     }
@@ -186,88 +200,17 @@ impl Refusals {
     pub(super) fn due(&self) -> Option<Instant> {
         let unborn = self.unborn.iter().map(|(when, ..)| *when);
         let unclaimed = self.unclaimed.as_ref().and_then(Unclaimed::due);
-        self.read_on.values().map(|(when, _)| *when).chain(unborn).chain(unclaimed).min()
+        let read_on = self.read_on.values().map(|(when, _)| *when);
+        read_on.chain(unborn).chain(unclaimed).chain(self.poked.since()).min()
     }
 
-    /// Watches a cgroup. What an old one has refused before is no news: its count is read once.
-    pub(super) fn watch(&mut self, path: CgroupPath, new: bool, now: Instant) {
-        if path.len() <= 1 {
-            return;
-        }
-        // The kernel's log may have named it before it is watched: what was counted then is not counted again. The count of another
-        // cgroup that was there before begins anew.
-        let goes_on = self.counts.get(&path).is_some_and(
-            |known| matches!(self.files.refused(&path), Ok(Some(now)) if now.cgroup == known.cgroup),
-        );
-        if !goes_on {
-            self.counts.remove(&path);
-            self.read_on.remove(&path);
-        }
-        if !new {
-            self.began = Some(now);
-            match self.files.refused(&path) {
-                Ok(Some(refused @ Refused { count: 1.., .. })) => {
-                    self.counts.insert(Arc::clone(&path), refused);
-                    self.read_on(&path, now, now);
-                }
-                Ok(_) => {}
-                Err(error) => self.unread(&path, &error),
-            }
-        }
-        self.try_watch(path, 0, now);
+    /// Whether something may have grown that was not looked at yet.
+    pub(super) fn is_behind(&self) -> bool {
+        self.poked.since().is_some()
     }
 
-    fn try_watch(&mut self, path: CgroupPath, attempt: usize, now: Instant) {
-        if self.watched.len() >= self.clean_at.min(WATCHES) {
-            self.clean();
-        }
-        let Some(inotify) = &self.inotify else { return };
-        if self.watched.len() >= WATCHES {
-            self.lost.unwatched += 1;
-            return;
-        }
-        let add = |file| inotify::add_watch(inotify, self.files.of(&path, file), WatchFlags::MODIFY);
-        // The local one tells of this cgroup's limit alone.
-        let local = self.files.hierarchy() == Hierarchy::V2;
-        let added = if local { add("pids.events.local") } else { Err(Errno::NOENT) };
-        match added.or_else(|_| add("pids.events")) {
-            Ok(watch) => {
-                // One of this path that was there before is another cgroup's, which is gone.
-                if let Some(before) = self.watched.insert(path, watch).filter(|before| *before != watch) {
-                    let _gone = inotify::remove_watch(inotify, before);
-                }
-            }
-            Err(Errno::NOENT) => match AGAIN.get(attempt) {
-                Some(after) if self.unborn.len() < UNBORN => {
-                    self.unborn.push((now + *after, path, attempt + 1));
-                }
-                Some(_) => self.lost.unwatched += 1,
-                // It counts no pids, or is gone.
-                None => {}
-            },
-            Err(_) => self.lost.unwatched += 1,
-        }
-    }
-
-    /// Lets go of those that are gone: the kernel does not say so.
-    fn clean(&mut self) {
-        let Self { files, inotify, watched, counts, .. } = self;
-        let Some(inotify) = inotify else { return };
-        watched.retain(|path, watch| {
-            let is_there = files.of(path, "").exists();
-            if !is_there {
-                counts.remove(path);
-                // It may be gone with its cgroup.
-                let _gone = inotify::remove_watch(&*inotify, *watch);
-            }
-            is_there
-        });
-        self.clean_at = (self.watched.len() * 2).max(CLEANED_FROM);
-    }
-
-    /// What was refused since the last call.
+    /// What was refused since the last call, as far as there is time to look.
     pub(super) fn look(&mut self, now: Instant) -> Vec<Refusal> {
-        let mut poked: HashMap<CgroupPath, Source> = HashMap::new();
         for (when, path, attempt) in std::mem::take(&mut self.unborn) {
             if when <= now {
                 self.try_watch(path, attempt, now);
@@ -275,12 +218,25 @@ impl Refusals {
                 self.unborn.push((when, path, attempt));
             }
         }
-        let due = self.read_on.iter().filter(|(_, (when, _))| *when <= now);
-        poked.extend(due.map(|(path, _)| (Arc::clone(path), Source::Reading)));
-        self.read_log(now, &mut poked);
-        self.read_events(&mut poked);
-        let grown = poked.into_iter().filter_map(|(path, source)| self.check(path, source, now).ok()?);
-        let grown: Vec<_> = grown.collect();
+        for (path, _) in self.read_on.iter().filter(|(_, (when, _))| *when <= now) {
+            self.poked.add(Arc::clone(path), Source::Reading, now);
+        }
+        self.read_log(now);
+        self.read_events(now);
+        self.look_at_poked(now)
+    }
+
+    /// Looks at some of those that may have grown: how many there are, and how much each takes, is up to whoever makes cgroups.
+    fn look_at_poked(&mut self, now: Instant) -> Vec<Refusal> {
+        let began = Instant::now();
+        let mut grown = Vec::new();
+        for _ in 0..LOOKED_AT {
+            let Some((path, source)) = self.poked.take() else { break };
+            grown.extend(self.check(path, source, now).ok().flatten());
+            if began.elapsed() >= TURN {
+                break;
+            }
+        }
         let Some(unclaimed) = &mut self.unclaimed else { return grown };
         for refusal in grown {
             unclaimed.put(refusal, now);
@@ -320,11 +276,18 @@ impl Refusals {
             }
             return Ok(None);
         }
+        if !self.has_place(&path, now) {
+            // What is not remembered would be told again and again.
+            self.lost.unwatched += 1;
+            self.read_on.remove(&path);
+            return Err(Uncounted);
+        }
         self.counts.insert(Arc::clone(&path), refused);
         self.moved = true;
         self.read_on(&path, now, now);
         let mut levels = Vec::new();
-        for level in upwards(&path) {
+        // Where it is counted at the limit there is no other to look at.
+        for level in upwards(&path).take(if at_limit { 1 } else { usize::MAX }) {
             match self.files.level(&Arc::from(level), false) {
                 Ok(read) => levels.extend(read),
                 Err(error) => self.unread(level, &error),
@@ -337,7 +300,12 @@ impl Refusals {
         let forker =
             if at_limit { named.map(|(_, forker)| Arc::clone(forker)) } else { Some(Arc::clone(&path)) };
         let (count, found) = (count - before, Found::PidsMax);
-        Ok(Some(Refusal { path, at_limit, forker, count, source, levels, found, who: None }))
+        let refusal = Refusal { path, at_limit, forker, count, source, levels, found, who: None };
+        if skipped(&refusal.path) > 0 && refusal.level().is_none() {
+            // It may have been one of those that are not looked at.
+            self.lost.unwatched += 1;
+        }
+        Ok(Some(refusal))
     }
 
     fn unread(&mut self, path: &[u8], error: &io::Error) {
@@ -360,37 +328,6 @@ impl Refusals {
         } else {
             self.lost.unwatched += 1;
         }
-    }
-
-    fn read_events(&mut self, poked: &mut HashMap<CgroupPath, Source>) {
-        let Some(inotify) = &self.inotify else { return };
-        let mut buffer = [MaybeUninit::uninit(); 4_096];
-        let mut reader = inotify::Reader::new(inotify, &mut buffer);
-        let (mut overflowed, mut changed, mut ended) = (false, HashSet::new(), HashSet::new());
-        while let Ok(event) = reader.next() {
-            overflowed |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-            if event.events().contains(ReadFlags::IGNORED) {
-                ended.insert(event.wd());
-            } else {
-                changed.insert(event.wd());
-            }
-        }
-        self.lost.overflowed += u64::from(overflowed);
-        if !overflowed && changed.is_empty() && ended.is_empty() {
-            return;
-        }
-        let Self { watched, counts, .. } = self;
-        watched.retain(|path, watch| {
-            // Where some were lost any of them may have changed.
-            if overflowed || changed.contains(watch) {
-                poked.insert(Arc::clone(path), Source::PidsEvents);
-            }
-            let is_there = !ended.contains(watch);
-            if !is_there {
-                counts.remove(path);
-            }
-            is_there
-        });
     }
 }
 

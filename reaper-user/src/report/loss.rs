@@ -409,8 +409,8 @@ impl Loss {
                  nearly all of those were not refused, and what pids.max refuses is told all the same; nothing to do"
             }
             Self::HeadroomUnread => {
-                "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once: their headroom is not \
-                 known, or old; give the daemon more CPU, see to the workloads that leak"
+                "the limits of workloads were not read in time, or more than 1024 cgroups had zombies at once, or one with zombies is more \
+                 than 32 levels deep, of which those between were not read: their headroom is not known, or old; give the daemon more CPU, see to the workloads that leak"
             }
             Self::ZombiesDiffer => {
                 "in a cgroup the kernel keeps counting another number of dead tasks than the ledger has zombies: one of the two counts \

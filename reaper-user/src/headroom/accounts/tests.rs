@@ -16,7 +16,7 @@ fn level(of: &[u8], max: Option<u64>, current: u64, threads: Option<u64>) -> Lev
 
 fn seen(levels: Vec<Level>) -> Seen {
     let node = Node { pid_max: 32_768, threads_max: 190_000, tasks: 700 };
-    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new(), unread: 0 }
+    Seen { number: 1, levels, node: Some(node), nprocs: Vec::new(), unread: 0, took: Duration::ZERO }
 }
 
 /// Two a second into 256 of the pod, of which 6 live; looked at when it is due.
@@ -280,4 +280,39 @@ fn that_others_fill_the_machine_is_not_told_of_who_does_not_leak() {
     }
     let full = |of: &[u8]| accounts.of(of).nearest().and_then(|of| of.forecast).is_some();
     assert!(full(BOX) && full(b"/") && !full(b"/calm"));
+}
+
+#[test]
+fn cgroups_that_are_known_have_a_bound_and_those_that_most_are_below_stay() {
+    let mut accounts = Accounts::default();
+    // Many workloads, each deep by itself, below one pod; and a workload beside them.
+    let own = |number: usize| path(format!("/pod/{number}{}", "/c".repeat(40)).as_bytes());
+    let all: Vec<_> = (0..KEPT - 1).map(own).chain([path(BOX)]).collect();
+    assert!(all.iter().all(|path| accounts.meet(path, 1, None, at(100))));
+    for now in [at(100), at(101)] {
+        let levels: HashSet<_> = all.iter().flat_map(|path| upwards(path)).collect();
+        let levels = levels.into_iter().map(|of| level(of, Some(1_000), 9, None)).collect();
+        accounts.take(&all, seen(levels), |_| 1, 1, now);
+        assert_eq!(accounts.levels.len(), LEVELS);
+    }
+    assert!(accounts.turned_away() > 0);
+    for path in &all {
+        let limits: Vec<_> = accounts.of(path).uses.into_iter().map(|of| of.limit).collect();
+        assert!(limits.contains(&Limit::PidsMax(self::path(b"/pod"))), "{limits:?}");
+        assert!(limits.contains(&Limit::PidsMax(Arc::clone(path))), "{limits:?}");
+    }
+}
+
+#[test]
+fn what_takes_long_to_read_is_read_more_rarely_but_is_not_forgotten() {
+    let mut accounts = Accounts::default();
+    accounts.meet(&path(BOX), 3, None, at(100));
+    for (took, apart) in [(1, 1), (200, 4), (60_000, 30)] {
+        let now = accounts.next().unwrap();
+        accounts.due(now);
+        let full = seen(vec![level(BOX, Some(20), 20, None)]);
+        let took = Duration::from_millis(took);
+        accounts.take(&[path(BOX)], Seen { took, ..full }, |_| 3, 3, now);
+        assert_eq!(accounts.next().unwrap().since(now), Duration::from_secs(apart));
+    }
 }

@@ -382,3 +382,37 @@ fn of_a_user_namespace_nothing_is_said_that_another_limit_around_it_may_be() {
         Found::Other(Limit::PidMaxOf(3), 400, 400)
     );
 }
+
+#[test]
+fn a_limit_deep_between_others_says_itself_that_it_was_hit_and_no_other_is_named_for_it() {
+    for says in [true, false] {
+        let (root, mut refusals) = machine(10_000, 32_768, true);
+        let path = |depth: usize| "/c".repeat(depth);
+        let directory = |depth: usize| root.path().join(&path(depth)[1..]);
+        for depth in 1..=100 {
+            fs::create_dir(directory(depth)).unwrap();
+            // All are full: the outer ones nobody watches.
+            for (file, text) in
+                [("pids.current", "9\n"), ("pids.max", if depth > 50 { "max\n" } else { "9\n" })]
+            {
+                fs::write(directory(depth).join(file), text).unwrap();
+            }
+        }
+        grow(root.path(), &path(50), true, 0);
+        let now = Instant::now();
+        refusals.watch(Arc::from(path(50).as_bytes()), true, now);
+        let deep = Attempt { cgroup: Some(Arc::from(path(100).as_bytes())), ..attempt(3) };
+        let before = refusals.files().opened();
+        assert_eq!(refusals.attempted(&deep, now), []);
+        assert!(refusals.files().opened() - before <= 200, "{} files", refusals.files().opened() - before);
+        if says {
+            grow(root.path(), &path(50), true, 3);
+        }
+        let told: Vec<_> =
+            [now, now + CLAIMED, now + HELD].into_iter().flat_map(|now| passed(&mut refusals, now)).collect();
+        assert_eq!(told.iter().map(|refusal| refusal.count).collect::<Vec<_>>(), [3]);
+        let level = told[0].level().map(|level| level.path.to_vec());
+        assert_eq!(level, says.then(|| path(50).into_bytes()));
+        assert_eq!(told[0].found, if says { Found::PidsMax } else { Found::Unread });
+    }
+}

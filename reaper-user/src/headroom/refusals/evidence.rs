@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Refusals, WATCHES};
+use super::Refusals;
 use crate::headroom::{
     files::{CgroupPath, Files, Level, Node},
     refusal::Source,
@@ -62,12 +62,12 @@ impl Refusals {
     }
 
     /// Looks at the limit of a cgroup that nobody watches. Its count is known from then on.
-    pub(in crate::headroom) fn look_at(&mut self, path: &[u8]) -> Unwatched {
+    pub(in crate::headroom) fn look_at(&mut self, path: &[u8], now: Instant) -> Unwatched {
         let path: CgroupPath = Arc::from(path);
         let level = match self.files.level(&path, false) {
             Ok(Some(level)) => level,
             // It counts no pids, where it is there.
-            Ok(None) if self.files.of(&path, "").exists() => return Unwatched::Unlimited,
+            Ok(None) if self.files.exists(&path) => return Unwatched::Unlimited,
             Ok(None) => return Unwatched::Unread,
             Err(error) => {
                 self.unread(&path, &error);
@@ -75,7 +75,7 @@ impl Refusals {
             }
         };
         let Some(max) = level.max else { return Unwatched::Unlimited };
-        if self.counts.len() < WATCHES
+        if self.has_place(&path, now)
             && let Ok(Some(refused)) = self.files.refused(&path)
         {
             self.counts.insert(path, refused);

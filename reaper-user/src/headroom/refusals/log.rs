@@ -1,7 +1,6 @@
 //! The kernel's log, which says in which cgroup a fork was refused, the first time for each.
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::OpenOptionsExt as _,
@@ -24,7 +23,7 @@ pub(super) fn open_log() -> io::Result<File> {
 }
 
 impl Refusals {
-    pub(super) fn read_log(&mut self, now: Instant, poked: &mut HashMap<CgroupPath, Source>) {
+    pub(super) fn read_log(&mut self, now: Instant) {
         let Some(log) = &mut self.log else { return };
         let mut record = [0; 8_192];
         loop {
@@ -33,7 +32,7 @@ impl Refusals {
                 Ok(length) => {
                     if let Some(path) = record.get(..length).and_then(logged_path) {
                         self.named = Some((now, Arc::clone(&path)));
-                        poked.insert(path, Source::KernelLog);
+                        self.poked.add(path, Source::KernelLog, now);
                     }
                 }
                 // Messages were overwritten before they were read; what comes after them follows.

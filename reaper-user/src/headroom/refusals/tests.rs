@@ -1,6 +1,10 @@
 use std::fs;
 
-use super::{log::logged_path, *};
+use super::{
+    log::logged_path,
+    watching::{AGAIN, CLEANED_APART},
+    *,
+};
 use crate::headroom::Level;
 
 #[test]
@@ -171,4 +175,162 @@ fn what_is_gone_is_let_go_and_watched_anew_when_it_comes_again() {
     fs::write(root.path().join("late/pids.events"), "max 0\n").unwrap();
     assert_eq!(refusals.look(now + AGAIN[0]), []);
     assert_eq!((refusals.watched.len(), refusals.due()), (2, None));
+}
+
+/// So many cgroups in each other, `/c/c/…`, without a limit; none has refused a fork.
+fn chain(root: &std::path::Path, depth: usize) -> impl Fn(usize) -> CgroupPath {
+    let path = |depth: usize| -> CgroupPath { Arc::from("/c".repeat(depth).as_bytes()) };
+    for level in 1..=depth {
+        let directory = root.join(&"/c".repeat(level)[1..]);
+        fs::create_dir(&directory).unwrap();
+        for (file, text) in [("pids.current", "9\n"), ("pids.max", "max\n"), ("pids.events", "max 0\n")] {
+            fs::write(directory.join(file), text).unwrap();
+        }
+    }
+    path
+}
+
+#[test]
+fn however_deep_a_cgroup_is_little_is_read_and_what_is_not_read_is_nobody_elses_limit() {
+    let root = tempfile::tempdir().unwrap();
+    let path = chain(root.path(), 500);
+    let write = |depth: usize, file: &str, text: &str| {
+        fs::write(root.path().join(&"/c".repeat(depth)[1..]).join(file), text).unwrap();
+    };
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files.clone(), false), Instant::now());
+    refusals.watch(path(500), true, now);
+    let mut count = 0;
+    let mut refused = |refusals: &mut Refusals| {
+        count += 1;
+        write(500, "pids.events", &format!("max {count}\n"));
+        let before = files.opened();
+        let mut told = refusals.look(now);
+        assert!(files.opened() - before <= 70, "{} files", files.opened() - before);
+        assert_eq!(told.len(), 1);
+        told.remove(0).level().map(|level| Arc::clone(&level.path))
+    };
+    // By one that is not looked at: it is not said to be the outer one's, which is full as well.
+    write(200, "pids.max", "9\n");
+    write(3, "pids.max", "9\n");
+    assert_eq!(refused(&mut refusals), None);
+    assert_eq!(refusals.lost().unwatched, 1);
+    // Further in all are looked at.
+    write(490, "pids.max", "9\n");
+    assert_eq!(refused(&mut refusals), Some(path(490)));
+    assert_eq!(refusals.lost().unwatched, 1);
+    // Where it is counted at the limit it is the deepest one's, too, and nothing else is read.
+    write(200, "pids.events.local", "max 0\n");
+    refusals.watch(path(200), true, now);
+    write(200, "pids.events.local", "max 4\n");
+    let before = files.opened();
+    let told = refusals.look(now);
+    assert_eq!((told.len(), told[0].level().map(|level| &level.path)), (1, Some(&path(200))));
+    assert!(files.opened() - before <= 5);
+}
+
+#[test]
+fn who_has_no_limit_any_more_leaves_it_to_nobody() {
+    let whole = vec![level("/pod/box", Some(10), 10), level("/pod", Some(30_000), 500)];
+    let path: CgroupPath = Arc::from(&b"/pod/box"[..]);
+    let (source, found) = (Source::KernelLog, Found::PidsMax);
+    for at_limit in [true, false] {
+        let (path, levels, found) = (Arc::clone(&path), whole.clone(), found.clone());
+        let mut refusal =
+            Refusal { path, at_limit, forker: None, count: 1, source, levels, found, who: None };
+        assert_eq!(refusal.level(), Some(&whole[0]));
+        // The box was removed before it was read.
+        refusal.levels.remove(0);
+        assert_eq!(refusal.level(), None);
+    }
+}
+
+#[test]
+fn many_that_refuse_at_once_are_looked_at_in_turns_and_each_once() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
+    let all = 2 * LOOKED_AT + 3;
+    let events = |number: usize, text: &str| {
+        fs::write(root.path().join(format!("c{number}/pids.events")), text).unwrap();
+    };
+    for number in 0..all {
+        fs::create_dir(root.path().join(format!("c{number}"))).unwrap();
+        events(number, "max 0\n");
+        refusals.watch(Arc::from(format!("/c{number}").as_bytes()), true, now);
+    }
+    (0..all).for_each(|number| events(number, "max 2\n"));
+    let (mut told, mut turns) = (Vec::new(), 0);
+    while turns == 0 || refusals.is_behind() {
+        let before = told.len();
+        told.extend(refusals.look(now));
+        assert!(told.len() - before <= LOOKED_AT);
+        assert_eq!(refusals.due(), refusals.is_behind().then_some(now));
+        turns += 1;
+    }
+    assert!(turns >= 3);
+    told.sort_by(|one, other| one.path.cmp(&other.path));
+    told.dedup_by(|one, other| one.path == other.path);
+    assert_eq!((told.len(), told.iter().map(|refusal| refusal.count).sum::<u64>()), (all, 2 * all as u64));
+    assert_eq!(refusals.look(now), []);
+    // At the end all is looked at.
+    (0..all).for_each(|number| events(number, "max 5\n"));
+    assert_eq!(refusals.finish(now).iter().map(|refusal| refusal.count).sum::<u64>(), 3 * all as u64);
+}
+
+#[test]
+fn where_all_places_are_taken_the_next_ones_cost_nothing_and_are_counted() {
+    let root = tempfile::tempdir().unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files.clone(), false), Instant::now());
+    for number in 0..64 {
+        fs::create_dir(root.path().join(format!("c{number}"))).unwrap();
+        // The kernel may not give so many watches, and so many folders take long: each goes by many names.
+        let names = (0..WATCHES / 64).map(|name| format!("/c{number}{}", "/.".repeat(name)));
+        refusals.watched.extend(names.map(|name| (Arc::from(name.as_bytes()), -1)));
+    }
+    assert_eq!(refusals.watched.len(), WATCHES);
+    let come_and_go = |refusals: &mut Refusals, now| {
+        let directory = root.path().join("x");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("pids.events"), "max 0\n").unwrap();
+        refusals.watch(Arc::from(&b"/x"[..]), true, now);
+        fs::remove_dir_all(&directory).unwrap();
+    };
+    for _ in 0..50 {
+        come_and_go(&mut refusals, now);
+    }
+    assert_eq!(refusals.lost().unwatched, 50);
+    assert!(files.opened() <= WATCHES as u64 + 50, "{} looked for", files.opened());
+    // Later it is seen that some have gone.
+    fs::remove_dir(root.path().join("c0")).unwrap();
+    come_and_go(&mut refusals, now + CLEANED_APART);
+    assert_eq!((refusals.lost().unwatched, refusals.watched.len()), (50, WATCHES - WATCHES / 64 + 1));
+}
+
+#[test]
+fn counts_of_those_that_nobody_watches_go_with_them_and_are_not_endless() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("x")).unwrap();
+    fs::write(root.path().join("x/pids.events"), "max 3\n").unwrap();
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
+    let known = Refused { count: 3, at_limit: false, cgroup: 1 };
+    let path = |number: usize| -> CgroupPath { Arc::from(format!("/c{number}").as_bytes()) };
+    refusals.counts.extend((0..WATCHES).map(|number| (path(number), known)));
+    // Those are gone, and make room.
+    let x: CgroupPath = Arc::from(&b"/x"[..]);
+    assert!(refusals.check(Arc::clone(&x), Source::KernelLog, now).unwrap().is_some());
+    assert_eq!(refusals.counts.keys().collect::<Vec<_>>(), [&x]);
+    // Where they are not gone it is not told, for it would be again and again.
+    refusals.counts.clear();
+    refusals.clean_after = now + CLEANED_APART;
+    refusals.counts.extend((0..WATCHES).map(|number| (path(number), known)));
+    for lost in 1..3 {
+        assert_eq!(refusals.check(Arc::clone(&x), Source::KernelLog, now), Err(Uncounted));
+        assert_eq!((refusals.counts.len(), refusals.lost().unwatched), (WATCHES, lost));
+    }
+    // One that is watched always has a place.
+    refusals.watched.insert(Arc::clone(&x), -1);
+    assert_eq!(refusals.check(x, Source::PidsEvents, now).unwrap().unwrap().count, 3);
 }

@@ -11,7 +11,7 @@ use reaper_ebpf::{Record, state};
 
 use super::NAMED;
 use crate::{
-    headroom::{CgroupPath, upwards},
+    headroom::{Below, CgroupPath, around},
     identity::BootTime,
     kernel::KernelError,
     watch::{
@@ -63,7 +63,7 @@ pub(super) struct Census {
     /// In each cgroup itself, and whose they are.
     pub(super) own: HashMap<CgroupPath, Own>,
     /// In each cgroup and below it.
-    below: HashMap<CgroupPath, u64>,
+    below: Below,
     /// On the machine.
     pub(super) all: u64,
     /// The cgroups of those that are no newcomers.
@@ -73,10 +73,7 @@ pub(super) struct Census {
 impl Census {
     /// In a cgroup and below it; the root has its own only, for it has no limit.
     pub(super) fn below(&self, path: &[u8]) -> u64 {
-        if path.len() > 1 {
-            return self.below.get(path).copied().unwrap_or(0);
-        }
-        self.own.get(path).map_or(0, |(zombies, _)| *zombies)
+        self.below.of(path)
     }
 }
 
@@ -109,13 +106,10 @@ impl Watch {
             let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
             let folder = std::fs::metadata(self.headrooms.reader.files().of(&path, ""));
             let is_replaced = folder.is_ok_and(|folder| folder.ino() != id);
-            for level in upwards(&path).skip(usize::from(is_replaced)) {
-                *census.below.entry(Arc::from(level)).or_default() += count;
-            }
             if aged && !is_replaced {
                 census.aged.push(Arc::clone(&path));
             }
-            let own = if is_replaced { upwards(&path).nth(1).map(Arc::from) } else { Some(path) };
+            let own = if is_replaced { around(&path).map(Arc::from) } else { Some(path) };
             let Some(own) = own else { continue };
             match census.own.entry(own) {
                 std::collections::hash_map::Entry::Occupied(mut own) => own.get_mut().0 += count,
@@ -124,6 +118,7 @@ impl Watch {
                 }
             }
         }
+        census.below = Below::new(census.own.iter().map(|(path, (count, _))| (Arc::clone(path), *count)));
         Ok(census)
     }
 
