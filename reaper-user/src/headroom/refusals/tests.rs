@@ -334,3 +334,21 @@ fn counts_of_those_that_nobody_watches_go_with_them_and_are_not_endless() {
     refusals.watched.insert(Arc::clone(&x), -1);
     assert_eq!(refusals.check(x, Source::PidsEvents, now).unwrap().unwrap().count, 3);
 }
+
+/// The log is there before the watch of a new cgroup is.
+#[test]
+fn what_is_refused_between_the_kernels_log_and_the_watch_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("x")).unwrap();
+    let events = |text: &str| fs::write(root.path().join("x/pids.events"), text).unwrap();
+    events("max 14\n");
+    let files = Files::at(Hierarchy::V2, root.path(), root.path());
+    let (mut refusals, now) = (Refusals::new(files, false), Instant::now());
+    let x: CgroupPath = Arc::from(&b"/x"[..]);
+    let first = refusals.check(Arc::clone(&x), Source::KernelLog, now).unwrap().unwrap();
+    events("max 50\n");
+    refusals.watch(x, true, now);
+    let told: Vec<_> = refusals.look(now).iter().map(|refusal| refusal.count).collect();
+    assert_eq!((first.count, told), (14, vec![36]));
+    assert_eq!(refusals.look(now), []);
+}

@@ -57,7 +57,11 @@ impl Refusals {
                 Err(error) => self.unread(&path, &error),
             }
         }
-        self.try_watch(path, 0, now);
+        self.try_watch(Arc::clone(&path), 0, now);
+        if goes_on {
+            // It may have grown between that reading and the watch.
+            self.poked.add(path, Source::Reading, now);
+        }
     }
 
     pub(super) fn try_watch(&mut self, path: CgroupPath, attempt: usize, now: Instant) {
