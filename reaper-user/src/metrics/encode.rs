@@ -287,7 +287,7 @@ impl Scrape {
         )?;
         page.gauge(
             (
-                "exhaustion",
+                "pids_exhaustion",
                 Some(Unit::Seconds),
                 "Time until that limit is full at the rate at which zombies become more; absent where that cannot be said",
             ),

@@ -19,6 +19,9 @@ use crate::{
     text::Untrusted,
 };
 
+/// In fewer lines than these nobody reads what a remedy would do.
+pub(super) const READABLE: usize = 3;
+
 /// How it was started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
@@ -223,7 +226,11 @@ impl State {
         self.drawn = drawn;
         // It may have become shorter, or the terminal larger.
         self.scroll = self.scroll.min(drawn.scrolls);
-        if let Some(Pane::Remedy(remedy)) = &mut self.pane {
+        // To its end, where it is asked: nobody says yes to what he has not seen.
+        if let Some(Pane::Remedy(remedy)) = &mut self.pane
+            && drawn.page >= READABLE
+            && self.scroll >= drawn.scrolls
+        {
             remedy.was_drawn(now);
         }
     }

@@ -21,7 +21,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     pane::{Pane, Stage},
-    state::{State, View},
+    state::{READABLE, State, View},
 };
 use crate::report::{
     numbered, shown,
@@ -158,7 +158,8 @@ fn footer(state: &State, width: usize, drawn: Drawn) -> String {
         (Some(Pane::Help | Pane::Whole(_)), _) => vec!["Esc back", scroll],
         (Some(Pane::Remedy(remedy)), _) => match &remedy.stage {
             Stage::Tried(said, _) if said.is_offered(&remedy.order) => {
-                vec!["y do it", "Esc leave it", scroll]
+                let is_read = drawn.page >= READABLE && drawn.scrolls <= state.scroll;
+                vec![if is_read { "y do it" } else { "read it to the end" }, "Esc leave it", scroll]
             }
             Stage::Doing(_) => vec!["it is being done"],
             _ => vec!["Esc back", scroll],

@@ -297,6 +297,26 @@ fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
 }
 
 #[test]
+fn a_yes_is_asked_for_where_all_was_on_the_screen() {
+    let mut state = opened(0);
+    let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
+    state.hear(said(&order, false, None));
+    let later = || Instant::now() + Duration::from_secs(1);
+    for small in [(80, 3), (40, 6)] {
+        let picture = drawn(&mut state, small);
+        assert!(!picture.iter().any(|line| line.contains("y do it")), "{picture:?}");
+        assert_eq!(state.press(Key::Char('y'), later()), None, "{small:?}");
+    }
+    // Its end is read, too.
+    while state.scroll < state.drawn.scrolls {
+        typed(&mut state, Key::Down);
+        drawn(&mut state, (40, 6));
+    }
+    assert_shows(&drawn(&mut state, (40, 6)), &["Do it? y: yes", "y do it"]);
+    assert_eq!(state.press(Key::Char('y'), later()), Some(Act::Reap(order)));
+}
+
+#[test]
 fn without_leave_the_command_is_shown_and_the_consent_that_it_takes() {
     let mut state = state(false, vec![fixture::headroom()]);
     typed(&mut state, Key::Enter);
