@@ -45,7 +45,7 @@ use crate::{command, workspace::Workspace};
 const AT_ONCE: usize = 2;
 
 /// Seconds a test program may take where nothing else is said: some 100 on a quiet machine.
-const TIMEOUT: u64 = 600;
+const TIMEOUT: u64 = 900;
 
 /// Boot Debian kernels in qemu and run the kernel-facing tests in them, as root.
 ///
@@ -90,7 +90,7 @@ pub(crate) struct Args {
     /// How qemu runs the guest.
     #[arg(long, value_enum, default_value_t)]
     accel: Accelerator,
-    /// Seconds a test program may take. [default: 600]
+    /// Seconds a test program may take. [default: 900]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Fetch the kernels again, for newer ones.
