@@ -109,6 +109,7 @@ impl Refusals {
         self.receive(attempt.count);
         let is_elsewhere = attempt.who.elsewhere != 0;
         let user = attempt.nproc.filter(|limit| attempt.processes >= *limit);
+        // What was announced has been read but for what is around its user namespace.
         let whose = if attempt.unread { Limit::NprocWithin } else { Limit::Nproc };
         let user = user.map(|limit| Found::Other(whose(attempt.uid), limit, attempt.processes));
         // The kernel asks it first. But only of the one that was announced it is known that it was full then; of the others a count

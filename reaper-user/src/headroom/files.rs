@@ -119,11 +119,16 @@ impl Files {
         self.point.join(Path::new(std::ffi::OsStr::from_bytes(relative))).join(file)
     }
 
+    /// Which cgroup has this path, by its inode number; `None` where none has.
+    pub fn inode(&self, path: &[u8]) -> io::Result<Option<u64>> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(there(fs::metadata(self.of(path, "")))?.map(|folder| folder.ino()))
+    }
+
     /// Whether there is such a cgroup.
     #[must_use]
     pub fn exists(&self, path: &[u8]) -> bool {
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        self.of(path, "").exists()
+        matches!(self.inode(path), Ok(Some(_)))
     }
 
     /// What a cgroup says; `None` where it is gone, or counts no pids, as the root does. Threads are counted where `list` is set.
@@ -146,8 +151,7 @@ impl Files {
         };
         let count = text.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
         let count = count.ok_or_else(|| malformed(&self.of(path, "pids.events")))?;
-        let Some(folder) = there(fs::metadata(self.of(path, "")))? else { return Ok(None) };
-        Ok(Some(Refused { count, at_limit, cgroup: folder.ino() }))
+        Ok(self.inode(path)?.map(|cgroup| Refused { count, at_limit, cgroup }))
     }
 
     /// What the node has and may have.

@@ -274,7 +274,7 @@ impl Scrape {
             limits.iter().filter_map(move |(labels, counts)| Some((labels.pairs(), of(counts)?)))
         };
         page.gauge(
-            ("pids_limit", None, "The limit on processes that is full first, of workloads that have zombies"),
+            ("pids_limit", None, "The limit on processes that is full first, of workloads that have zombies or were refused a fork"),
             each(|counts| counts.limit),
         )?;
         page.gauge(

@@ -19,9 +19,6 @@ use crate::{
     text::Untrusted,
 };
 
-/// In fewer lines than these nobody reads what a remedy would do.
-pub(super) const READABLE: usize = 3;
-
 /// How it was started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
@@ -228,8 +225,7 @@ impl State {
         self.scroll = self.scroll.min(drawn.scrolls);
         // To its end, where it is asked: nobody says yes to what he has not seen.
         if let Some(Pane::Remedy(remedy)) = &mut self.pane
-            && drawn.page >= READABLE
-            && self.scroll >= drawn.scrolls
+            && drawn.is_end(self.scroll)
         {
             remedy.was_drawn(now);
         }

@@ -1,4 +1,4 @@
-use std::{fs, io::Write as _};
+use std::{fs, io::Write as _, path::Path};
 
 use reaper_ebpf::refused::Who;
 use tokio::sync::mpsc::unbounded_channel;
@@ -79,16 +79,22 @@ fn what_nobody_claims_is_told_when_all_was_handed_over_and_what_is_told_is_settl
     assert!(reports.blocking_recv().is_none());
 }
 
+/// The innermost of so many cgroups in each other, each with these files.
+fn chain(root: &Path, depth: usize, files: &[(&str, &str)]) -> String {
+    let path = "/c".repeat(depth);
+    fs::create_dir_all(root.join(&path[1..])).unwrap();
+    for level in 1..=depth {
+        for (file, text) in files {
+            fs::write(root.join(&path[1..2 * level]).join(file), text).unwrap();
+        }
+    }
+    path
+}
+
 #[test]
 fn of_a_deep_cgroup_little_is_read_and_the_rest_is_counted() {
     let root = tempfile::tempdir().unwrap();
-    let path = "/c".repeat(500);
-    fs::create_dir_all(root.path().join(&path[1..])).unwrap();
-    for depth in 1..=500 {
-        let directory = root.path().join(&path[1..2 * depth]);
-        fs::write(directory.join("pids.current"), "3\n").unwrap();
-        fs::write(directory.join("pids.max"), "10\n").unwrap();
-    }
+    let path = chain(root.path(), 500, &[("pids.current", "3\n"), ("pids.max", "10\n")]);
     let files = Files::at(Hierarchy::V2, root.path(), root.path());
     let cgroups = vec![(Arc::from(path.as_bytes()), false)];
     let seen = Seen::read(&files, &Ask { number: 1, cgroups, holders: Vec::new() });
@@ -115,14 +121,8 @@ fn after_what_took_long_there_is_a_long_pause_from_its_end_on() {
 #[test]
 fn whoever_is_refused_deep_down_keeps_nobody_elses_limits_from_being_read() {
     let root = tempfile::tempdir().unwrap();
-    let path = "/c".repeat(300);
-    fs::create_dir_all(root.path().join(&path[1..])).unwrap();
-    for depth in 1..=300 {
-        let directory = root.path().join(&path[1..2 * depth]);
-        for (file, text) in [("pids.current", "1\n"), ("pids.max", "1\n"), ("pids.events", "max 0\n")] {
-            fs::write(directory.join(file), text).unwrap();
-        }
-    }
+    let files = [("pids.current", "1\n"), ("pids.max", "1\n"), ("pids.events", "max 0\n")];
+    let path = chain(root.path(), 300, &files);
     let deep: Vec<CgroupPath> = (200..=300).map(|depth| Arc::from(&path.as_bytes()[..2 * depth])).collect();
     let (send, mut reports) = unbounded_channel();
     let files = Files::at(Hierarchy::V2, root.path(), root.path());

@@ -39,9 +39,10 @@ impl Refusals {
         }
         // The kernel's log may have named it before it is watched: what was counted then is not counted again. The count of another
         // cgroup that was there before begins anew.
-        let goes_on = self.counts.get(&path).is_some_and(
-            |known| matches!(self.files.refused(&path), Ok(Some(now)) if now.cgroup == known.cgroup),
-        );
+        let goes_on = self
+            .counts
+            .get(&path)
+            .is_some_and(|known| matches!(self.files.inode(&path), Ok(Some(there)) if there == known.cgroup));
         if !goes_on {
             self.counts.remove(&path);
             self.read_on.remove(&path);

@@ -1,6 +1,11 @@
 //! Zombies that count against a limit that is no cgroup's: of a user, or of a pid namespace.
 
-use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use super::census::{Own, each_zombie, largest};
 use crate::{
@@ -11,11 +16,8 @@ use crate::{
     watch::{Describer, WatchError, sweep::exists},
 };
 
-/// So many are looked at to see whose they are, at most: some 7 µs each.
+/// So many are looked at to see whose they are, at most: some 7 µs each with the user namespace, else 2.
 const LOOKED_AT: usize = 8_192;
-
-/// One of a namespace that is gone when it is looked at says nothing; of so many one will.
-const TRIED: usize = 8;
 
 /// Those of them that count.
 #[derive(Clone, Debug, Default)]
@@ -103,20 +105,21 @@ impl Zombies {
     /// Those that have a number in a pid namespace: they are in it or in one within it.
     fn within(&self, proc: &Path, namespace: u32) -> Option<Counts> {
         let mut within = HashMap::from([(namespace, Some(true)), (INITIAL_PID_NAMESPACE, Some(false))]);
-        for dead in &self.dead {
-            within.entry(dead.pid_ns).or_insert_with(|| {
-                let same = self.dead.iter().filter(|other| other.pid_ns == dead.pid_ns);
-                let mut said = same
-                    .take(TRIED)
-                    .map(|one| said(one.pid, namespaces::pid_namespaces(proc, one.pid)))
-                    .filter(|said| *said != Said::Gone);
-                match said.next() {
-                    Some(Said::Known(all)) => Some(all.contains(&namespace.into())),
-                    _ => None,
+        for Dead { pid, pid_ns, .. } in &self.dead {
+            if let Entry::Vacant(unknown) = within.entry(*pid_ns) {
+                match said(*pid, namespaces::pid_namespaces(proc, *pid)) {
+                    Said::Known(all) => drop(unknown.insert(Some(all.contains(&namespace.into())))),
+                    Said::Unknown => drop(unknown.insert(None)),
+                    // Another one of it may be there.
+                    Said::Gone => {}
                 }
-            });
+            }
         }
-        count(&self.dead, self.dead.iter().map(|dead| within[&dead.pid_ns]))
+        // Of what is not there all are gone.
+        count(
+            &self.dead,
+            self.dead.iter().map(|dead| within.get(&dead.pid_ns).copied().unwrap_or(Some(false))),
+        )
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    os::unix::fs::MetadataExt as _,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,11 +23,11 @@ use crate::{
 /// A pass over the kernel's tasks, which version 1 makes necessary, takes one part in so many of a CPU, at most.
 const PASS_SHARE: u32 = 2_000;
 
-/// What was waited for counts against no limit any more, but is in the ledger until the kernel has freed it: after tens of milliseconds
-/// as a rule, and surely by then where it is looked for.
+/// What was waited for counts against no limit any more, but is in the ledger until the kernel has freed it: tens of milliseconds later as
+/// a rule. Whoever died longer ago than this was hardly waited for just now, and is not looked for.
 const FREED: Duration = Duration::from_secs(2);
 
-/// Goes through all zombies, and through nothing that was waited for: the newest are looked for, some 200 ns each.
+/// Goes through all zombies, and through nothing that was waited for: the newest are looked for, some 600 ns each.
 pub(super) fn each_zombie(
     describer: &Describer,
     now: BootTime,
@@ -104,8 +103,8 @@ impl Watch {
             // What died in a cgroup that was removed counts against the limits around that, not against those of another one that has its
             // path now.
             let id = if hierarchy == Hierarchy::V2 { v2 } else { v1 };
-            let folder = std::fs::metadata(self.headrooms.reader.files().of(&path, ""));
-            let is_replaced = folder.is_ok_and(|folder| folder.ino() != id);
+            let now_there = self.headrooms.reader.files().inode(&path).ok().flatten();
+            let is_replaced = now_there.is_some_and(|other| other != id);
             if aged && !is_replaced {
                 census.aged.push(Arc::clone(&path));
             }

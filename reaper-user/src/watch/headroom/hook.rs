@@ -1,11 +1,7 @@
 //! What the hook on the clone path has seen: counted by the kernel side, announced now and then, and handed to the thread that finds
 //! out which limit it was.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use reaper_ebpf::{
     WORDS,
@@ -73,8 +69,7 @@ impl Watch {
         let files = self.headrooms.reader.files().clone();
         self.headrooms.hooked.forget(&mut self.describer.kernel, now, |who, path| {
             // Its path is remembered for a while, and another one may have it by now.
-            let folder = path.map(|path| fs::metadata(files.of(path, "")));
-            !folder.is_some_and(|folder| folder.is_ok_and(|folder| folder.ino() == who.cgroup))
+            path.is_none_or(|path| !matches!(files.inode(path), Ok(Some(there)) if there == who.cgroup))
         });
     }
 

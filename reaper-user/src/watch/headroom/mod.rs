@@ -359,7 +359,6 @@ impl Watch {
         let now = boot_now();
         if !path.is_empty() && self.headrooms.accounts.refused(path, now) {
             self.headrooms.known.insert(Arc::clone(path), workload.clone());
-            self.headrooms.stirred = true;
         }
         let labels = WorkloadLabels::from(&workload);
         let (failed, _) = self.headrooms.counts.count(&labels, Instant::now(), |_| true);

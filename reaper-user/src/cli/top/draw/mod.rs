@@ -21,7 +21,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::{
     pane::{Pane, Stage},
-    state::{READABLE, State, View},
+    state::{State, View},
 };
 use crate::report::{
     numbered, shown,
@@ -30,6 +30,9 @@ use crate::report::{
 
 /// Lines that say why there is nothing newer, at most.
 const TROUBLE: usize = 2;
+
+/// In fewer lines than these nobody reads what a remedy would do.
+const READABLE: usize = 3;
 
 /// What the terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,13 @@ pub(super) struct Drawn {
     pub(super) page: usize,
     /// Lines that the pane can be scrolled by.
     pub(super) scrolls: usize,
+}
+
+impl Drawn {
+    /// Whether the end of the pane can be read, where it is scrolled by so much.
+    pub(super) const fn is_end(self, scroll: usize) -> bool {
+        self.page >= READABLE && scroll >= self.scrolls
+    }
 }
 
 impl Default for Drawn {
@@ -158,8 +168,11 @@ fn footer(state: &State, width: usize, drawn: Drawn) -> String {
         (Some(Pane::Help | Pane::Whole(_)), _) => vec!["Esc back", scroll],
         (Some(Pane::Remedy(remedy)), _) => match &remedy.stage {
             Stage::Tried(said, _) if said.is_offered(&remedy.order) => {
-                let is_read = drawn.page >= READABLE && drawn.scrolls <= state.scroll;
-                vec![if is_read { "y do it" } else { "read it to the end" }, "Esc leave it", scroll]
+                vec![
+                    if drawn.is_end(state.scroll) { "y do it" } else { "read it to the end" },
+                    "Esc leave it",
+                    scroll,
+                ]
             }
             Stage::Doing(_) => vec!["it is being done"],
             _ => vec!["Esc back", scroll],

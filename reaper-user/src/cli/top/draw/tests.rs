@@ -297,7 +297,7 @@ fn a_remedy_shows_the_command_what_it_would_do_and_asks() {
 }
 
 #[test]
-fn a_yes_is_asked_for_where_all_was_on_the_screen() {
+fn a_yes_is_asked_for_where_the_end_is_on_the_screen() {
     let mut state = opened(0);
     let Some(Act::Try(order)) = typed(&mut state, Key::Char('x')) else { panic!() };
     state.hear(said(&order, false, None));
