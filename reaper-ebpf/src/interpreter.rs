@@ -112,8 +112,12 @@ pub const PART_WORDS: u16 = 16;
 pub const PART_BYTES: u64 = 8 * PART_WORDS as u64;
 /// So many parts of a table of lines are read: those of some hundred lines.
 pub const TABLE_PARTS: u16 = 64;
-/// So many parts are read of all the frames of a stack.
-pub const STACK_PARTS: u32 = 256;
+/// So many parts are read of all the frames of a stack, in so many turns.
+pub const STACK_PARTS: u32 = PARTS_AT_ONCE * PARTS_TURNS;
+/// A turn's.
+pub const PARTS_AT_ONCE: u32 = 24;
+/// Their number.
+pub const PARTS_TURNS: u32 = 11;
 /// `PyASCIIObject.length`; its hash and its state are behind it, each in a word.
 pub const TEXT_LENGTH: u16 = 16;
 /// `PyASCIIObject.hash`
@@ -169,10 +173,18 @@ pub const UNASKED: u32 = u32::MAX - 1;
 /// Words of a [`Followed`].
 pub const FOLLOWED_WORDS: usize = 10;
 
-/// Frames of a stack that are kept.
-pub const FRAMES: usize = 96;
-/// Threads of a process that are looked through.
-pub const THREADS: u32 = 256;
+/// Frames of a stack that are looked at, in so many turns.
+pub const FRAMES: u32 = FRAMES_AT_ONCE * FRAMES_TURNS;
+/// A turn's.
+pub const FRAMES_AT_ONCE: u32 = 12;
+/// Their number.
+pub const FRAMES_TURNS: u32 = 8;
+/// Threads of a process that are looked through, in so many turns.
+pub const THREADS: u32 = THREADS_AT_ONCE * THREADS_TURNS;
+/// A turn's.
+pub const THREADS_AT_ONCE: u32 = 32;
+/// Their number.
+pub const THREADS_TURNS: u32 = 8;
 
 /// A function on the stack.
 #[repr(C)]
@@ -345,16 +357,69 @@ pub struct Reading {
     pub path: u64,
 }
 
+/// What a walk is at: [`Walk::doing`].
+pub mod doing {
+    /// It looks for the thread.
+    pub const THREADS: u64 = 0;
+    /// It goes from frame to frame.
+    pub const FRAMES: u64 = 1;
+    /// It reads what their code objects hold.
+    pub const CONTENTS: u64 = 2;
+    /// All is there.
+    pub const WRITE: u64 = 3;
+    /// There is no such thread, or it runs nothing.
+    pub const MISSED: u64 = 4;
+}
+
+/// How far a walk is: all that one turn leaves to the next.
+#[repr(C)]
+pub struct Walk {
+    /// Of [`doing`].
+    pub doing: u64,
+    /// How many turns are left for that.
+    pub turns: u64,
+    /// How the interpreter is laid out.
+    pub layout: Layout,
+    /// The thread's number.
+    pub thread: u64,
+    /// 1 where that is the main thread.
+    pub main: u64,
+    /// The state of the main thread, where it was found before.
+    pub before: u64,
+    /// The interpreter that is looked at,
+    pub interpreter: u64,
+    /// and a state of one of its threads.
+    pub state: u64,
+    /// Not 0 where something on the way could not be read.
+    pub unread: u64,
+    /// The frame that comes next,
+    pub frame: u64,
+    /// where what is read around it begins,
+    pub begin: u64,
+    /// and up to where in it a frame may begin.
+    pub reach: u64,
+    /// The code object that was read last: its address,
+    pub code: u64,
+    /// its first line,
+    pub first_line: u32,
+    /// the [`Tag`] of its pointers,
+    pub tag: u32,
+    /// and its parts.
+    pub parts: Parts,
+}
+
 /// Where a stack is put together.
 #[repr(C)]
 pub struct Scratch {
     /// What goes into the ring buffer: the head,
     pub head: Stack,
-    /// and the frames. More than are kept, so that any index of seven bits is inside.
+    /// and the frames. More than are looked at, so that any index of seven bits is inside.
     pub frames: [Frame; 128],
     /// Beside each.
     pub parts: [Parts; 128],
-    /// How far those are read.
+    /// How far the walk is,
+    pub walk: Walk,
+    /// and the reading of those.
     pub reading: Reading,
     /// What was read last.
     pub read: [u64; 32],
@@ -387,13 +452,20 @@ pub mod wake {
 
 /// What follows the fork program.
 pub mod stage {
-    /// Walks a Python interpreter's frames.
+    /// Begins with a Python program's stack.
     pub const PYTHON: u32 = 0;
     /// Copies registers and stack.
     pub const NATIVE: u32 = 1;
+    /// Goes on with a Python program's stack: a turn of it, which the next one follows.
+    pub const WALK: u32 = 2;
     /// How many there are.
-    pub const COUNT: u32 = 2;
+    pub const COUNT: u32 = 3;
+    /// So many may follow one another: `MAX_TAIL_CALL_CNT`, which was 32 before Linux 5.17 and is 33 since.
+    pub const MOST: u32 = 32;
 }
+
+// The first stage, all turns, and the native one behind them.
+const _: () = assert!(THREADS_TURNS + FRAMES_TURNS + PARTS_TURNS + 2 <= stage::MOST);
 
 const _: () = assert!(size_of::<Executable>() == 24);
 const _: () = assert!(size_of::<Layout>() == 40);
@@ -402,7 +474,7 @@ const _: () = assert!(size_of::<Followed>() == FOLLOWED_WORDS * 8);
 const _: () = assert!(size_of::<Frame>() == 32);
 const _: () = assert!(size_of::<Stack>() == 64);
 const _: () = assert!(size_of::<Exec>() == 64);
-const _: () = assert!(size_of::<Scratch>() == 64 + 128 * (32 + 24) + 72 + 256 + 1024 + 128);
+const _: () = assert!(size_of::<Walk>() == 16 * 8 + 40);
 
 #[cfg(test)]
 mod tests {

@@ -32,7 +32,7 @@ pub mod reap_time;
 pub mod refused;
 
 /// Version of everything in this file. Two sides with different numbers must not share a map.
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// Slots in a set. A process may only be in the four slots of its set, or in the overflow map.
 pub const WAYS: u32 = 4;

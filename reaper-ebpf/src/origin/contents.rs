@@ -5,11 +5,14 @@
 //! a step once, and not each way through all of them.
 
 use reaper_ebpf::interpreter::{
-    BYTES_BEHIND, Frame, Layout, PART_BYTES, PART_WORDS, Parts, Reading, STACK_PARTS, Scratch, TABLE_PARTS,
-    TEXT_HASH, TEXT_LENGTH, Tag, characters,
+    BYTES_BEHIND, Frame, Layout, PART_BYTES, PART_WORDS, PARTS_AT_ONCE, PARTS_TURNS, Parts, Reading, Scratch,
+    TABLE_PARTS, TEXT_HASH, TEXT_LENGTH, Tag, characters, doing,
 };
 
-use super::python::{fill, half, peek, word};
+use super::{
+    memory::{fill, half, peek, word},
+    walk,
+};
 
 /// The values of [`Reading::what`]: a frame has not begun, or it is the one or the other.
 const NOTHING: u64 = 0;
@@ -17,22 +20,37 @@ const TABLE: u64 = 1;
 const FILE_TO_COME: u64 = 2;
 const FILE: u64 = 3;
 
-/// Reads what the code objects of all frames hold. Where there are more parts than are read, those of the outermost remain unread.
+/// Begins with the innermost frame.
 #[inline(always)]
-pub(super) fn read(scratch: *mut Scratch, layout: &Layout) {
-    // SAFETY: the scratch is a per-CPU value of this program alone; its members are aligned.
+pub(super) fn begin(scratch: *mut Scratch) {
+    walk::go_on(walk::of(scratch), doing::CONTENTS, PARTS_TURNS);
+    // SAFETY: the scratch is a per-CPU value of these programs alone; its members are aligned.
     unsafe {
         let reading = &raw mut (*scratch).reading;
         (&raw mut (*reading).index).write_volatile(0);
         (&raw mut (*reading).what).write_volatile(NOTHING);
         (&raw mut (*reading).file).write_volatile(0);
         (&raw mut (*reading).path).write_volatile(0);
-        for _ in 0..STACK_PARTS {
+    }
+}
+
+/// Reads some parts. Where there are more than are read, those of the outermost frames remain unread.
+#[inline(always)]
+pub(super) fn turn(scratch: *mut Scratch) {
+    let walk = walk::of(scratch);
+    // SAFETY: as above.
+    unsafe {
+        let layout = &(*walk).layout;
+        let reading = &raw mut (*scratch).reading;
+        for _ in 0..PARTS_AT_ONCE {
             let index = (&raw const (*reading).index).read_volatile();
             if index >= u64::from((&raw const (*scratch).head.frames).read_volatile()) {
-                break;
+                return walk::go_on(walk, doing::WRITE, 0);
             }
             step(scratch, layout, reading, (index & 0x7f) as usize);
+        }
+        if walk::was_last(walk) {
+            walk::go_on(walk, doing::WRITE, 0);
         }
     }
 }
@@ -95,7 +113,7 @@ unsafe fn again(scratch: *mut Scratch, reading: *mut Reading, index: usize) {
 ///
 /// `reading` is the scratch's.
 #[inline(always)]
-unsafe fn begin(reading: *mut Reading, what: u64, length: u64, at: u64, bytes: u64, unread: u64) {
+unsafe fn begin_part(reading: *mut Reading, what: u64, length: u64, at: u64, bytes: u64, unread: u64) {
     // SAFETY: the caller's.
     unsafe {
         (&raw mut (*reading).what).write_volatile(what);
@@ -114,7 +132,7 @@ unsafe fn begin_table(reading: *mut Reading, table: u64) {
     let bytes = if size > MOST { MOST } else { size };
     let at = table.wrapping_add(BYTES_BEHIND.into());
     // SAFETY: the caller's.
-    unsafe { begin(reading, TABLE, size, at, bytes, u64::from(size == 0)) }
+    unsafe { begin_part(reading, TABLE, size, at, bytes, u64::from(size == 0)) }
 }
 
 /// A path: its length, and what it ends with.
@@ -129,7 +147,7 @@ unsafe fn begin_file(scratch: *mut Scratch, layout: &Layout, reading: *mut Readi
     // SAFETY: the caller's.
     unsafe {
         (&raw mut (*reading).file).write_volatile(file);
-        begin(reading, FILE, length, at, kept, unread);
+        begin_part(reading, FILE, length, at, kept, unread);
     }
 }
 

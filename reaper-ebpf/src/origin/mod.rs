@@ -2,10 +2,14 @@
 
 mod contents;
 mod exec;
+mod frames;
 pub(crate) mod lineage;
+mod memory;
 mod native;
 mod python;
 mod ring;
+mod threads;
+mod walk;
 
 use aya_ebpf::programs::BtfTracePointContext;
 use reaper_ebpf::interpreter::stage;

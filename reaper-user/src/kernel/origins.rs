@@ -19,8 +19,12 @@ use reaper_ebpf::{
 
 use super::{Kernel, KernelError, attach, census, high, low, map};
 
-/// The stage that follows the fork program.
+/// The stage that follows the fork program,
 const PYTHON: &str = "fork_python";
+/// and the one that follows that, turn by turn.
+const WALK: &str = "fork_walk";
+/// Where they are.
+const FORK: &str = "sched_process_fork";
 /// Beside the other program at this hook.
 const EXEC: (&str, &str) = ("exec_origin", "sched_process_exec");
 /// Which process executes which file.
@@ -55,7 +59,7 @@ const LOOKS: usize = 4;
 
 /// Loads the programs. Nothing else needs them.
 pub(super) fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
-    for (name, tracepoint) in [(PYTHON, "sched_process_fork"), EXEC] {
+    for (name, tracepoint) in [(WALK, FORK), (PYTHON, FORK), EXEC] {
         attach::tracing_program(ebpf, name)?
             .load(tracepoint, btf)
             .map_err(|error| KernelError::program(name, error))?;
@@ -82,6 +86,7 @@ impl Kernel {
             executables: map(ebpf, "EXECUTABLES")?,
         };
         origins.forget_all();
+        stages.follow_forks(ebpf, stage::WALK, WALK)?;
         stages.follow_forks(ebpf, stage::PYTHON, PYTHON)?;
         let (exec, _) = EXEC;
         attach::tracing_program(ebpf, exec)?.attach().map_err(|error| KernelError::program(exec, error))?;
