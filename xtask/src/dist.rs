@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     aarch64, command, debian,
+    release::{DAEMON, REFERENCE, Release},
     setup::{self, Group},
-    vm::{self, Arch},
+    vm::Arch,
     workspace::Workspace,
 };
 
@@ -42,6 +43,11 @@ pub(crate) fn folder(workspace: &Workspace) -> PathBuf {
     workspace.target().join("dist")
 }
 
+/// The daemon for this machine among it.
+pub(crate) fn reaper(workspace: &Workspace) -> PathBuf {
+    folder(workspace).join(Arch::X86.target()).join(DAEMON)
+}
+
 /// With what [`setup`] brings for it. `object`: what reaper loads, where that is not the committed object.
 pub(crate) fn make(workspace: &Workspace, object: Option<&Path>, deadline: Option<Instant>) -> Result<()> {
     let dist = folder(workspace);
@@ -53,13 +59,17 @@ pub(crate) fn make(workspace: &Workspace, object: Option<&Path>, deadline: Optio
             continue;
         }
         println!("dist: {}: building reaper, statically linked", arch.target());
-        binary(workspace, arch, object, deadline, &dist.join(arch.target()))?;
+        let release = Release::build(workspace, arch, object, deadline)?;
+        binary(&release, arch, &dist.join(arch.target()))?;
+        if arch == Arch::X86 {
+            println!("dist: man pages and shell completions");
+            // Made of the description of the command line, by a program that has it.
+            command::run(Command::new(release.program(REFERENCE)?).arg(&dist))?;
+        }
         println!("dist: {}: listing its components", arch.target());
         let name = format!("reaper-{}.cdx.json", arch.target());
         fs::write(dist.join(name), sbom::of(workspace, arch.target())?)?;
     }
-    println!("dist: man pages and shell completions");
-    reference(workspace, object, deadline, &dist)?;
     println!("dist: the image");
     image::make(workspace, &dist.join(Arch::X86.target()), &dist)?;
     for file in FILES {
@@ -90,37 +100,15 @@ fn missing_for(workspace: &Workspace, arch: Arch) -> Option<&'static str> {
 }
 
 /// The program, without what only a debugger wants. Where in the source it panicked it says all the same.
-fn binary(
-    workspace: &Workspace,
-    arch: Arch,
-    object: Option<&Path>,
-    deadline: Option<Instant>,
-    folder: &Path,
-) -> Result<()> {
-    let mut cargo = vm::static_cargo(workspace, arch, object)?;
-    cargo.args(["build", "--locked", "--release", "--package", "reaper-user", "--bin", "reaper"]);
-    command::run_until(&mut cargo, deadline)?;
+fn binary(release: &Release, arch: Arch, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let strip = match arch {
         Arch::X86 => "strip",
         Arch::Aarch64 => aarch64::STRIP,
     };
-    let built = vm::static_target(workspace, arch).join("reaper");
-    command::run(Command::new(strip).args(["--strip-debug", "-o"]).arg(folder.join("reaper")).arg(built))
-}
-
-/// What is made of the description of the command line, by a program that has it.
-fn reference(
-    workspace: &Workspace,
-    object: Option<&Path>,
-    deadline: Option<Instant>,
-    dist: &Path,
-) -> Result<()> {
-    let mut cargo = vm::static_cargo(workspace, Arch::X86, object)?;
-    cargo.args(["build", "--locked", "--release", "--package", "reaper-user", "--example", "reference"]);
-    command::run_until(&mut cargo, deadline)?;
-    let program = vm::static_target(workspace, Arch::X86).join("examples/reference");
-    command::run(Command::new(program).arg(dist))
+    let mut strip = Command::new(strip);
+    strip.args(["--strip-debug", "-o"]).arg(folder.join(DAEMON)).arg(release.program(DAEMON)?);
+    command::run(&mut strip)
 }
 
 /// Of every file below the folder, by their paths from there.

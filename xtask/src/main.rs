@@ -19,6 +19,7 @@ mod dist;
 mod failures;
 mod object;
 mod pythons;
+mod release;
 mod root;
 mod run;
 mod setup;

@@ -26,7 +26,6 @@ use anyhow::bail;
 
 pub(crate) use self::{
     arch::Arch,
-    guest::{static_cargo, static_target},
     kernel::are_all_there as has_kernels,
     program::{APPARMOR_PARSER, Program, QEMU, QEMU_AARCH64},
 };
@@ -39,7 +38,7 @@ use self::{
     report::Row,
     verdict::Verdict,
 };
-use crate::{command, workspace::Workspace};
+use crate::{command, release::Release, workspace::Workspace};
 
 /// How many machines run at a time. Emulating one keeps one real processor busy.
 const AT_ONCE: usize = 2;
@@ -172,7 +171,9 @@ pub(crate) fn boot_all(
     let kernels = fetch(&cache, &boots, args.arch, args.refresh)?;
     let systemd =
         if boots.iter().any(|boot| boot.systemd) { Some(cache.systemd(args.refresh)?) } else { None };
-    let guest = Guest::build(workspace, args.arch, &args.tests, systemd, object, deadline)?;
+    println!("vm: building the guest's programs, statically linked");
+    let release = Release::build(workspace, args.arch, object, deadline)?;
+    let guest = Guest::new(workspace, &release, &args.tests, systemd)?;
     let logs = cache.directory().join("logs");
     if logs.exists() {
         fs::remove_dir_all(&logs)?;

@@ -63,7 +63,8 @@ impl Workspace {
         self.root.join("reaper-user/bpf/toolchain.toml")
     }
 
-    /// The daemon, built for release.
+    /// The daemon as `cargo xtask run` and `cargo xtask bench` build it, for this machine: what is tested and shipped is another
+    /// ([`crate::release`]).
     pub(crate) fn reaper(&self) -> PathBuf {
         self.target().join("release/reaper")
     }

@@ -11,7 +11,12 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::Session;
-use crate::{command, pythons, root, workspace::Workspace};
+use crate::{
+    pythons,
+    release::{DAEMON, Release},
+    root,
+    vm::Arch,
+};
 
 /// The test programs of other tiers: those that `cargo xtask vm` takes into virtual machines, and the one for what is shipped.
 const OTHERS: [&str; 3] = ["vm", "systemd", "dist"];
@@ -19,22 +24,26 @@ const OTHERS: [&str; 3] = ["vm", "systemd", "dist"];
 pub(super) fn run(session: &mut Session<'_>) -> anyhow::Result<()> {
     let workspace = session.workspace;
     pythons::fetch(workspace)?;
+    println!("test: building what is tested as it is shipped: for release, statically linked");
     // What the source gives is what is tested, where that is not the committed object.
-    let mut build = workspace.cargo_with(session.rebuilt.as_deref());
-    // And what ships: the release profile.
-    build.args(["build", "--locked", "--release", "--package", "reaper-user", "--bins", "--examples"]);
-    command::run_until(&mut build, session.deadline)?;
+    let object = session.rebuilt.as_deref();
+    let release = Release::build(workspace, Arch::X86, object, Some(session.deadline))?;
 
-    run_as_root(session, &targets(&workspace.root().join("reaper-user/tests"))?)
+    let targets = targets(&workspace.root().join("reaper-user/tests"))?;
+    run_as_root(session, &release.program(DAEMON)?, &targets)
 }
 
-/// Runs these test programs as root, one test at a time.
-pub(super) fn run_as_root(session: &mut Session<'_>, targets: &[String]) -> anyhow::Result<()> {
+/// Runs these test programs as root, one test at a time, and tells them which daemon is tested.
+pub(super) fn run_as_root(
+    session: &mut Session<'_>,
+    reaper: &Path,
+    targets: &[String],
+) -> anyhow::Result<()> {
     let workspace = session.workspace;
     let mut tests = workspace.cargo_with(session.rebuilt.as_deref());
     tests.args(["test", "--locked", "--no-fail-fast", "--package", "reaper-user"]);
     tests.args(targets.iter().flat_map(|target| ["--test", target]));
-    let variables = variables(workspace, session.full);
+    let variables = variables(reaper, session.full);
     if root::is_root() {
         tests.envs(variables);
     } else {
@@ -64,8 +73,8 @@ fn targets(folder: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// What the tests are told.
-fn variables(workspace: &Workspace, full: bool) -> Vec<(&'static str, OsString)> {
-    let mut variables = vec![("REAPER_BIN", workspace.reaper().into())];
+fn variables(reaper: &Path, full: bool) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![("REAPER_BIN", reaper.into())];
     if full {
         variables.push(("REAPER_TEST_FULL", "1".into()));
     }

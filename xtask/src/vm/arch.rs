@@ -41,7 +41,7 @@ impl Arch {
     }
 
     /// What is appended to the names of directories of its own.
-    pub(super) const fn suffix(self) -> &'static str {
+    pub(crate) const fn suffix(self) -> &'static str {
         match self {
             Self::X86 => "",
             Self::Aarch64 => "-aarch64",

@@ -3,29 +3,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{arch::Arch, cpio::Archive, policy, systemd};
-use crate::{aarch64, command, workspace::Workspace};
+use super::{cpio::Archive, policy, systemd};
+use crate::{
+    release::{DAEMON, INIT, Release, SYSTEMD_TEST, VM_TEST},
+    workspace::Workspace,
+};
 
 /// The directories of the guest, parents first.
 const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "vm"];
 
-const INIT: &str = "vm-init";
-const DAEMON: &str = "reaper";
-
-/// What runs in the guest where nothing else is given, an integration test of reaper-user.
-const OWN_TEST: &str = "vm";
-
-/// The same where systemd is PID 1.
-const SYSTEMD_TEST: &str = "systemd";
-
-/// The workloads of the tests, examples of reaper-user.
-const EXAMPLES: [&str; 3] = ["churn", "forker", "holder"];
+/// What tests find by `PATH`: the daemon, the workloads.
+const PROGRAMS: [&str; 4] = [DAEMON, "churn", "forker", "holder"];
 
 /// How a guest's cgroups are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -62,7 +55,7 @@ pub(crate) struct Orders<'a> {
 /// The programs of the guest.
 pub(crate) struct Guest {
     init: Vec<u8>,
-    /// Found by `PATH`: the daemon, the examples.
+    /// [`PROGRAMS`].
     programs: Vec<(String, Vec<u8>)>,
     tests: Vec<(String, Vec<u8>)>,
     /// AppArmor's, for the kernel.
@@ -79,50 +72,36 @@ struct Systemd {
 }
 
 impl Guest {
-    /// Builds everything for the guest: statically, in a target directory of its own, so that no other build is thrown away.
+    /// Reads everything for the guest from the release build.
     ///
     /// What runs in it are the `given` programs, statically linked too, or the integration test `vm` where none is
-    /// given. `object`: what reaper loads, where that is not the committed object.
-    pub(crate) fn build(
+    /// given.
+    pub(crate) fn new(
         workspace: &Workspace,
-        arch: Arch,
+        release: &Release,
         given: &[PathBuf],
         systemd: Option<PathBuf>,
-        object: Option<&Path>,
-        deadline: Option<Instant>,
     ) -> Result<Self> {
-        println!("vm: building the guest's programs, statically linked");
-        let mut cargo = static_cargo(workspace, arch, object)?;
-        cargo.args(["build", "--locked", "--release", "--message-format=json-render-diagnostics"]);
-        cargo.args(["--package", "xtask", "--bin", INIT, "--package", "reaper-user", "--bin", DAEMON]);
-        cargo.args(EXAMPLES.iter().flat_map(|name| ["--example", name]));
-        if given.is_empty() {
-            cargo.args(["--test", OWN_TEST]);
-        }
-        if systemd.is_some() {
-            cargo.args(["--test", SYSTEMD_TEST]);
-        }
-        let messages = command::output_until(&mut cargo, deadline)?;
-        let built = |name: &str| {
-            let path = executable(&messages, name);
-            static_program(&path.with_context(|| format!("cargo did not say where `{name}` is"))?)
-        };
-
-        let named = |name: &&str| Ok(((*name).to_owned(), built(name)?));
-        let programs = std::iter::once(&DAEMON).chain(&EXAMPLES).map(named).collect::<Result<_>>()?;
+        let named = |name: &str| Ok((name.to_owned(), static_program(&release.program(name)?)?));
         let tests = if given.is_empty() {
-            vec![named(&OWN_TEST)?]
+            vec![named(VM_TEST)?]
         } else {
             given.iter().map(|path| Ok((name_of(path), static_program(path)?))).collect::<Result<_>>()?
         };
         let systemd = match systemd {
             Some(root) => {
-                let test = named(&SYSTEMD_TEST)?;
+                let test = named(SYSTEMD_TEST)?;
                 Some(Systemd { root, workspace: workspace.root().to_path_buf(), test })
             }
             None => None,
         };
-        Ok(Self { init: built(INIT)?, programs, tests, policy: policy::compile(workspace)?, systemd })
+        Ok(Self {
+            init: static_program(&release.program(INIT)?)?,
+            programs: PROGRAMS.into_iter().map(named).collect::<Result<_>>()?,
+            tests,
+            policy: policy::compile(workspace)?,
+            systemd,
+        })
     }
 
     /// The initramfs for one boot.
@@ -175,46 +154,6 @@ impl Guest {
         }
         text
     }
-}
-
-/// A cargo that links statically, whose subcommand and packages are still to be named.
-pub(crate) fn static_cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
-    let mut cargo = match arch {
-        Arch::X86 => {
-            let mut cargo = workspace.cargo();
-            cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-            // It would take precedence.
-            cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
-            cargo
-        }
-        Arch::Aarch64 => aarch64::cargo(workspace, "-Ctarget-feature=+crt-static")?,
-    };
-    cargo
-        .envs(object.map(|object| ("REAPER_BPF_OBJECT", object)))
-        // With a target named, build scripts and procedural macros are spared the flag, which they cannot bear.
-        .env("CARGO_BUILD_TARGET", arch.target())
-        .env("CARGO_TARGET_DIR", static_folder(workspace, arch))
-        // Minutes for every program, and nothing that a kernel could notice.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off");
-    Ok(cargo)
-}
-
-fn static_folder(workspace: &Workspace, arch: Arch) -> PathBuf {
-    workspace.target().join(format!("static{}", arch.suffix()))
-}
-
-/// Where [`static_cargo`] puts what it builds for release.
-pub(crate) fn static_target(workspace: &Workspace, arch: Arch) -> PathBuf {
-    static_folder(workspace, arch).join(arch.target()).join("release")
-}
-
-/// Where cargo has put a program: a test's name has a hash in it.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 /// A test's name without the hash that cargo appends.
@@ -291,19 +230,6 @@ mod tests {
     fn the_hash_that_cargo_appends_is_not_part_of_a_tests_name() {
         assert_eq!(name_of(Path::new("/t/deps/vm-0123456789abcdef")), "vm");
         assert_eq!(name_of(Path::new("/t/load-all")), "load-all");
-    }
-
-    #[test]
-    fn programs_are_found_among_cargos_messages_and_libraries_of_their_name_are_not() {
-        let messages = concat!(
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"reaper\"},\"executable\":null}\n",
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"reaper\"},\"executable\":\"/t/reaper\"}\n",
-            "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"vm\"},\"executable\":\"/t/vm-1\"}\n",
-            "{\"reason\":\"build-finished\",\"success\":true}\n",
-        );
-        assert_eq!(executable(messages, "reaper"), Some("/t/reaper".into()));
-        assert_eq!(executable(messages, "vm"), Some("/t/vm-1".into()));
-        assert_eq!(executable(messages, "holder"), None);
     }
 
     #[test]
