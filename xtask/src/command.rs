@@ -40,31 +40,47 @@ pub(crate) fn output_until(
     Ok(text.trim().to_owned())
 }
 
-/// Like [`run_until`], and returns its standard output, which is shown too, also where the command fails.
+/// Like [`run_until`], and returns its standard output, which is shown too, also where the command fails. `line` is called
+/// with each line of it when its end has come.
 pub(crate) fn run_and_read_until(
     command: &mut Command,
     deadline: impl Into<Option<Instant>>,
+    mut line: impl FnMut(&str) + Send,
 ) -> (String, anyhow::Result<()>) {
     let (mut theirs, ours) = match io::pipe() {
         Ok(pipe) => pipe,
         Err(error) => return (String::new(), Err(error).context("could not make a pipe")),
     };
-    let reader = thread::spawn(move || {
-        let mut text = Vec::new();
-        let mut chunk = [0; 4096];
-        while let Ok(length @ 1..) = theirs.read(&mut chunk) {
-            let chunk = chunk.get(..length).unwrap_or_default();
-            text.extend_from_slice(chunk);
-            // Who does not look is told at the end all the same.
-            let mut stdout = io::stdout().lock();
-            let _closed = stdout.write_all(chunk).and_then(|()| stdout.flush());
-        }
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let result = finish(command.stdout(ours), deadline.into()).map(drop);
-    // The command keeps its copy of the pipe's end, and with it the reader.
-    command.stdout(Stdio::inherit());
-    (reader.join().unwrap_or_default(), result)
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            let mut text = Vec::new();
+            let mut chunk = [0; 4096];
+            let mut begins = 0;
+            while let Ok(length @ 1..) = theirs.read(&mut chunk) {
+                let chunk = chunk.get(..length).unwrap_or_default();
+                text.extend_from_slice(chunk);
+                // Who does not look is told at the end all the same.
+                let mut stdout = io::stdout().lock();
+                let _closed = stdout.write_all(chunk).and_then(|()| stdout.flush());
+                begins = each_line(&text, begins, &mut line);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let result = finish(command.stdout(ours), deadline.into()).map(drop);
+        // The command keeps its copy of the pipe's end, and with it the reader.
+        command.stdout(Stdio::inherit());
+        (reader.join().unwrap_or_default(), result)
+    })
+}
+
+/// Calls it with each complete line from there on, and returns where the line begins that is not complete.
+fn each_line(text: &[u8], mut begins: usize, mut line: impl FnMut(&str)) -> usize {
+    let fresh = text.get(begins..).unwrap_or_default();
+    for complete in fresh.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+        begins += complete.len();
+        line(String::from_utf8_lossy(complete).trim_end());
+    }
+    begins
 }
 
 fn finish(command: &mut Command, deadline: Option<Instant>) -> anyhow::Result<Output> {
@@ -201,6 +217,17 @@ mod tests {
         assert_eq!(output(&mut command).unwrap(), output_until(&mut command, deadline).unwrap());
         let error = output_until(Command::new("sleep").arg("600"), Instant::now()).unwrap_err().to_string();
         assert!(error.starts_with("out of time"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_told_when_they_are_complete() {
+        let mut lines = Vec::new();
+        let mut begins = 0;
+        for text in ["one\ntwo\nthr", "one\ntwo\nthree", "one\ntwo\nthree\n"] {
+            begins = each_line(text.as_bytes(), begins, |line| lines.push(line.to_owned()));
+            lines.push("-".to_owned());
+        }
+        assert_eq!(lines, ["one", "two", "-", "-", "three", "-"]);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod run;
 mod setup;
 mod table;
 mod test;
+mod times;
 mod vm;
 mod workspace;
 

@@ -38,7 +38,7 @@ use self::{
     report::Row,
     verdict::Verdict,
 };
-use crate::{command, release::Release, workspace::Workspace};
+use crate::{command, release::Release, times::Times, workspace::Workspace};
 
 /// How many machines run at a time. Emulating one keeps one real processor busy.
 const AT_ONCE: usize = 2;
@@ -203,7 +203,7 @@ pub(crate) fn boot_all(
     });
     rows.sort_by_key(|(number, _)| *number);
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
-    print!("{}", report::tables(&rows, &rig.logs));
+    print!("{}\n{}", report::tables(&rows, &rig.logs), report::slowest(&rows));
     Ok(Boots { rows, total })
 }
 
@@ -239,15 +239,16 @@ impl Rig<'_> {
         let (mode, total) = (boot.mode(), self.total);
         println!("vm: {number}/{total}: kernel {name}, {mode}");
         let started = Instant::now();
-        let verdict = self.verdict(number, boot, image);
+        let mut times = Times::default();
+        let verdict = self.verdict(number, boot, image, &mut times);
         let took = started.elapsed();
         let result = if verdict.passed() { "ok" } else { "FAILED" };
         println!("vm: {number}/{total}: kernel {name}, {mode}: {result} in {}", command::human(took));
-        Row { kernel: name.clone(), mode, took, verdict }
+        Row { kernel: name.clone(), mode, took, times, verdict }
     }
 
-    fn verdict(&self, number: usize, boot: &Boot, image: &Path) -> Verdict {
-        match self.boot(number, boot, image) {
+    fn verdict(&self, number: usize, boot: &Boot, image: &Path, times: &mut Times) -> Verdict {
+        match self.boot(number, boot, image, times) {
             Ok(booted) => {
                 let verdict = Verdict::of(&booted);
                 if !verdict.passed() {
@@ -259,7 +260,7 @@ impl Rig<'_> {
         }
     }
 
-    fn boot(&self, number: usize, boot: &Boot, image: &Path) -> anyhow::Result<Booted> {
+    fn boot(&self, number: usize, boot: &Boot, image: &Path, times: &mut Times) -> anyhow::Result<Booted> {
         let Self { args, qemu, guest, logs, total: _, deadline } = self;
         let logs = logs.join(number.to_string());
         fs::create_dir_all(&logs)?;
@@ -298,6 +299,7 @@ impl Rig<'_> {
             timeout: left.map_or(patience, |left| left.min(patience)),
         };
         let booted = machine.boot(|line| {
+            times.line(line, Instant::now());
             if args.verbose || line.starts_with("test ") {
                 println!("  {number}: {line}");
             }

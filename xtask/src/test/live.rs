@@ -15,6 +15,7 @@ use crate::{
     pythons,
     release::{DAEMON, Release},
     root,
+    times::Times,
     vm::Arch,
 };
 
@@ -51,7 +52,12 @@ pub(super) fn run_as_root(
         tests.args(["--config", &runner(&root::command("env")?, &variables)?]);
     }
     tests.args(["--", "--test-threads=1"]).args(session.args);
-    session.run_tests(&mut tests)
+    let mut times = Times::default();
+    let result = session.run_tests_timed(&mut tests, &mut times);
+    for line in times.slowest().lines() {
+        println!("test: {line}");
+    }
+    result
 }
 
 /// The test programs in a folder, but those of other tiers. Cargo has a

@@ -18,7 +18,7 @@ use std::{
 use anyhow::bail;
 
 use self::tier::Tier;
-use crate::{command, failures::Failures, setup, workspace::Workspace};
+use crate::{command, failures::Failures, setup, times::Times, workspace::Workspace};
 
 /// What the short forms are meant to take, all together.
 const WHOLE: Duration = Duration::from_mins(30);
@@ -63,7 +63,13 @@ struct Session<'a> {
 impl Session<'_> {
     /// Runs test programs. What failed in them is in the error by name, and is shown again at the end.
     fn run_tests(&mut self, tests: &mut Command) -> anyhow::Result<()> {
-        let (output, result) = command::run_and_read_until(tests, self.deadline);
+        self.run_tests_timed(tests, &mut Times::default())
+    }
+
+    /// The same for programs whose tests run one at a time: how long each took is noted.
+    fn run_tests_timed(&mut self, tests: &mut Command, times: &mut Times) -> anyhow::Result<()> {
+        let (output, result) =
+            command::run_and_read_until(tests, self.deadline, |line| times.line(line, Instant::now()));
         let Err(error) = result else { return Ok(()) };
         let failures = Failures::read(&output);
         self.failures.push_str(failures.text());

@@ -6,6 +6,7 @@ use super::verdict::Verdict;
 use crate::{
     command,
     table::{Cells, aligned},
+    times::Times,
 };
 
 /// One boot, as the tables name it.
@@ -14,6 +15,8 @@ pub(crate) struct Row {
     pub(crate) kernel: String,
     pub(crate) mode: String,
     pub(crate) took: Duration,
+    /// Of its tests.
+    pub(crate) times: Times,
     pub(crate) verdict: Verdict,
 }
 
@@ -87,6 +90,15 @@ pub(crate) fn tables(rows: &[Row], logs: &Path) -> String {
     text
 }
 
+/// What took longest, over all boots: their numbers are before the names. Two machines run at a time: it is longer than it were alone.
+pub(crate) fn slowest(rows: &[Row]) -> String {
+    let mut all = Times::default();
+    for (number, row) in (1..).zip(rows) {
+        all.add(&format!("{number}: "), &row.times);
+    }
+    all.slowest()
+}
+
 fn by_test(rows: &[Row]) -> Vec<Vec<String>> {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in rows.iter().flat_map(|row| &row.verdict.tests) {
@@ -114,7 +126,7 @@ mod tests {
         let tests = tests.iter().map(|(name, outcome)| ((*name).to_owned(), outcome.clone())).collect();
         let verdict = Verdict { release: Some(kernel.to_owned()), tests, ..Verdict::default() };
         let took = Duration::from_secs(12);
-        Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took, verdict }
+        Row { kernel: "x".to_owned(), mode: "cgroup v2".to_owned(), took, times: Times::default(), verdict }
     }
 
     #[test]
