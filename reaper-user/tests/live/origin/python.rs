@@ -83,11 +83,16 @@ impl Program {
 
     /// What it says of each child, by pid, when it has forked all.
     pub(super) fn truth(&mut self, patience: Duration) -> HashMap<u64, Truth> {
+        self.log(patience).lines().filter_map(truth).collect()
+    }
+
+    /// Its log, when it has forked all.
+    fn log(&mut self, patience: Duration) -> String {
         let deadline = Instant::now() + patience;
         loop {
             let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             if text.ends_with("done\n") {
-                return text.lines().filter_map(truth).collect();
+                return text;
             }
             assert!(self.child.try_wait().unwrap().is_none(), "the program has failed");
             assert!(Instant::now() < deadline, "the program is not done");
@@ -202,6 +207,54 @@ fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
         let count = rounds(80, 200);
         let unread = holds(&mut daemon, &python, "popen", count, 8, 2);
         assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
+    }
+    daemon.end();
+}
+
+/// What is looked through is looked through in turns, and none of them is lost between two.
+#[test]
+fn every_frame_of_a_deep_stack_is_told_and_a_thread_is_found_behind_two_hundred_others() {
+    const DEPTHS: [usize; 10] = [1, 10, 11, 12, 13, 23, 24, 25, 60, 90];
+    let _machine = machine();
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons() {
+        for threads in ["0", "31", "32", "200"] {
+            let more: Vec<String> = DEPTHS.iter().map(ToString::to_string).collect();
+            let mut program = Program::of("far.py", &python, threads, &more);
+            let truth: HashMap<u64, Vec<String>> = program
+                .log(Duration::from_secs(60))
+                .lines()
+                .filter_map(|line| {
+                    let (pid, functions) = line.split_once(' ')?;
+                    Some((pid.parse().unwrap(), functions.split(' ').map(str::to_owned).collect()))
+                })
+                .collect();
+            assert_eq!(truth.len(), DEPTHS.len());
+            let mut reports = HashMap::new();
+            daemon.until("all are reported", Duration::from_secs(30), |seen| {
+                if seen.is("zombie") {
+                    reports.insert(seen.number("/pid"), seen.event.clone());
+                }
+                truth.keys().all(|pid| reports.contains_key(pid))
+            });
+            let what = format!("{} beside {threads} threads", python.name());
+            let mut unread = 0;
+            for (pid, truth) in &truth {
+                let origin = &reports[pid]["origin"];
+                if origin["stack"]["language"] != "python" || origin["quality"] != "exact" {
+                    unread += 1;
+                    continue;
+                }
+                let frames = origin["stack"]["frames"].as_array().unwrap();
+                let told: Vec<String> = frames
+                    .iter()
+                    .map(|frame| format!("{}:{}", frame["function"].as_str().unwrap(), frame["line"]))
+                    .filter(|frame| frame.starts_with("step_"))
+                    .collect();
+                assert_eq!(&told, truth, "{what}: {origin:#}");
+            }
+            assert!(unread <= rare(DEPTHS.len()), "{what}: {unread}\n{}", daemon.log());
+        }
     }
     daemon.end();
 }
