@@ -59,7 +59,10 @@ pub(crate) fn make(workspace: &Workspace, object: Option<&Path>, deadline: Optio
             continue;
         }
         println!("dist: {}: building reaper, statically linked", arch.target());
-        let release = Release::build(workspace, arch, object, deadline)?;
+        let release = match arch {
+            Arch::X86 => Release::build(workspace, arch, object, deadline)?,
+            Arch::Aarch64 => Release::daemon(workspace, arch, object, deadline)?,
+        };
         binary(&release, arch, &dist.join(arch.target()))?;
         if arch == Arch::X86 {
             println!("dist: man pages and shell completions");

@@ -48,16 +48,23 @@ impl Release {
         object: Option<&Path>,
         deadline: Option<Instant>,
     ) -> Result<Self> {
-        let mut cargo = cargo(workspace, arch)?;
+        let mut cargo = cargo(workspace, arch, object)?;
         cargo
-            .envs(object.map(|object| ("REAPER_BPF_OBJECT", object)))
-            .args(["build", "--locked", "--release", "--message-format=json-render-diagnostics"])
-            // Line numbers of our own code are enough to find a crash by, and what is shipped has none. Not in Cargo.toml: there it changes
-            // the names of symbols in the BPF object.
-            .args(["--config", "profile.release.package.'*'.debug=false"])
             .args(["--package", "xtask", "--bin", INIT, "--package", "reaper-user", "--bin", DAEMON])
             .args(WORKLOADS.iter().chain(&[REFERENCE]).flat_map(|name| ["--example", name]))
             .args(["--test", VM_TEST, "--test", SYSTEMD_TEST]);
+        Ok(Self { messages: command::output_until(&mut cargo, deadline)? })
+    }
+
+    /// Builds the daemon alone, for an architecture that no tier tests.
+    pub(crate) fn daemon(
+        workspace: &Workspace,
+        arch: Arch,
+        object: Option<&Path>,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let mut cargo = cargo(workspace, arch, object)?;
+        cargo.args(["--package", "reaper-user", "--bin", DAEMON]);
         Ok(Self { messages: command::output_until(&mut cargo, deadline)? })
     }
 
@@ -67,8 +74,8 @@ impl Release {
     }
 }
 
-/// A cargo that links statically.
-fn cargo(workspace: &Workspace, arch: Arch) -> Result<Command> {
+/// A cargo that builds what is still to be named, statically linked.
+fn cargo(workspace: &Workspace, arch: Arch, object: Option<&Path>) -> Result<Command> {
     let mut cargo = match arch {
         Arch::X86 => {
             let mut cargo = workspace.cargo();
@@ -84,7 +91,12 @@ fn cargo(workspace: &Workspace, arch: Arch) -> Result<Command> {
         .env("CARGO_BUILD_TARGET", arch.target())
         .env("CARGO_TARGET_DIR", workspace.target().join(format!("static{}", arch.suffix())))
         // Minutes for every program, and nothing that a kernel could notice.
-        .env("CARGO_PROFILE_RELEASE_LTO", "off");
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .envs(object.map(|object| ("REAPER_BPF_OBJECT", object)))
+        .args(["build", "--locked", "--release", "--message-format=json-render-diagnostics"])
+        // Line numbers of our own code are enough to find a crash by, and what is shipped has none. Not in Cargo.toml: there it changes
+        // the names of symbols in the BPF object.
+        .args(["--config", "profile.release.package.'*'.debug=false"]);
     Ok(cargo)
 }
 

@@ -145,7 +145,8 @@ pub(crate) const NEEDS: &[Need] = &[
         name: "cargo-deny",
         why: "checks licences, duplicate crates and where crates come from",
         groups: &[Lint],
-        kind: Kind::Tool { version: "0.20.2", options: &[], with_llvm: false },
+        // It runs for three seconds; optimizing it took minutes more.
+        kind: Kind::Tool { version: "0.20.2", options: &["--debug"], with_llvm: false },
     },
     Need {
         name: "clippy",
