@@ -21,7 +21,7 @@ impl Frame {
         let text = |text: &Option<crate::text::Untrusted>| text.clone().unwrap_or_default();
         match self.kind {
             FrameKind::Python => is_pythons(text(&self.file).as_str()),
-            FrameKind::Jit => false,
+            FrameKind::Jit => is_nodes(text(&self.function).as_str()),
             FrameKind::Native | FrameKind::Inlined => {
                 is_system_module(text(&self.module).as_str())
                     || is_library_function(text(&self.function).as_str())
@@ -46,6 +46,11 @@ fn is_pythons(file: &str) -> bool {
         && !inside.starts_with("dist-packages/")
 }
 
+/// Node's own modules, as V8 names functions in a perf map: `JS:~spawn node:child_process:754:15`.
+fn is_nodes(function: &str) -> bool {
+    function.starts_with("JS:") && function.contains(" node:")
+}
+
 fn is_system_module(module: &str) -> bool {
     let name = module.rsplit('/').next().unwrap_or_default();
     ["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl", "[vdso]"]
@@ -53,9 +58,9 @@ fn is_system_module(module: &str) -> bool {
         .any(|system| name.starts_with(system))
 }
 
-/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's.
+/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's, Node's with libuv and V8.
 fn is_library_function(function: &str) -> bool {
-    const BEGINNINGS: [&str; 14] = [
+    const BEGINNINGS: [&str; 18] = [
         "std::",
         "<std::",
         "core::",
@@ -68,6 +73,10 @@ fn is_library_function(function: &str) -> bool {
         "os.startProcess",
         "runtime.",
         "internal/",
+        "uv_",
+        "node::",
+        "v8::",
+        "Builtins_",
         "posix_spawn",
         "_IO_",
     ];
@@ -133,12 +142,32 @@ mod tests {
             ("std::sys::process::unix::fork", true),
             ("os/exec.(*Cmd).Start", true),
             ("syscall.forkAndExecInChild1", true),
+            ("uv__spawn_and_init_child_fork", true),
+            (
+                "node::(anonymous namespace)::ProcessWrap::Spawn(v8::FunctionCallbackInfo<v8::Value> const&)",
+                true,
+            ),
+            ("v8::internal::Builtin_HandleApiCall(int, unsigned long*, v8::internal::Isolate*)", true),
+            ("Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit", true),
             ("main.leak", false),
             ("forkful", false),
             ("system_start", false),
             ("crawler::standard::spawn", false),
         ] {
             assert_eq!(is_library_function(function), library, "{function}");
+        }
+    }
+
+    #[test]
+    fn of_a_node_program_the_function_that_called_nodes_modules_is_shown() {
+        for (function, library) in [
+            ("JS:~ChildProcess.spawn node:internal/child_process:354:40", true),
+            ("JS:*spawn node:child_process:754:15", true),
+            ("JS:~openBrowser /srv/crawl.js:2:21", false),
+            ("JS:^ /srv/node:18/crawl.js:1:1", false),
+            ("Interpreter", false),
+        ] {
+            assert_eq!(is_nodes(function), library, "{function}");
         }
     }
 

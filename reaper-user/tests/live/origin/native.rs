@@ -2,6 +2,7 @@
 //! programs were built.
 
 use std::{
+    fs,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::build::{self, Program};
-use crate::support::{Cgroup, Daemon, machine};
+use crate::support::{Cgroup, Daemon, machine, program};
 
 /// How C and Rust fork and leave the child to nobody. `system` waits for its own.
 const WAYS: [&str; 4] = ["fork", "vfork", "posix_spawn", "popen"];
@@ -113,6 +114,57 @@ fn the_function_that_leaks_is_told_whatever_it_was_compiled_by() {
         assert_eq!(frame["build_id"], stripped.build_id(), "{way}");
     }
     daemon.end();
+}
+
+/// Node waits for its children as soon as its loop turns: what does not return to it leaks. The functions are V8's to name, in the
+/// file that it writes where it is asked to; there the place of each is where its text begins.
+#[test]
+fn a_node_program_that_does_not_return_to_its_loop_is_told_by_its_functions() {
+    const SCRIPT: &str = "const { spawn } = require('child_process');
+function openBrowser() { spawn('/bin/true', [], { stdio: 'ignore' }); }
+function crawl() { for (let next = 0;;) if (Date.now() >= next) { openBrowser(); next = Date.now() + 1000; } }
+crawl();
+";
+    /// Without optimizing, which makes one function of several.
+    const FLAGS: [&str; 3] = ["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-opt"];
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crawl.js");
+    fs::write(&file, SCRIPT).unwrap();
+    let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
+    let mut node = Command::new(program("node"));
+    node.args(FLAGS).arg(&file).current_dir(&folder).stdin(Stdio::null());
+    let leaker = Leaker(node.spawn().unwrap());
+    let _map = Removed(format!("/tmp/perf-{}.map", leaker.pid()));
+    let mut origin = Value::Null;
+    // The first ones may be reported before all the names in Node's file are read.
+    let named = daemon.came(Duration::from_secs(60), |seen| {
+        if seen.is("zombie") && seen.number("/holder/pid") == leaker.pid() {
+            origin = seen.event["origin"].clone();
+        }
+        frames(&origin).iter().any(|frame| frame["kind"] == "jit")
+    });
+    assert!(named, "{origin:#}\n{}", daemon.log());
+    let place = usize::try_from(origin["stack"]["place"].as_u64().unwrap()).unwrap();
+    for (frame, function) in frames(&origin)[place..].iter().zip(["openBrowser", "crawl"]) {
+        let line =
+            1 + SCRIPT.lines().position(|line| line.contains(&format!("function {function}("))).unwrap();
+        let column = 1 + SCRIPT.lines().nth(line - 1).unwrap().find('(').unwrap();
+        let name = frame["function"].as_str().unwrap();
+        // Before the function's name is how it is run.
+        let expected = format!("{function} {}:{line}:{column}", file.display());
+        assert!(name.starts_with("JS:") && name.ends_with(&expected), "{expected}: {origin:#}");
+    }
+    daemon.end();
+}
+
+/// A file that is taken away in the end.
+struct Removed(String);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Once a workload holds an old zombie, the stacks of its forks are taken.
