@@ -150,7 +150,7 @@ fn a_signal_while_a_frame_is_orphaned_is_handled_where_it_does_no_harm() {
 #[test]
 fn a_handler_that_runs_over_the_one_in_which_the_thread_rests_is_found() {
     let _machine = machine();
-    for _ in 0..rounds(3, 20) {
+    for _ in 0..rounds(1, 20) {
         let ended = signalled_in_a_handler("dies-signalling-unmasked");
         assert!(ended.as_ref().is_err_and(|ended| ended.signal().is_some()), "{ended:?}");
     }
