@@ -217,7 +217,11 @@ impl Recognizer {
             Cpython::Linked => {
                 let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
                 // An upgrade may give another library the same inode number.
-                let handle = files::mapped(&process, &mapping, &mounts).map_err(Unopened::Errno)?;
+                let handle = match files::mapped(&process, &mapping, &mounts) {
+                    // The loader maps a library whole, and then part by part: what was read is not there any more, and the process is.
+                    Err(Errno::NOENT) if self.is_still(subject) => return Ok(Found::Linked),
+                    handle => handle.map_err(Unopened::Errno)?,
+                };
                 let Ok(key) = files::key(&handle) else { return Ok(Found::Linked) };
                 let library = match self.libraries.get(&key) {
                     Some(library) => library.clone(),

@@ -131,3 +131,22 @@ fn one_that_is_gone_is_gone() {
     let subject = Subject { pid: u32::MAX, ..Python::start().subject() };
     assert_eq!(recognizer().look(&subject).unwrap(), Found::Gone);
 }
+
+/// While the loader maps a library, what was read of it a moment ago is not there any more.
+#[test]
+fn a_process_whose_library_is_just_being_mapped_is_not_gone() {
+    let python = Python::start();
+    let subject = python.subject();
+    let tree = tempfile::tempdir().unwrap();
+    let process = tree.path().join(subject.pid.to_string());
+    std::fs::create_dir(&process).unwrap();
+    std::fs::copy(format!("/proc/{}/stat", subject.pid), process.join("stat")).unwrap();
+    let line = "7f0000000000-7f0000800000 r--p 00000000 fe:00 1234 /usr/lib/libpython3.12.so.1.0\n";
+    std::fs::write(process.join("maps"), line).unwrap();
+    let nothing = |_: BorrowedFd<'_>| -> Result<_, _> { panic!("there is nothing to read") };
+    let mut recognizer = Recognizer::with(Proc::at(tree.path()), Box::new(nothing));
+    recognizer.executables.insert(subject.executable, Cpython::Linked);
+    assert_eq!(recognizer.look(&subject).unwrap(), Found::Linked);
+    std::fs::remove_file(process.join("stat")).unwrap();
+    assert_eq!(recognizer.look(&subject).unwrap(), Found::Gone);
+}
