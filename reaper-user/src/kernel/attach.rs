@@ -13,7 +13,7 @@
 //! | a life | | 343 | 944, 2.75 times the empty ones | 1,092, 3.38 times |
 //! | `cgroup_mkdir` | always | | once a cgroup | |
 //! | `exec_origin` | always | | 600 for a program that is known to be no interpreter, 1,100 for one that is known to be one | |
-//! | `fork_python` | follows `fork` in a Python program | | 5,900 to 7,000 for 10 frames, 10,400 to 11,700 for 30, 16,200 to 17,500 for 60, of which 30 of one function | |
+//! | `fork_python` and `fork_walk` | follow `fork` in a Python program | | 5,900 to 7,000 for 10 frames, 10,400 to 11,700 for 30, 16,200 to 17,500 for 60, of which 30 of one function | |
 //! | `fork_native` | follows it in a workload on probation | | 4,800 to 5,400 for 16 KiB of stack | |
 //! | `wait` | while a holder is on probation | 70 | 214, 368 for the holder's own | |
 //! | `exec_cmdline` | while a holder is on probation | 54 | 150, 1,383 where a line is taken | |
@@ -25,7 +25,7 @@
 //! did other work: 272 and 290 ns, the median of 15 pairs of 2,000 lives).
 //!
 //! Those that follow `fork` are what `cargo xtask bench origin` prints, net of `fork`, in several runs. What tells functions apart that lie
-//! at one address one after the other (all of the line table, the file's path, the name) is a third of `fork_python`. Whether `fork` looks for them in vain or
+//! at one address one after the other (all of the line table, the file's path, the name) is a third of those two. Whether `fork` looks for them in vain or
 //! not made no difference that such a run shows (171 and 180, an empty one 61). `exec_origin` was counted by hand, with
 //! kernel.bpf_stats_enabled, over 6,000 runs of /bin/true and 300 of Python, one after the other: they begin with what is not in any cache.
 //!
