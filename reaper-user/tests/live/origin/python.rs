@@ -184,15 +184,29 @@ pub(super) fn holds_of(daemon: &mut Daemon, what: &str, program: &mut Program, c
     unread.len()
 }
 
+/// A daemon that has met these interpreters: what is forked before it knows what a file is has no line, and is counted.
+fn daemon_that_knows(pythons: &[Python]) -> Daemon {
+    let mut daemon = Daemon::trace(&["--age", "300ms"]);
+    for python in pythons {
+        let mut program = Program::start(python, "fork", 1, 1, 0);
+        let (_, holder) = (program.truth(Duration::from_secs(60)), program.pid());
+        daemon.until("the first child is reported", Duration::from_secs(30), |seen| {
+            seen.is("zombie") && seen.number("/holder/pid") == holder
+        });
+    }
+    daemon
+}
+
 #[test]
 fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
     let _machine = machine();
-    let mut daemon = Daemon::trace(&["--age", "300ms"]);
-    for python in pythons() {
+    let pythons = pythons();
+    let mut daemon = daemon_that_knows(&pythons);
+    for python in &pythons {
         for way in WAYS.into_iter().filter(|way| python.has(way)) {
             // An interpreter of its own for each takes long.
             let count = if way == "multiprocessing-spawn" { rounds(10, 50) } else { rounds(50, 200) };
-            let unread = holds(&mut daemon, &python, way, count, 1, 0);
+            let unread = holds(&mut daemon, python, way, count, 1, 0);
             assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
         }
     }
@@ -202,10 +216,11 @@ fn every_child_of_every_interpreter_carries_the_line_that_forked_it() {
 #[test]
 fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
     let _machine = machine();
-    let mut daemon = Daemon::trace(&["--age", "300ms"]);
-    for python in pythons() {
+    let pythons = pythons();
+    let mut daemon = daemon_that_knows(&pythons);
+    for python in &pythons {
         let count = rounds(80, 200);
-        let unread = holds(&mut daemon, &python, "popen", count, 8, 2);
+        let unread = holds(&mut daemon, python, "popen", count, 8, 2);
         assert!(unread <= rare(count), "{unread}\n{}", daemon.log());
     }
     daemon.end();
@@ -216,11 +231,12 @@ fn many_threads_that_fork_beside_others_that_compute_are_told_apart() {
 fn every_frame_of_a_deep_stack_is_told_and_a_thread_is_found_behind_two_hundred_others() {
     const DEPTHS: [usize; 10] = [1, 10, 11, 12, 13, 23, 24, 25, 60, 90];
     let _machine = machine();
-    let mut daemon = Daemon::trace(&["--age", "300ms"]);
-    for python in pythons() {
+    let pythons = pythons();
+    let mut daemon = daemon_that_knows(&pythons);
+    for python in &pythons {
         for threads in ["0", "31", "32", "200"] {
             let more: Vec<String> = DEPTHS.iter().map(ToString::to_string).collect();
-            let mut program = Program::of("far.py", &python, threads, &more);
+            let mut program = Program::of("far.py", python, threads, &more);
             let truth: HashMap<u64, Vec<String>> = program
                 .log(Duration::from_secs(60))
                 .lines()
@@ -264,11 +280,12 @@ fn every_frame_of_a_deep_stack_is_told_and_a_thread_is_found_behind_two_hundred_
 #[test]
 fn functions_that_are_alike_are_told_apart_by_their_file_and_line() {
     let _machine = machine();
-    let mut daemon = Daemon::trace(&["--age", "300ms"]);
-    for python in pythons() {
+    let pythons = pythons();
+    let mut daemon = daemon_that_knows(&pythons);
+    for python in &pythons {
         // Side by side, for they wait most of the time.
         let mut programs =
-            ["workers", "jobs", "cells"].map(|way| (way, Program::of("alike.py", &python, way, &[])));
+            ["workers", "jobs", "cells"].map(|way| (way, Program::of("alike.py", python, way, &[])));
         for (way, program) in &mut programs {
             let what = format!("{} {way}", python.name());
             let truth = program.truth(Duration::from_secs(60));

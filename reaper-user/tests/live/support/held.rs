@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::{loaded_links, loaded_programs};
+
 use super::{program, run_briefly};
 
 /// BPF programs, maps and links, by the kernel's numbers.
@@ -64,22 +66,27 @@ impl Held {
 
     /// Nothing of it is in the kernel any more.
     ///
-    /// Maps are looked at when all programs are gone. bpftool opens what it shows, and a map of programs is emptied, later, when the last
-    /// process closes it: closed a second time before that is done, it is kept for ever (`prog_array_map_clear` takes a reference each
-    /// time, and gives one back).
+    /// Maps are looked at when all programs are gone, and programs not by bpftool, which opens their maps, too. A map of programs is emptied,
+    /// some time later, when the last process closes it; closed a second time before that is done, it is kept for ever
+    /// (`prog_array_map_clear` takes a reference each time, and gives one back).
     pub(crate) fn assert_gone(&self) {
         // The kernel frees them after a grace period.
         let deadline = Instant::now() + Duration::from_secs(10);
-        let (maps, others): (BTreeSet<_>, _) = self.0.iter().copied().partition(|(kind, _)| *kind == "map");
-        for part in [others, maps].map(Self) {
+        let wait = |left: &dyn Fn() -> Self| {
             loop {
-                let left = part.existing();
+                let left = left();
                 if left.0.is_empty() {
-                    break;
+                    return;
                 }
                 assert!(Instant::now() < deadline, "still in the kernel: {left:?}");
                 thread::sleep(Duration::from_millis(100));
             }
-        }
+        };
+        wait(&|| {
+            let programs = loaded_programs().flatten().map(|program| ("prog", u64::from(program.id())));
+            let links = loaded_links().flatten().map(|link| ("link", u64::from(link.id())));
+            Self(programs.chain(links).filter(|one| self.0.contains(one)).collect())
+        });
+        wait(&|| self.existing());
     }
 }
