@@ -44,6 +44,8 @@ pub(super) struct Came {
     pub(super) refusal: Option<String>,
     /// And the sentence.
     pub(super) message: String,
+    /// How often it says that a call ended early.
+    pub(super) interrupted: u32,
     /// How often a call was begun anew.
     pub(super) late: u32,
     /// How often a chain was left by itself.
@@ -106,10 +108,10 @@ impl Hand {
 
 /// What the tracing process has answered.
 pub(super) fn came(answer: Answer) -> Came {
-    let Answer { refusal, results, pauses, interrupted: _, late, fell_through, laid } = answer;
+    let Answer { refusal, results, pauses, interrupted, late, fell_through, laid } = answer;
     let reaped = results.iter().filter(|fate| **fate == Fate::Reaped).count();
     let (refusal, message) = refusal.map_or((None, String::new()), |(word, message)| (Some(word), message));
-    Came { reaped, refusal, message, late, fell_through, pauses, laid }
+    Came { reaped, refusal, message, interrupted, late, fell_through, pauses, laid }
 }
 
 fn refused(word: &str, message: &str) -> Came {

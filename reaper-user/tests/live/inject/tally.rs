@@ -21,6 +21,8 @@ pub(super) struct Tally {
     pub(super) refused: BTreeMap<String, usize>,
     /// Calls that ended with EINTR, with no signal having been sent.
     pub(super) interrupted: usize,
+    /// Calls that ended with EINTR when their time was up.
+    pub(super) expired: usize,
     /// Calls that ended late.
     pub(super) late: usize,
     /// Signals that met the thread while it was traced.
@@ -49,11 +51,15 @@ impl Tally {
         standing: usize,
         signalled: bool,
     ) {
-        let Verdict { done, faults, late, unheeded, inside, traced } = verdict;
+        let Verdict { done, faults, late, unheeded, inside, traced, expired } = verdict;
         self.faults.extend(faults);
         if zombies != standing + came.reaped {
             self.faults.push(format!("{standing} of {zombies} stand, though {came:?}"));
         }
+        if expired && came.interrupted == 0 {
+            self.faults.push(format!("EINTR, and nobody says so: {} {came:?}", done.line));
+        }
+        self.expired += usize::from(expired);
         self.late += usize::from(late);
         self.unheeded += usize::from(unheeded);
         self.traced += usize::from(traced);
@@ -105,6 +111,9 @@ impl fmt::Display for Tally {
         if self.missed > 0 {
             write!(f, " missed {}", self.missed)?;
         }
+        if self.expired > 0 {
+            write!(f, " expired {}", self.expired)?;
+        }
         if self.fell_through > 0 {
             write!(f, " fell through {}", self.fell_through)?;
         }
@@ -126,10 +135,15 @@ pub(super) fn report(tallies: &[Tally]) {
         .flat_map(|tally| tally.faults.iter().take(3).map(|fault| format!("{}: {fault}", tally.cell)))
         .collect();
     assert!(faults.is_empty(), "{} cells are wrong:\n{}", faults.len(), faults.join("\n"));
-    let (rounds, unheeded) =
-        tallies.iter().fold((0, 0), |(rounds, sum), tally| (rounds + tally.rounds, sum + tally.unheeded));
+    let sum = |count: fn(&Tally) -> usize| tallies.iter().map(count).sum::<usize>();
+    let (rounds, unheeded) = (sum(|tally| tally.rounds), sum(|tally| tally.unheeded));
+    let expired = sum(|tally| tally.expired);
     // A signal that comes between the end of a stop and the call's being made again is handled before it: any stop has this moment.
     assert!(unheeded <= rounds / 100 + 2, "{unheeded} of {rounds} signals did not interrupt their call");
+    assert!(
+        expired <= rounds / 100 + 2,
+        "{expired} of {rounds} calls were interrupted when their time was up"
+    );
     for tally in tallies {
         assert!(tally.late <= tally.rounds / 5 + 1, "often late: {tally}");
         assert!(tally.missed <= tally.rounds * 2 + 10, "hardly ever in time: {tally}");

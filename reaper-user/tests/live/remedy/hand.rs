@@ -55,7 +55,10 @@ fn orphans_are_reaped_by_hand_and_the_holder_goes_on() {
     let output = reap(&["--holder", &holder.pid().to_string(), "--yes"]);
     let events = events(&output);
     assert_eq!((events.len(), &events[0]["outcome"]), (1, &"applied".into()), "{output:?}");
-    assert_eq!(events[0]["after"], serde_json::json!({ "zombies": 0, "holder": "S" }), "{output:?}");
+    let after = &events[0]["after"];
+    assert_eq!(after["zombies"], 0, "{output:?}");
+    // It sleeps, or has been let go a moment ago.
+    assert!(["S", "R"].iter().any(|state| after["holder"] == *state), "{output:?}");
     assert_eq!((output.status.code(), holder.standing(), holder.lives()), (Some(0), 0, true));
     daemon.end();
 }
