@@ -1,7 +1,7 @@
 //! What failed in a run of test programs, from what they print: their names for the summary, and what they said, to be shown
 //! again when all tiers have run.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::Range};
 
 /// Of all test programs of one run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,8 +12,16 @@ pub(crate) struct Failures {
     text: String,
 }
 
-/// So much is shown again of what one test printed: its end, where the reason stands.
-const LINES: usize = 40;
+/// So much is shown again of what one test printed before it gave its reason, and of the reason.
+const BEFORE: usize = 10;
+const REASON: usize = 15;
+
+/// And so much of a line.
+const CHARACTERS: usize = 400;
+
+/// Where the reason begins, and where it ends, if the frames of its stack come behind it.
+const PANIC: &str = " panicked at ";
+const STACK: &str = "stack backtrace:";
 
 impl Failures {
     /// From the standard output of test programs.
@@ -46,14 +54,32 @@ impl Failures {
     fn keep(&mut self, said: Option<(&str, Vec<&str>)>) {
         let Some((name, lines)) = said else { return };
         self.names.push(name.to_owned());
-        let left_out = lines.len().saturating_sub(LINES);
+        let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        let lines = lines.split(|line| *line == STACK).next().unwrap_or_default();
+        // Rust puts the thread's name and number before it.
+        let reason = |line: &&str| line.starts_with("thread '") && line.contains(PANIC);
+        let (before, reason) = lines.split_at(lines.iter().position(reason).unwrap_or(lines.len()));
         let _infallible = writeln!(self.text, "---- {name} ----");
-        if left_out > 0 {
-            let _infallible = writeln!(self.text, "({left_out} lines above)");
+        self.lines(before.len().saturating_sub(BEFORE)..before.len(), before);
+        self.lines(0..reason.len().min(REASON), reason);
+    }
+
+    /// Shows these of some lines, and says how many others there are.
+    fn lines(&mut self, shown: Range<usize>, lines: &[&str]) {
+        let left_out = |text: &mut String, count: usize, place: &str| {
+            if count > 0 {
+                let _infallible = writeln!(text, "({count} lines {place})");
+            }
+        };
+        left_out(&mut self.text, shown.start, "above");
+        let below = lines.len() - shown.end;
+        for line in &lines[shown] {
+            let mut characters = line.chars();
+            let line: String = characters.by_ref().take(CHARACTERS).collect();
+            let more = if characters.next().is_some() { "…" } else { "" };
+            let _infallible = writeln!(self.text, "{line}{more}");
         }
-        for line in lines.iter().skip(left_out).filter(|line| !line.is_empty()) {
-            let _infallible = writeln!(self.text, "{line}");
-        }
+        left_out(&mut self.text, below, "below");
     }
 
     /// For the summary: `a::b, c::d`. `None` where nothing failed by name.
@@ -118,13 +144,18 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn of_a_long_text_the_end_is_shown() {
-        let lines: String = (0..100).fold(String::new(), |mut text, line| {
-            let _infallible = writeln!(text, "line {line}");
-            text
-        });
-        let failures = Failures::read(&format!("---- a stdout ----\n{lines}\nfailures:\n    a\n"));
-        assert!(failures.text().contains("line 99\n") && !failures.text().contains("line 50\n"));
-        assert!(failures.text().contains("(61 lines above)"), "{}", failures.text());
+    fn of_a_long_text_the_reason_is_shown_with_what_came_just_before() {
+        let lines = |what: &str| (0..100).map(|line| format!("{what} {line}\n")).collect::<String>();
+        let (printed, said, frames) = (lines("printed"), lines("said"), lines("frame"));
+        let panic = "thread 'a' (17) panicked at tests/a.rs:3:5:";
+        let long = "x".repeat(1_000);
+        let output = format!(
+            "---- a stdout ----\n{printed}\n{panic}\n{long}\n{said}stack backtrace:\n{frames}\nfailures:\n    a\n"
+        );
+        let failures = Failures::read(&output);
+        let lines: Vec<_> = failures.text().lines().collect();
+        assert_eq!(lines[..3], ["---- a ----", "(90 lines above)", "printed 90"]);
+        assert_eq!(lines[11..14], ["printed 99", panic, &format!("{}…", "x".repeat(400))]);
+        assert_eq!(lines[26..], ["said 12", "(87 lines below)"]);
     }
 }
