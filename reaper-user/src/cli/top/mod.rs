@@ -23,6 +23,7 @@ mod whole;
 use std::{
     io,
     io::Write as _,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -161,13 +162,20 @@ async fn typed(keys: &mut Keys, state: &mut State) -> Result<Option<Act>, Failur
     }
 }
 
-/// Looks what would be done, or does it, in a thread: it takes its time. Where threads are what is short, that is said, and the view stays.
+/// Looks what would be done, or does it, in a thread: it takes its time. Has begun when this returns: whoever leaves the view then is
+/// told that it goes on. Where threads are what is short, that is said, and the view stays.
 fn begin(state: &mut State, order: Order, is_done: bool, said: &Sender<Said>) {
     let (said, again) = (said.clone(), order.clone());
-    let how = if is_done { Order::carry_out } else { Order::attempt };
-    // Who has left meanwhile is not told.
-    let work = move || drop(said.blocking_send(how(order)));
-    if let Err(error) = thread::Builder::new().name("reaping".to_owned()).spawn(work) {
-        state.hear(again.failed(is_done, &error));
+    let (beginning, has_begun) = mpsc::channel::<()>();
+    let work = move || {
+        let begun = order.begin(is_done);
+        drop(beginning);
+        // Who has left meanwhile is not told.
+        let _left = said.blocking_send(begun.said());
+    };
+    match thread::Builder::new().name("reaping".to_owned()).spawn(work) {
+        // It says nothing, and hangs up.
+        Ok(_) => drop(has_begun.recv()),
+        Err(error) => state.hear(again.failed(is_done, &error)),
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Seek as _},
     os::unix::process::CommandExt as _,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -31,6 +31,21 @@ pub(super) struct Order {
     /// The holder, and when that was forked.
     holder: u32,
     start: Option<BootTime>,
+}
+
+/// That is being done, or could not be begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    order: Order,
+    is_done: bool,
+    running: io::Result<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    said: File,
+    complained: File,
 }
 
 /// So many pids are shown of a command that names more.
@@ -81,21 +96,10 @@ impl Order {
         }
     }
 
-    /// Says what would be done.
-    pub(super) fn attempt(self) -> Said {
-        self.run("--dry-run", false)
-    }
-
-    /// Does it.
-    pub(super) fn carry_out(self) -> Said {
-        self.run("--yes", true)
-    }
-
-    fn run(self, how: &str, is_done: bool) -> Said {
-        match self.output(how) {
-            Ok(output) => Said::read(self, is_done, &output),
-            Err(error) => self.failed(is_done, &error),
-        }
+    /// Does it, or says what would be done: that has begun when this returns, and goes to its end by itself.
+    pub(super) fn begin(self, is_done: bool) -> Begun {
+        let running = self.start(if is_done { "--yes" } else { "--dry-run" });
+        Begun { order: self, is_done, running }
     }
 
     /// It could not be begun.
@@ -104,10 +108,10 @@ impl Order {
         Said { order: self, is_done, lines, planned: Vec::new() }
     }
 
-    fn output(&self, how: &str) -> io::Result<Output> {
+    fn start(&self, how: &str) -> io::Result<Running> {
         // Not into pipes: who leaves the view meanwhile reads them no more, and it has to go to its end all the same.
         let file = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
-        let (mut said, mut complained) = (file("said")?, file("complained")?);
+        let (said, complained) = (file("said")?, file("complained")?);
         // By the link, not by its path: an upgrade may have replaced the file.
         let mut reaper = Command::new("/proc/self/exe");
         reaper.arg0("reaper").args(["--output", "json", "reap", how, "--cause", self.cause.as_str()]);
@@ -118,13 +122,31 @@ impl Order {
         reaper.args(self.pids.iter().map(u32::to_string));
         reaper.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(complained.try_clone()?);
         // Whatever the terminal sends to this program's group is not for it.
-        let status = reaper.process_group(0).spawn()?.wait()?;
+        let child = reaper.process_group(0).spawn()?;
+        Ok(Running { child, said, complained })
+    }
+}
+
+impl Begun {
+    /// What it has said when it has ended.
+    pub(super) fn said(self) -> Said {
+        let Self { order, is_done, running } = self;
+        match running.and_then(Running::output) {
+            Ok(output) => Said::read(order, is_done, &output),
+            Err(error) => order.failed(is_done, &error),
+        }
+    }
+}
+
+impl Running {
+    fn output(mut self) -> io::Result<Output> {
+        let status = self.child.wait()?;
         let read = |file: &mut File| {
             let mut bytes = Vec::new();
             file.rewind()?;
             file.read_to_end(&mut bytes).map(|_| bytes)
         };
-        Ok(Output { status, stdout: read(&mut said)?, stderr: read(&mut complained)? })
+        Ok(Output { status, stdout: read(&mut self.said)?, stderr: read(&mut self.complained)? })
     }
 }
 
