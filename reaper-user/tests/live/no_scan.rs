@@ -27,6 +27,9 @@ const OPENS_ONCE: usize = 100;
 /// Programs that others may run for the first time meanwhile.
 const NEW_PROGRAMS: usize = 100;
 
+/// Reads of directories where runtimes keep their state, for a few lookups.
+const STATES: usize = 50;
+
 #[test]
 fn without_zombies_the_daemon_opens_nothing_under_proc_and_lists_no_directory() {
     let _machine = machine();
@@ -46,9 +49,12 @@ fn without_zombies_the_daemon_opens_nothing_under_proc_and_lists_no_directory() 
     let looked_at: HashSet<_> = lines.iter().filter_map(|line| program_of(line)).collect();
     assert!(looked_at.len() <= NEW_PROGRAMS, "{looked_at:?}");
     let is_about = |line: &str| looked_at.iter().any(|pid| line.contains(&format!("/proc/{pid}")));
-    let scans: Vec<_> =
-        lines.iter().filter(|line| is_scan(line) || is_proc(line) && !is_about(line)).collect();
-    assert!(scans.is_empty(), "{scans:#?}");
+    // On a busy machine a child may stand for a while that is waited for. Whose it was is looked up where the runtimes keep their state.
+    let (states, others): (Vec<_>, Vec<_>) =
+        lines.iter().filter(|line| is_scan(line)).partition(|line| line.contains("</run/"));
+    assert!(states.len() <= STATES, "{states:#?}");
+    let looks: Vec<_> = lines.iter().filter(|line| is_proc(line) && !is_about(line)).collect();
+    assert!(others.is_empty() && looks.is_empty(), "{others:#?} {looks:#?}");
     println!("{} calls that name a file: {lines:#?}", lines.len());
 }
 
