@@ -4,12 +4,18 @@
 use super::{Frame, FrameKind, Stack};
 
 impl Stack {
-    /// The innermost frame that is not of the language's own library, as an index; the innermost of all where every frame is.
-    /// `None` where there is none.
+    /// The innermost frame that is not of the language's own library, as an index; where every frame is, the innermost that is not the
+    /// system's. `None` where there is none.
     #[must_use]
     pub fn place(&self) -> Option<usize> {
-        let own = self.frames.iter().position(|frame| !frame.is_library());
-        own.or((!self.frames.is_empty()).then_some(0))
+        let first = |wanted: fn(&Frame) -> bool| self.frames.iter().position(wanted);
+        // Node's functions say more of a script than where Node itself begins, or an address in what V8 has compiled.
+        let in_node = self.frames.iter().any(Frame::is_of_node);
+        let own = self
+            .frames
+            .iter()
+            .position(|frame| !frame.is_library() && !(in_node && frame.says_nothing_of_a_script()));
+        own.or_else(|| first(Frame::is_of_node)).or((!self.frames.is_empty()).then_some(0))
     }
 }
 
@@ -25,8 +31,24 @@ impl Frame {
             FrameKind::Native | FrameKind::Inlined => {
                 is_system_module(text(&self.module).as_str())
                     || is_library_function(text(&self.function).as_str())
+                    || self.is_of_node()
             }
         }
+    }
+
+    /// Machine code of Node, V8 or libuv, in a program of theirs: others may call theirs the same.
+    fn is_of_node(&self) -> bool {
+        let (Some(module), Some(function)) = (&self.module, &self.function) else { return false };
+        let name = module.as_str().rsplit('/').next().unwrap_or_default();
+        matches!(self.kind, FrameKind::Native | FrameKind::Inlined)
+            && ["node", "libnode", "libuv", "libv8", "electron"].iter().any(|theirs| name.starts_with(theirs))
+            && ["uv_", "node::", "v8::", "Builtins_"]
+                .iter()
+                .any(|beginning| function.as_str().trim_start_matches('_').starts_with(beginning))
+    }
+
+    fn says_nothing_of_a_script(&self) -> bool {
+        self.function.as_ref().is_none_or(|function| ["main", "_start"].contains(&function.as_str()))
     }
 }
 
@@ -58,9 +80,9 @@ fn is_system_module(module: &str) -> bool {
         .any(|system| name.starts_with(system))
 }
 
-/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's, Node's with libuv and V8.
+/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's.
 fn is_library_function(function: &str) -> bool {
-    const BEGINNINGS: [&str; 18] = [
+    const BEGINNINGS: [&str; 14] = [
         "std::",
         "<std::",
         "core::",
@@ -73,10 +95,6 @@ fn is_library_function(function: &str) -> bool {
         "os.startProcess",
         "runtime.",
         "internal/",
-        "uv_",
-        "node::",
-        "v8::",
-        "Builtins_",
         "posix_spawn",
         "_IO_",
     ];
@@ -142,13 +160,6 @@ mod tests {
             ("std::sys::process::unix::fork", true),
             ("os/exec.(*Cmd).Start", true),
             ("syscall.forkAndExecInChild1", true),
-            ("uv__spawn_and_init_child_fork", true),
-            (
-                "node::(anonymous namespace)::ProcessWrap::Spawn(v8::FunctionCallbackInfo<v8::Value> const&)",
-                true,
-            ),
-            ("v8::internal::Builtin_HandleApiCall(int, unsigned long*, v8::internal::Isolate*)", true),
-            ("Builtins_CEntry_Return1_ArgvOnStack_BuiltinExit", true),
             ("main.leak", false),
             ("forkful", false),
             ("system_start", false),
@@ -169,6 +180,52 @@ mod tests {
         ] {
             assert_eq!(is_nodes(function), library, "{function}");
         }
+    }
+
+    /// Frames of machine code: the file's name and the function's, if it has one.
+    fn machine_code(frames: &[(&str, Option<&str>)]) -> Stack {
+        let frame = |(module, function): &(&str, Option<&str>)| Frame {
+            module: Some((*module).into()),
+            function: function.map(Into::into),
+            ..Frame::default()
+        };
+        Stack { frames: frames.iter().map(frame).collect(), language: Language::Native, cut: false }
+    }
+
+    #[test]
+    fn where_v8_names_nothing_the_function_of_node_that_forks_is_shown() {
+        const SPAWN: &str =
+            "node::(anonymous namespace)::ProcessWrap::Spawn(v8::FunctionCallbackInfo<v8::Value> const&)";
+        let node = [
+            ("/usr/lib/libc.so.6", Some("__libc_fork")),
+            ("/usr/lib/libuv.so.1", Some("uv__spawn_and_init_child_fork")),
+            ("/usr/lib/libnode.so.108", Some(SPAWN)),
+            ("[anon]", None),
+            ("/usr/lib/libnode.so.108", Some("Builtins_JSEntryTrampoline")),
+            ("/usr/bin/node", Some("main")),
+        ];
+        assert_eq!(place(&machine_code(&node)), node[1].1);
+        assert_eq!(place(&machine_code(&node[2..])), Some(SPAWN));
+        // An addon's own function is what calls Node's.
+        let addon = [node[1], ("/srv/addon.node", Some("open_browser")), node[4], node[5]];
+        assert_eq!(place(&machine_code(&addon)), Some("open_browser"));
+    }
+
+    #[test]
+    fn functions_of_others_that_are_called_as_nodes_are_their_own() {
+        for function in ["node::service::start", "uv_unwrap_mesh", "v8::engine::start"] {
+            let stack = machine_code(&[
+                ("/lib/libc.so.6", Some("fork")),
+                ("/srv/crawler", Some(function)),
+                ("/srv/crawler", Some("main")),
+            ]);
+            assert_eq!(place(&stack), Some(function));
+        }
+        // Where a program of one's own forks in `main`, that is the place.
+        assert_eq!(
+            place(&machine_code(&[("/lib/libc.so.6", Some("fork")), ("/srv/crawler", Some("main"))])),
+            Some("main")
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -116,37 +117,53 @@ fn the_function_that_leaks_is_told_whatever_it_was_compiled_by() {
     daemon.end();
 }
 
-/// Node waits for its children as soon as its loop turns: what does not return to it leaks. The functions are V8's to name, in the
-/// file that it writes where it is asked to; there the place of each is where its text begins.
-#[test]
-fn a_node_program_that_does_not_return_to_its_loop_is_told_by_its_functions() {
-    const SCRIPT: &str = "const { spawn } = require('child_process');
+/// Node waits for its children as soon as its loop turns: what does not return to it leaks.
+const SCRIPT: &str = "const { spawn } = require('child_process');
 function openBrowser() { spawn('/bin/true', [], { stdio: 'ignore' }); }
 function crawl() { for (let next = 0;;) if (Date.now() >= next) { openBrowser(); next = Date.now() + 1000; } }
 crawl();
 ";
-    /// Without optimizing, which makes one function of several.
-    const FLAGS: [&str; 3] = ["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-opt"];
-    let _machine = machine();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("crawl.js");
+
+/// A Node that runs it, and how the first of its children is told that has a frame like this.
+fn crawl_js(
+    daemon: &mut Daemon,
+    folder: &Path,
+    flags: &[&str],
+    wanted: impl Fn(&Value) -> bool,
+) -> (Leaker, Value) {
+    let file = folder.join("crawl.js");
     fs::write(&file, SCRIPT).unwrap();
-    let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
     let mut node = Command::new(program("node"));
-    node.args(FLAGS).arg(&file).current_dir(&folder).stdin(Stdio::null());
+    node.args(flags).arg(&file).current_dir(folder).stdin(Stdio::null());
     let leaker = Leaker(node.spawn().unwrap());
-    let _map = Removed(format!("/tmp/perf-{}.map", leaker.pid()));
     let mut origin = Value::Null;
     // The first ones may be reported before all the names in Node's file are read.
     let named = daemon.came(Duration::from_secs(60), |seen| {
         if seen.is("zombie") && seen.number("/holder/pid") == leaker.pid() {
             origin = seen.event["origin"].clone();
         }
-        frames(&origin).iter().any(|frame| frame["kind"] == "jit")
+        frames(&origin).iter().any(&wanted)
     });
     assert!(named, "{origin:#}\n{}", daemon.log());
-    let place = usize::try_from(origin["stack"]["place"].as_u64().unwrap()).unwrap();
-    for (frame, function) in frames(&origin)[place..].iter().zip(["openBrowser", "crawl"]) {
+    (leaker, origin)
+}
+
+fn place(origin: &Value) -> usize {
+    usize::try_from(origin["stack"]["place"].as_u64().unwrap()).unwrap()
+}
+
+/// The functions are V8's to name, in the file that it writes where it is asked to; there the place of each is where its text begins.
+#[test]
+fn a_node_program_that_does_not_return_to_its_loop_is_told_by_its_functions() {
+    /// Without optimizing, which makes one function of several.
+    const FLAGS: [&str; 3] = ["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-opt"];
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
+    let (leaker, origin) = crawl_js(&mut daemon, folder.path(), &FLAGS, |frame| frame["kind"] == "jit");
+    let _map = Removed(format!("/tmp/perf-{}.map", leaker.pid()));
+    let file = folder.path().join("crawl.js");
+    for (frame, function) in frames(&origin)[place(&origin)..].iter().zip(["openBrowser", "crawl"]) {
         let line =
             1 + SCRIPT.lines().position(|line| line.contains(&format!("function {function}("))).unwrap();
         let column = 1 + SCRIPT.lines().nth(line - 1).unwrap().find('(').unwrap();
@@ -155,6 +172,18 @@ crawl();
         let expected = format!("{function} {}:{line}:{column}", file.display());
         assert!(name.starts_with("JS:") && name.ends_with(&expected), "{expected}: {origin:#}");
     }
+    daemon.end();
+}
+
+/// Of a function that V8 does not name nothing is known but an address; who calls it is `main`, as of any Node.
+#[test]
+fn of_a_node_program_without_names_the_function_of_node_that_forks_is_told() {
+    let _machine = machine();
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
+    let (_leaker, origin) = crawl_js(&mut daemon, folder.path(), &[], |frame| frame["function"] == "_start");
+    let function = frames(&origin)[place(&origin)]["function"].as_str().unwrap();
+    assert!(function.starts_with("uv_") || function.starts_with("node::"), "{origin:#}");
     daemon.end();
 }
 
