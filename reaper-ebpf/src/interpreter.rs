@@ -431,8 +431,9 @@ pub struct Scratch {
 /// Bytes of the ring buffer.
 pub const RING_BYTES: u32 = 2 << 20;
 
-/// No wake-up for stacks sooner than this after the last, ns, unless the ring buffer is half full.
-pub const STACKS_APART: u64 = 100_000_000;
+/// No wake-up for stacks sooner than this after the last, ns, unless the ring buffer is half full. A zombie may be reported a tenth of a
+/// second after it was forked, and its stack is to be read by then.
+pub const STACKS_APART: u64 = 25_000_000;
 /// No wake-up for executables sooner than this after the last, ns.
 pub const EXECS_APART: u64 = 5_000_000;
 

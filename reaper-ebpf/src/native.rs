@@ -53,8 +53,8 @@ pub struct Scratch {
 /// Bytes of the ring buffer: userspace is woken at half of it.
 pub const RING_BYTES: u32 = 4 << 20;
 
-/// No wake-up sooner than this after the last, ns, unless the ring buffer is half full.
-pub const APART: u64 = 100_000_000;
+/// No wake-up sooner than this after the last, ns, unless the ring buffer is half full: as for other stacks.
+pub const APART: u64 = crate::interpreter::STACKS_APART;
 
 /// What may be copied in a while: one every so often, ns, and so many at once after a quiet time. Copying costs microseconds,
 /// unwinding up to a millisecond: this bounds what a workload that leaks and forks all the time can make it cost.

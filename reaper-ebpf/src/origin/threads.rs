@@ -29,11 +29,13 @@ pub(super) fn begin(scratch: *mut Scratch, followed: &Followed, main: bool, thre
             to.add(index).write_volatile(from.add(index).read_volatile());
         }
         (&raw mut (*walk).thread).write_volatile(thread);
-        (&raw mut (*walk).main).write_volatile(main.into());
+        // One without a number is none of Python's, and what cannot be read has no number either.
+        let has_number = thread != 0;
+        (&raw mut (*walk).main).write_volatile((main && has_number).into());
         (&raw mut (*walk).before).write_volatile(followed.main);
         (&raw mut (*walk).unread).write_volatile(0);
         let unread = &raw mut (*walk).unread;
-        let interpreter = hop(unread, followed.head);
+        let interpreter = if has_number { hop(unread, followed.head) } else { 0 };
         (&raw mut (*walk).interpreter).write_volatile(interpreter);
         (&raw mut (*walk).state).write_volatile(first_thread(unread, &followed.layout, interpreter));
     }

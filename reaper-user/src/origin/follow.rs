@@ -2,7 +2,7 @@
 //! In a thread of its own, because other processes' memory and files are read here; native stacks have another one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     os::fd::AsFd as _,
     thread,
@@ -10,14 +10,14 @@ use std::{
 };
 
 use reaper_ebpf::{
-    interpreter::{self, Exec, Followed, Verdict, end, kind},
+    interpreter::{self, EXECS_APART, Exec, Followed, STACKS_APART, Verdict, end, kind},
     native::Pace,
 };
 
 use super::{
     Language, Quality, Stack, Stacks, native,
     python::{Codes, Found, Image, Recognizer, Subject, Unlooked},
-    stacks::sleep,
+    stacks::{Unannounced, sleep_until},
     symbols::Symbolizer,
 };
 use crate::{
@@ -25,11 +25,6 @@ use crate::{
     kernel::{Natives, Origins, Running, Written, boot_now},
     proc::Proc,
 };
-
-/// The kernel side wakes nobody sooner than this after the last time: what came meanwhile is looked for after so long.
-const APART: Duration = Duration::from_nanos(interpreter::STACKS_APART);
-/// The same for executables: an interpreter that is found late has forked by then.
-const EXECS_APART: Duration = Duration::from_nanos(interpreter::EXECS_APART);
 
 /// When a process that is linked to libpython is looked at again, because the library is not mapped yet.
 const AGAIN: [Duration; 6] = [
@@ -48,6 +43,12 @@ const FILES: Pace = Pace { apart: 5_000_000, at_once: 1_000 };
 /// millisecond.
 const LOOKS: Pace = Pace { apart: 2_000_000, at_once: 2_000 };
 
+/// Stacks that may wait to be read. As many again may come with one look.
+const UNREAD: usize = 4_096;
+
+/// Of those so many are read before it is looked what is executed: what forks before it is known has no line.
+const AT_ONCE: usize = 16;
+
 /// Processes that may wait to be looked at again.
 const PENDING: usize = 4_096;
 
@@ -64,12 +65,15 @@ pub(crate) fn start(
     }
     // Its own: what a native stack asks of one may take seconds, and an interpreter that is found late has forked by then.
     let symbolizer = Symbolizer::of_this_program();
+    symbolizer.start();
     let mut follower = Follower {
         origins,
         recognizer: Recognizer::new(proc, symbolizer),
         codes: Codes::default(),
         stacks: stacks.clone(),
         pending: Vec::new(),
+        unread: VecDeque::new(),
+        unannounced: [STACKS_APART, EXECS_APART].map(|apart| Unannounced::new(apart, Instant::now())),
         files: 0,
         looks: 0,
     };
@@ -87,6 +91,10 @@ struct Follower {
     stacks: Stacks,
     /// Processes to be looked at again.
     pending: Vec<Pending>,
+    /// Stacks that were taken out and are still to be read.
+    unread: VecDeque<(interpreter::Stack, Vec<interpreter::Frame>)>,
+    /// Stacks and executables that nobody was woken for.
+    unannounced: [Unannounced; 2],
     /// What [`FILES`] and [`LOOKS`] go by.
     files: u64,
     looks: u64,
@@ -119,6 +127,8 @@ impl Follower {
             for exec in running {
                 if met.insert((exec.tgid, exec.start, exec.exec)) {
                     are_new |= self.meet(&exec, 0, true);
+                    // What was started since may fork in milliseconds, and does not wait until hundreds of files have been looked at.
+                    self.take();
                 }
             }
             if !are_new {
@@ -130,43 +140,51 @@ impl Follower {
     }
 
     fn run(&mut self) {
-        let mut more = Some(EXECS_APART);
         loop {
-            let next =
-                self.pending.iter().map(|one| one.when.saturating_duration_since(Instant::now())).min();
-            let patience = [next, more].into_iter().flatten().min();
-            if let Err(error) = sleep(&[self.origins.as_fd()], patience) {
+            let pending = self.pending.iter().map(|one| one.when);
+            let next = pending.chain(self.unannounced.iter().filter_map(Unannounced::due)).min();
+            if self.unread.is_empty()
+                && let Err(error) = sleep_until(&[self.origins.as_fd()], next)
+            {
                 tracing::error!(%error, "waiting for stacks; no more are taken");
                 return;
             }
-            more = self.drain();
+            self.take();
+            self.read();
             self.stacks.make_room();
             self.look_again();
         }
     }
 
-    /// Takes in what the kernel side has written, executables first. Where it has, there may be more after so long, of which
-    /// nobody is woken.
-    fn drain(&mut self) -> Option<Duration> {
-        let (mut stacks, mut execs) = (Vec::new(), Vec::new());
-        self.origins.each(|one| match one {
-            Written::Stack(head, frames) => stacks.push((head, frames)),
+    /// Takes out what the kernel side has written, and finds out at once what it says is executed: stacks can wait. Unless so many wait
+    /// already that these are to wait where they are counted when there are too many.
+    fn take(&mut self) {
+        if self.unread.len() >= UNREAD {
+            return;
+        }
+        let Self { origins, unread, unannounced, .. } = self;
+        let (mut execs, before, began) = (Vec::new(), unread.len(), Instant::now());
+        origins.each(|one| match one {
+            Written::Stack(head, frames) => unread.push_back((head, frames)),
             Written::Exec(exec) => execs.push(exec),
         });
-        let more = match (execs.is_empty(), stacks.is_empty()) {
-            (false, _) => Some(EXECS_APART),
-            (true, false) => Some(APART),
-            (true, true) => None,
-        };
+        let (ended, found) = (Instant::now(), [unread.len() > before, !execs.is_empty()]);
+        for (unannounced, found) in unannounced.iter_mut().zip(found) {
+            unannounced.looked(began, ended, found);
+        }
         for exec in execs {
             self.meet(&exec, 0, false);
         }
-        for (head, frames) in stacks {
+    }
+
+    /// Reads some of the stacks that were taken out.
+    fn read(&mut self) {
+        for _ in 0..AT_ONCE {
+            let Some((head, frames)) = self.unread.pop_front() else { return };
             if !self.resolve(&head, &frames) {
                 self.stacks.count_unread();
             }
         }
-        more
     }
 
     fn look_again(&mut self) {
@@ -219,7 +237,10 @@ impl Follower {
                 let again = AGAIN.get(times).map(|after| Instant::now() + *after);
                 match again {
                     Some(when) => self.pending.push(Pending { when, exec: *exec, times: times + 1, before }),
-                    None => self.origins.unfollow(exec),
+                    None => {
+                        self.stacks.count_unrecognized();
+                        self.origins.unfollow(exec);
+                    }
                 }
             }
             Found::Interpreter { head, distance, shape, layout } => {

@@ -228,12 +228,70 @@ impl Stacks {
     }
 }
 
-/// Until one of these can be read, or for so long.
-pub(super) fn sleep(fds: &[BorrowedFd<'_>], patience: Option<Duration>) -> io::Result<()> {
+/// What the kernel side writes down without waking anybody, because it has just done so for another of the same kind: it is looked for
+/// when that is so long ago that the next one wakes somebody again, and whatever else is done meanwhile.
+#[derive(Debug)]
+pub(super) struct Unannounced {
+    /// As long as the kernel side wakes nobody again, and somewhat longer: it looks at the clock before it writes.
+    apart: Duration,
+    due: Option<Instant>,
+}
+
+impl Unannounced {
+    /// Of a kind of which nobody is woken again for `apart` nanoseconds. There may be some already, from before.
+    pub(super) fn new(apart: u64, now: Instant) -> Self {
+        /// A processor may do something else between the kernel side's look at the clock and what it writes.
+        const SLACK: Duration = Duration::from_millis(1);
+        let apart = Duration::from_nanos(apart) + SLACK;
+        Self { apart, due: Some(now + apart) }
+    }
+
+    /// All that was written has been taken out, between these two moments, and there was some or none.
+    pub(super) fn looked(&mut self, began: Instant, ended: Instant, found: bool) {
+        if found {
+            self.due = Some(ended + self.apart);
+        } else if self.due.is_some_and(|due| due <= began) {
+            self.due = None;
+        }
+    }
+
+    /// When to look again, if nobody is woken before.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+}
+
+/// Until one of these can be read, or until so late.
+pub(super) fn sleep_until(fds: &[BorrowedFd<'_>], due: Option<Instant>) -> io::Result<()> {
+    let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
     let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
     match poll(&mut fds, patience.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_is_woken_for_is_looked_for_whatever_else_is_found_meanwhile() {
+        let start = Instant::now();
+        let at = |after: u64| start + Duration::from_millis(after);
+        let mut unannounced = Unannounced::new(100_000_000, start);
+        assert_eq!(unannounced.due(), Some(at(101)), "from before");
+        unannounced.looked(at(101), at(101), false);
+        assert_eq!(unannounced.due(), None);
+        unannounced.looked(at(200), at(210), true);
+        assert_eq!(unannounced.due(), Some(at(311)));
+        // For another reason, and begun too early.
+        for (began, ended) in [(230, 231), (310, 312)] {
+            unannounced.looked(at(began), at(ended), false);
+            assert_eq!(unannounced.due(), Some(at(311)));
+        }
+        unannounced.looked(at(311), at(311), false);
+        assert_eq!(unannounced.due(), None);
     }
 }

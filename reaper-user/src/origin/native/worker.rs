@@ -2,19 +2,20 @@
 //! own: both wait for the symbolizing process, for seconds where debug information is large or the machine busy, and what is known
 //! without it must not wait with them.
 
-use std::{io, os::fd::AsFd as _, thread, time::Duration};
+use std::{io, os::fd::AsFd as _, thread, time::Instant};
 
-use reaper_ebpf::interpreter;
+use reaper_ebpf::native::APART;
 
 use super::{Missing, NativeStacks, Registers};
 use crate::{
     kernel::{Copied, Natives},
-    origin::{Stacks, stacks::sleep, symbols::Symbolizer},
+    origin::{
+        Stacks,
+        stacks::{Unannounced, sleep_until},
+        symbols::Symbolizer,
+    },
     proc::Proc,
 };
-
-/// The kernel side wakes nobody sooner than this after the last time: what came meanwhile is looked for after so long.
-const APART: Duration = Duration::from_nanos(interpreter::STACKS_APART);
 
 /// Starts the thread. It ends with this process.
 pub(in crate::origin) fn start(copies: Natives, proc: Proc, stacks: Stacks) -> io::Result<()> {
@@ -32,22 +33,24 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self) {
-        let mut more = None;
+        let mut unannounced = Unannounced::new(APART, Instant::now());
         loop {
-            if let Err(error) = sleep(&[self.copies.as_fd(), self.stacks.bell()], more) {
+            let fds = [self.copies.as_fd(), self.stacks.bell()];
+            if let Err(error) = sleep_until(&fds, unannounced.due()) {
                 tracing::error!(%error, "waiting for native stacks; no more are taken");
                 return;
             }
-            more = self.unwind().then_some(APART);
+            self.unwind(&mut unannounced);
             self.stacks.make_room();
             self.name();
         }
     }
 
-    /// Unwinds what the kernel side has copied. False where that was nothing.
-    fn unwind(&mut self) -> bool {
-        let mut copied = Vec::new();
+    /// Unwinds what the kernel side has copied.
+    fn unwind(&mut self, unannounced: &mut Unannounced) {
+        let (mut copied, began) = (Vec::new(), Instant::now());
         self.copies.each(|copy| copied.push(copy));
+        unannounced.looked(began, Instant::now(), !copied.is_empty());
         for Copied { child, forker, group, registers, stack } in &copied {
             let Some(registers) = Registers::from_pt_regs(registers) else {
                 // Of a 32-bit program.
@@ -67,7 +70,6 @@ impl Worker {
                 }
             }
         }
-        !copied.is_empty()
     }
 
     /// Looks up the functions of the stacks that somebody needs.

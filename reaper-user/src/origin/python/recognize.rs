@@ -169,7 +169,8 @@ impl Recognizer {
     /// Looks at a process.
     pub(in crate::origin) fn look(&mut self, subject: &Subject) -> Result<Found, Unlooked> {
         match self.find(subject) {
-            Err(error) if is_gone(&error) => Ok(Found::Gone),
+            // What says so of one that is there is told as any other error.
+            Err(error) if is_gone(&error) && !self.is_still(subject) => Ok(Found::Gone),
             found => found,
         }
     }

@@ -107,6 +107,11 @@ impl Symbolizer {
         Self::new("/proc/self/exe".into())
     }
 
+    /// Starts the process, where none runs, so that nobody has to wait for that who asks. If it cannot be started, who asks is told.
+    pub(in crate::origin) fn start(&self) {
+        let _told_later = self.asker().running();
+    }
+
     /// What became of requests so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

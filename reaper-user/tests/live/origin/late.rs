@@ -4,14 +4,15 @@ use std::{
     collections::HashSet,
     fs,
     io::Write as _,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{line, sites::counted};
-use crate::support::{Daemon, machine};
+use super::{line, rare, sites::counted};
+use crate::support::{Daemon, machine, program};
 
 /// Leaks a child for each line that it is sent.
 const PROGRAM: &str = "\
@@ -85,6 +86,53 @@ fn an_interpreter_that_was_looked_at_too_late_is_looked_at_again_while_it_runs()
     }
     let log = daemon.log();
     assert!(log.contains(said) && log.contains("own-python"), "{log}");
+    drop(leaker);
+    daemon.end();
+}
+
+/// The kernel side wakes nobody for a stack just after another one; what is looked at meanwhile for another reason must not make it be
+/// forgotten.
+#[test]
+fn a_stack_that_nobody_was_woken_for_is_read_whatever_else_was_found_meanwhile() {
+    const TIMES: usize = 10;
+    let _machine = machine();
+    let mut daemon = Daemon::run(&["--age", "300ms", "--origin", "off"]);
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("leak.py");
+    fs::write(&script, PROGRAM).unwrap();
+    let child =
+        Command::new("/usr/bin/python3").args(["-I", "-S"]).arg(&script).stdin(Stdio::piped()).spawn();
+    let mut leaker = Leaker(child.expect("python3: `cargo xtask setup` installs it"));
+    let mut input = leaker.0.stdin.take().unwrap();
+    let (mut told, holder) = (HashSet::new(), u64::from(leaker.0.id()));
+    let mut leaked = |input: &mut ChildStdin, daemon: &mut Daemon, times: usize| {
+        let mut lines = Vec::new();
+        for time in 0..times {
+            if time > 0 {
+                // A file that nobody has looked at: it is looked for sooner again than a stack.
+                thread::sleep(Duration::from_millis(20));
+                let path = folder.path().join(format!("true{}", told.len() + time));
+                fs::copy(program("true"), &path).unwrap();
+                assert!(Command::new(&path).status().unwrap().success());
+                thread::sleep(Duration::from_millis(30));
+            }
+            input.write_all(b"\n").unwrap();
+        }
+        daemon.until("all are reported", Duration::from_secs(10), |seen| {
+            if seen.is("zombie") && seen.number("/holder/pid") == holder && told.insert(seen.number("/pid")) {
+                lines.push(line(&seen.event["origin"]));
+            }
+            lines.len() == times
+        });
+        lines
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while leaked(&mut input, &mut daemon, 1) != [Some(LINE)] {
+        assert!(Instant::now() < deadline, "it is not followed\n{}", daemon.log());
+    }
+    let pairs: Vec<_> = (0..TIMES).map(|_| leaked(&mut input, &mut daemon, 2)).collect();
+    let unread = pairs.iter().filter(|pair| **pair != [Some(LINE); 2]).count();
+    assert!(unread <= rare(TIMES), "{pairs:?}\n{}", daemon.log());
     drop(leaker);
     daemon.end();
 }

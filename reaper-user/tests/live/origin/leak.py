@@ -1,10 +1,11 @@
 """Leaks children from ten functions in ten files, and says which line forked which child.
 
-usage: leak.py LOG WAY COUNT SPAWNERS BUSY
+usage: [SETTLE=SECONDS] leak.py LOG WAY COUNT SPAWNERS BUSY
 
 WAY is how they are forked. SPAWNERS threads fork, one after the other each, COUNT children together; BUSY threads compute
-meanwhile. A line of LOG: the child's pid, the function, its file, the line, how deep the function had recursed. The children
-end at once and are never waited for. The program writes `done`, and ends when its standard input does.
+meanwhile. SETTLE is how long it waits before: what forks before it is known that it is an interpreter has no line. A line of
+LOG: the child's pid, the function, its file, the line, how deep the function had recursed. The children end at once and are
+never waited for. The program writes `done`, and ends when its standard input does.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 TRUE = "/bin/true"
 PLACES = 10
@@ -135,6 +137,7 @@ def main():
         asyncio.set_event_loop(loop)
     others = [threading.Thread(target=compute, daemon=True) for _ in range(busy)]
     threads = [threading.Thread(target=spawn, args=(number,)) for number in range(1, spawners)]
+    time.sleep(float(os.environ.get("SETTLE", "0")))
     for thread in others + threads:
         thread.start()
     spawn(0)

@@ -66,7 +66,7 @@ impl Program {
     }
 
     /// The same by a script for a shell, that puts the interpreter `$1` where it belongs and then executes it with the arguments
-    /// behind. What it mounts is gone when it ends.
+    /// behind, which waits until it is known. What it mounts is gone when it ends.
     pub(super) fn start_by(script: &str, way: &str, count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::copy(fixture("origin/leak.py"), folder.path().join("leak.py")).unwrap();
@@ -74,6 +74,7 @@ impl Program {
         command.args(["--mount", "--propagation", "private", "sh", "-euc", script, "sh", "/usr/bin/python3"]);
         command.arg("leak.py").arg(folder.path().join("log")).arg(way).args([&count.to_string(), "1", "0"]);
         command.current_dir(&folder).env("TMPDIR", folder.path()).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("SETTLE", "0.5");
         Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), folder }
     }
 
@@ -282,33 +283,34 @@ fn functions_that_are_alike_are_told_apart_by_their_file_and_line() {
     let _machine = machine();
     let pythons = pythons();
     let mut daemon = daemon_that_knows(&pythons);
+    // Side by side, for they wait most of the time.
+    let mut programs = Vec::new();
     for python in &pythons {
-        // Side by side, for they wait most of the time.
-        let mut programs =
-            ["workers", "jobs", "cells"].map(|way| (way, Program::of("alike.py", python, way, &[])));
-        for (way, program) in &mut programs {
-            let what = format!("{} {way}", python.name());
-            let truth = program.truth(Duration::from_secs(60));
-            let mut reports = HashMap::new();
-            daemon.until("all are reported", Duration::from_secs(30), |seen| {
-                if seen.is("zombie") {
-                    reports.insert(seen.number("/pid"), seen.event.clone());
-                }
-                truth.keys().all(|pid| reports.contains_key(pid))
-            });
-            let mut unread = 0;
-            for (pid, truth) in &truth {
-                let (told, origin) = (told(&reports[pid]), &reports[pid]["origin"]);
-                // Whoever leaks again and again has its native stack taken where there is no other.
-                let is_python = origin["stack"]["language"] == "python";
-                let is_exact = is_python && origin["quality"] == "exact";
-                let is_right = told.as_ref() == Some(truth);
-                assert!(is_right || (told.is_none() && !is_exact), "{what}: {truth:#?} is\n{origin:#}");
-                unread += usize::from(!(is_right && is_exact));
-            }
-            println!("{what}: {} of {} right", truth.len() - unread, truth.len());
-            assert!(unread <= rare(truth.len()), "{what}: {unread}\n{}", daemon.log());
+        for way in ["workers", "jobs", "cells"] {
+            programs.push((format!("{} {way}", python.name()), Program::of("alike.py", python, way, &[])));
         }
+    }
+    let mut reports = HashMap::new();
+    for (what, program) in &mut programs {
+        let truth = program.truth(Duration::from_secs(60));
+        daemon.until("all are reported", Duration::from_secs(30), |seen| {
+            if seen.is("zombie") {
+                reports.insert(seen.number("/pid"), seen.event.clone());
+            }
+            truth.keys().all(|pid| reports.contains_key(pid))
+        });
+        let mut unread = 0;
+        for (pid, truth) in &truth {
+            let (told, origin) = (told(&reports[pid]), &reports[pid]["origin"]);
+            // Whoever leaks again and again has its native stack taken where there is no other.
+            let is_python = origin["stack"]["language"] == "python";
+            let is_exact = is_python && origin["quality"] == "exact";
+            let is_right = told.as_ref() == Some(truth);
+            assert!(is_right || (told.is_none() && !is_exact), "{what}: {truth:#?} is\n{origin:#}");
+            unread += usize::from(!(is_right && is_exact));
+        }
+        println!("{what}: {} of {} right", truth.len() - unread, truth.len());
+        assert!(unread <= rare(truth.len()), "{what}: {unread}\n{}", daemon.log());
     }
     daemon.end();
 }

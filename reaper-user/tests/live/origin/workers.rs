@@ -12,12 +12,25 @@ use std::{
 
 use serde_json::Value;
 
-use super::line;
+use super::{leaks, line, reported_by};
 use crate::support::{Daemon, fixture, machine, program, rounds, run, signal};
 
 /// What is linked to libpython and has an interpreter's `main`.
 const LINKED: &str =
     "int Py_BytesMain(int, char **); int main(int n, char **a) { return Py_BytesMain(n, a); }";
+
+/// Programs that run when the daemon starts: each is a file of its own, which has to be looked at.
+const OTHERS: usize = 600;
+
+/// One of them. It is killed when this is dropped.
+struct Other(Child);
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// A program, its worker, and that one's worker.
 struct Program {
@@ -184,6 +197,36 @@ fn that_others_fork_on_while_the_daemon_starts_is_no_loss() {
     }
     forker.kill().unwrap();
     forker.wait().unwrap();
+}
+
+/// What is started just after the daemon does not wait until all that ran before has been looked at.
+#[test]
+fn an_interpreter_that_starts_while_others_are_looked_at_is_followed_at_once() {
+    let _machine = machine();
+    let (folder, sleep) = (tempfile::tempdir().unwrap(), program("sleep"));
+    let others = Vec::from_iter((0..OTHERS).map(|number| {
+        let path = folder.path().join(number.to_string());
+        fs::copy(&sleep, &path).unwrap();
+        Other(Command::new(path).arg("300").spawn().unwrap())
+    }));
+    let daemon = Daemon::run(&["--age", "400ms"]);
+    let (daemon, leaker) = reported_by(daemon, &["lines", "1", "300"]);
+    let (_, sites) = leaks(leaker.pid());
+    let exact: u64 = sites
+        .iter()
+        .filter(|site| site["quality"] == "exact")
+        .filter_map(|site| site["total"].as_u64())
+        .sum();
+    println!("{exact} of {} have their line", leaker.leaked.len());
+    // The first ones may have been forked before it was known that it is one.
+    assert!(
+        exact * 2 > leaker.leaked.len() as u64,
+        "{exact} of {}: {sites:#?}\n{}",
+        leaker.leaked.len(),
+        daemon.log()
+    );
+    drop(others);
+    daemon.end();
 }
 
 /// Those that run when the daemon starts fork while it looks at them.
