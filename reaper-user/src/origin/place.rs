@@ -8,14 +8,12 @@ impl Stack {
     /// system's. `None` where there is none.
     #[must_use]
     pub fn place(&self) -> Option<usize> {
-        let first = |wanted: fn(&Frame) -> bool| self.frames.iter().position(wanted);
         // Node's functions say more of a script than where Node itself begins, or an address in what V8 has compiled.
         let in_node = self.frames.iter().any(Frame::is_of_node);
-        let own = self
-            .frames
-            .iter()
-            .position(|frame| !frame.is_library() && !(in_node && frame.says_nothing_of_a_script()));
-        own.or_else(|| first(Frame::is_of_node)).or((!self.frames.is_empty()).then_some(0))
+        let passed = |frame: &Frame| frame.is_library() || in_node && frame.says_nothing_of_a_script();
+        let own = self.frames.iter().position(|frame| !passed(frame));
+        own.or_else(|| self.frames.iter().position(Frame::is_of_node))
+            .or((!self.frames.is_empty()).then_some(0))
     }
 }
 

@@ -195,7 +195,7 @@ impl Round {
         match (done.end, expect) {
             (End::Other, _) => fault("another result"),
             (End::Interrupted, Expect::Exact | Expect::MayBeLate) if !interrupted && !expired => {
-                fault("EINTR")
+                fault("EINTR");
             }
             (End::Whole, Expect::EndsEarly) if state.timed => fault("no EINTR"),
             _ => {}
