@@ -129,6 +129,8 @@ impl Follower {
                     are_new |= self.meet(&exec, 0, true);
                     // What was started since may fork in milliseconds, and does not wait until hundreds of files have been looked at.
                     self.take();
+                    self.read();
+                    self.look_again();
                 }
             }
             if !are_new {

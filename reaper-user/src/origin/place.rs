@@ -8,12 +8,24 @@ impl Stack {
     /// system's. `None` where there is none.
     #[must_use]
     pub fn place(&self) -> Option<usize> {
+        let own = |frame: &&Frame| !frame.is_library();
+        let node = self.node();
+        let Some(module) = node.as_deref() else {
+            return self.first(|frame| own(&frame)).or((!self.frames.is_empty()).then_some(0));
+        };
         // Node's functions say more of a script than where Node itself begins, or an address in what V8 has compiled.
-        let in_node = self.frames.iter().any(Frame::is_of_node);
-        let passed = |frame: &Frame| frame.is_library() || in_node && frame.says_nothing_of_a_script();
-        let own = self.frames.iter().position(|frame| !passed(frame));
-        own.or_else(|| self.frames.iter().position(Frame::is_of_node))
-            .or((!self.frames.is_empty()).then_some(0))
+        self.first(|frame| own(&frame) && !frame.is_of_node(module) && !frame.says_nothing_of_a_script())
+            .or_else(|| self.first(|frame| frame.is_of_node(module)))
+    }
+
+    fn first(&self, wanted: impl Fn(&Frame) -> bool) -> Option<usize> {
+        self.frames.iter().position(wanted)
+    }
+
+    /// The file that Node is in, whatever it is called: V8's own compiled functions are in it, which no other program has.
+    fn node(&self) -> Option<String> {
+        let frame = self.frames.iter().find(|frame| frame.is_called("Builtins_"))?;
+        frame.module.as_ref().map(|module| module.as_str().to_owned())
     }
 }
 
@@ -29,20 +41,18 @@ impl Frame {
             FrameKind::Native | FrameKind::Inlined => {
                 is_system_module(text(&self.module).as_str())
                     || is_library_function(text(&self.function).as_str())
-                    || self.is_of_node()
             }
         }
     }
 
-    /// Machine code of Node, V8 or libuv, in a program of theirs: others may call theirs the same.
-    fn is_of_node(&self) -> bool {
-        let (Some(module), Some(function)) = (&self.module, &self.function) else { return false };
-        let name = module.as_str().rsplit('/').next().unwrap_or_default();
-        matches!(self.kind, FrameKind::Native | FrameKind::Inlined)
-            && ["node", "libnode", "libuv", "libv8", "electron"].iter().any(|theirs| name.starts_with(theirs))
-            && ["uv_", "node::", "v8::", "Builtins_"]
-                .iter()
-                .any(|beginning| function.as_str().trim_start_matches('_').starts_with(beginning))
+    /// Machine code of Node or V8, in their file: others may call theirs the same.
+    fn is_of_node(&self, module: &str) -> bool {
+        self.module.as_ref().is_some_and(|own| own.as_str() == module)
+            && ["node::", "v8::", "Builtins_"].iter().any(|beginning| self.is_called(beginning))
+    }
+
+    fn is_called(&self, beginning: &str) -> bool {
+        self.function.as_ref().is_some_and(|function| function.as_str().starts_with(beginning))
     }
 
     fn says_nothing_of_a_script(&self) -> bool {
@@ -73,14 +83,14 @@ fn is_nodes(function: &str) -> bool {
 
 fn is_system_module(module: &str) -> bool {
     let name = module.rsplit('/').next().unwrap_or_default();
-    ["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl", "[vdso]"]
+    ["libc.so", "libc-2.", "libpthread", "ld-linux", "ld-musl", "libc.musl", "libuv.so", "[vdso]"]
         .iter()
         .any(|system| name.starts_with(system))
 }
 
-/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's.
+/// What forks for others, by name: libc's where it is linked statically, Rust's, Go's, libuv's.
 fn is_library_function(function: &str) -> bool {
-    const BEGINNINGS: [&str; 14] = [
+    const BEGINNINGS: [&str; 15] = [
         "std::",
         "<std::",
         "core::",
@@ -93,10 +103,11 @@ fn is_library_function(function: &str) -> bool {
         "os.startProcess",
         "runtime.",
         "internal/",
+        "uv__",
         "posix_spawn",
         "_IO_",
     ];
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         "fork",
         "vfork",
         "_Fork",
@@ -109,6 +120,7 @@ fn is_library_function(function: &str) -> bool {
         "libc_system",
         "popen",
         "spawn_process",
+        "uv_spawn",
         "spawni",
     ];
     let plain = function.trim_start_matches('_');
@@ -156,6 +168,8 @@ mod tests {
             ("_IO_new_popen", true),
             ("<std::process::Command>::spawn", true),
             ("std::sys::process::unix::fork", true),
+            ("uv__spawn_and_init_child_fork", true),
+            ("uv_spawn", true),
             ("os/exec.(*Cmd).Start", true),
             ("syscall.forkAndExecInChild1", true),
             ("main.leak", false),
@@ -202,8 +216,10 @@ mod tests {
             ("/usr/lib/libnode.so.108", Some("Builtins_JSEntryTrampoline")),
             ("/usr/bin/node", Some("main")),
         ];
-        assert_eq!(place(&machine_code(&node)), node[1].1);
-        assert_eq!(place(&machine_code(&node[2..])), Some(SPAWN));
+        assert_eq!(place(&machine_code(&node)), Some(SPAWN));
+        // Whatever it is called.
+        let packed = node.map(|(module, function)| (module.split("libnode").next().unwrap(), function));
+        assert_eq!(place(&machine_code(&packed)), Some(SPAWN));
         // An addon's own function is what calls Node's.
         let addon = [node[1], ("/srv/addon.node", Some("open_browser")), node[4], node[5]];
         assert_eq!(place(&machine_code(&addon)), Some("open_browser"));
@@ -219,6 +235,13 @@ mod tests {
             ]);
             assert_eq!(place(&stack), Some(function));
         }
+        // libuv is used by others, too.
+        let editor = [
+            ("/usr/lib/libuv.so.1", Some("uv_spawn")),
+            ("/usr/bin/editor", None),
+            ("/usr/bin/editor", Some("main")),
+        ];
+        assert_eq!(machine_code(&editor).place(), Some(1));
         // Where a program of one's own forks in `main`, that is the place.
         assert_eq!(
             place(&machine_code(&[("/lib/libc.so.6", Some("fork")), ("/srv/crawler", Some("main"))])),

@@ -216,7 +216,9 @@ impl Recognizer {
                 Ok(Found::Interpreter { head, distance, shape: number, layout: shape.layout })
             }
             Cpython::Linked => {
-                let Some(mapping) = libpython(&process) else { return Ok(Found::Linked) };
+                let Some(mapping) = libpython(&process) else {
+                    return Ok(if self.is_still(subject) { Found::Linked } else { Found::Gone });
+                };
                 // An upgrade may give another library the same inode number.
                 let handle = match files::mapped(&process, &mapping, &mounts) {
                     // The loader maps a library whole, and then part by part: what was read is not there any more, and the process is.
@@ -277,10 +279,10 @@ impl Recognizer {
     }
 
     fn is_still(&self, subject: &Subject) -> bool {
-        // Where the code begins tells one program from the next; it is 1 to those who may not know.
+        // Where the code begins tells one program from the next; it is 1 to those who may not know, and 0 of a zombie.
         self.proc
             .code(subject.pid)
-            .is_some_and(|(start, code)| start == ticks(subject.start) && (code == subject.code || code <= 1))
+            .is_some_and(|(start, code)| start == ticks(subject.start) && (code == subject.code || code == 1))
     }
 
     /// `None` where it is no version that is known.

@@ -105,16 +105,17 @@ fn a_stack_that_nobody_was_woken_for_is_read_whatever_else_was_found_meanwhile()
     let mut leaker = Leaker(child.expect("python3: `cargo xtask setup` installs it"));
     let mut input = leaker.0.stdin.take().unwrap();
     let (mut told, holder) = (HashSet::new(), u64::from(leaker.0.id()));
+    let mut others: Vec<_> = (0..TIMES).map(|number| folder.path().join(format!("true{number}"))).collect();
+    for other in &others {
+        fs::copy(program("true"), other).unwrap();
+    }
     let mut leaked = |input: &mut ChildStdin, daemon: &mut Daemon, times: usize| {
         let mut lines = Vec::new();
         for time in 0..times {
             if time > 0 {
                 // A file that nobody has looked at: it is looked for sooner again than a stack.
-                thread::sleep(Duration::from_millis(20));
-                let path = folder.path().join(format!("true{}", told.len() + time));
-                fs::copy(program("true"), &path).unwrap();
-                assert!(Command::new(&path).status().unwrap().success());
-                thread::sleep(Duration::from_millis(30));
+                assert!(Command::new(others.pop().unwrap()).status().unwrap().success());
+                thread::sleep(Duration::from_millis(10));
             }
             input.write_all(b"\n").unwrap();
         }

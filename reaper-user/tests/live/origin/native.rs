@@ -183,7 +183,7 @@ fn of_a_node_program_without_names_the_function_of_node_that_forks_is_told() {
     let mut daemon = Daemon::trace(&["--age", "1s", "--origin", "all"]);
     let (_leaker, origin) = crawl_js(&mut daemon, folder.path(), &[], |frame| frame["function"] == "_start");
     let function = frames(&origin)[place(&origin)]["function"].as_str().unwrap();
-    assert!(function.starts_with("uv_") || function.starts_with("node::"), "{origin:#}");
+    assert!(function.starts_with("node::"), "{origin:#}");
     daemon.end();
 }
 

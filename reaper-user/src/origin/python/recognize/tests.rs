@@ -150,3 +150,17 @@ fn a_process_whose_library_is_just_being_mapped_is_not_gone() {
     std::fs::remove_file(process.join("stat")).unwrap();
     assert_eq!(recognizer.look(&subject).unwrap(), Found::Gone);
 }
+
+#[test]
+fn one_that_is_dead_and_stands_is_gone() {
+    let mut python = Python::start();
+    let subject = python.subject();
+    python.0.kill().unwrap();
+    while Proc::at("/proc").see(subject.pid).unwrap().state != 'Z' {
+        std::thread::yield_now();
+    }
+    let mut recognizer = recognizer();
+    assert_eq!(recognizer.look(&subject).unwrap(), Found::Gone);
+    recognizer.executables.insert(subject.executable, Cpython::Linked);
+    assert_eq!(recognizer.look(&subject).unwrap(), Found::Gone);
+}
