@@ -1,7 +1,7 @@
 //! What failed in a run of test programs, from what they print: their names for the summary, and what they said, to be shown
 //! again when all tiers have run.
 
-use std::{fmt::Write as _, ops::Range};
+use std::fmt::Write as _;
 
 /// Of all test programs of one run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,16 +12,17 @@ pub(crate) struct Failures {
     text: String,
 }
 
-/// So much is shown again of what one test printed before it gave its reason, and of the reason.
-const BEFORE: usize = 10;
-const REASON: usize = 15;
+/// So many lines are shown again of what one test printed before it gave its reason, and of the reason at either end.
+const LINES: usize = 10;
 
 /// And so much of a line.
 const CHARACTERS: usize = 400;
 
-/// Where the reason begins, and where it ends, if the frames of its stack come behind it.
+/// Where the reason begins.
 const PANIC: &str = " panicked at ";
-const STACK: &str = "stack backtrace:";
+
+/// What is left out: the frames of a stack.
+const STACK: [&str; 2] = ["stack backtrace:", "note: Some details are omitted"];
 
 impl Failures {
     /// From the standard output of test programs.
@@ -54,32 +55,39 @@ impl Failures {
     fn keep(&mut self, said: Option<(&str, Vec<&str>)>) {
         let Some((name, lines)) = said else { return };
         self.names.push(name.to_owned());
-        let lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
-        let lines = lines.split(|line| *line == STACK).next().unwrap_or_default();
+        let mut is_frame = false;
+        let mut lines = lines;
+        lines.retain(|line| {
+            is_frame = is_frame && !line.starts_with(STACK[1]) || line.starts_with(STACK[0]);
+            !(is_frame || line.is_empty() || line.starts_with(STACK[1]))
+        });
         // Rust puts the thread's name and number before it.
         let reason = |line: &&str| line.starts_with("thread '") && line.contains(PANIC);
         let (before, reason) = lines.split_at(lines.iter().position(reason).unwrap_or(lines.len()));
         let _infallible = writeln!(self.text, "---- {name} ----");
-        self.lines(before.len().saturating_sub(BEFORE)..before.len(), before);
-        self.lines(0..reason.len().min(REASON), reason);
+        let (above, before) = before.split_at(before.len().saturating_sub(LINES));
+        let (begins, reason) = reason.split_at(reason.len().min(LINES));
+        let (between, ends) = reason.split_at(reason.len().saturating_sub(LINES));
+        self.left_out(above);
+        self.lines(before);
+        self.lines(begins);
+        self.left_out(between);
+        self.lines(ends);
     }
 
-    /// Shows these of some lines, and says how many others there are.
-    fn lines(&mut self, shown: Range<usize>, lines: &[&str]) {
-        let left_out = |text: &mut String, count: usize, place: &str| {
-            if count > 0 {
-                let _infallible = writeln!(text, "({count} lines {place})");
-            }
-        };
-        left_out(&mut self.text, shown.start, "above");
-        let below = lines.len() - shown.end;
-        for line in &lines[shown] {
+    fn left_out(&mut self, lines: &[&str]) {
+        if !lines.is_empty() {
+            let _infallible = writeln!(self.text, "({} lines)", lines.len());
+        }
+    }
+
+    fn lines(&mut self, lines: &[&str]) {
+        for line in lines {
             let mut characters = line.chars();
             let line: String = characters.by_ref().take(CHARACTERS).collect();
             let more = if characters.next().is_some() { "…" } else { "" };
             let _infallible = writeln!(self.text, "{line}{more}");
         }
-        left_out(&mut self.text, below, "below");
     }
 
     /// For the summary: `a::b, c::d`. `None` where nothing failed by name.
@@ -149,13 +157,15 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
         let (printed, said, frames) = (lines("printed"), lines("said"), lines("frame"));
         let panic = "thread 'a' (17) panicked at tests/a.rs:3:5:";
         let long = "x".repeat(1_000);
+        let stack = format!("stack backtrace:\n{frames}note: Some details are omitted, run again\n");
         let output = format!(
-            "---- a stdout ----\n{printed}\n{panic}\n{long}\n{said}stack backtrace:\n{frames}\nfailures:\n    a\n"
+            "---- a stdout ----\n{printed}\n{panic}\n{long}\n{said}{stack}behind\n\nfailures:\n    a\n"
         );
         let failures = Failures::read(&output);
         let lines: Vec<_> = failures.text().lines().collect();
-        assert_eq!(lines[..3], ["---- a ----", "(90 lines above)", "printed 90"]);
+        assert_eq!(lines[..3], ["---- a ----", "(90 lines)", "printed 90"]);
         assert_eq!(lines[11..14], ["printed 99", panic, &format!("{}…", "x".repeat(400))]);
-        assert_eq!(lines[26..], ["said 12", "(87 lines below)"]);
+        assert_eq!(lines[21..24], ["said 7", "(83 lines)", "said 91"]);
+        assert_eq!(lines[31..], ["said 99", "behind"]);
     }
 }

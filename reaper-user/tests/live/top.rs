@@ -270,7 +270,9 @@ fn what_has_been_begun_goes_on_without_the_view() {
         top.types("y\x03");
         let (code, said) = top.end();
         assert_eq!(code, Some(0), "{said}");
+        // On a busy machine it may be over by then.
         said.replace('\n', "").contains(" goes on, and what comes of it is not shown")
+            || children(container.init()).is_empty()
     });
     assert!(goes_on, "nothing was begun");
     let deadline = Instant::now() + REAPED;

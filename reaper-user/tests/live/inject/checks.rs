@@ -60,6 +60,7 @@ fn rounds_of(
         let mut wrong = verdict.faults;
         wrong.extend(verdict.late.then(|| format!("late: {}", verdict.done.line)));
         wrong.extend(verdict.unheeded.then(|| format!("unheeded: {}", verdict.done.line)));
+        wrong.extend(verdict.expired.then(|| format!("EINTR: {}", verdict.done.line)));
         wrong.extend(holder.settle().1);
         wrong.into_iter().map(|what| format!("{thread:?} {signal:?} {what}")).collect::<Vec<_>>()
     })
